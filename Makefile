@@ -1,0 +1,48 @@
+# Every target works on a fresh machine with python3, pip, venv, make and git.
+SHELL := /bin/bash
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export DVC_NO_ANALYTICS := 1
+# A local copy of Team 13's photographs, if there is one beside the project; else they are fetched.
+export VITRINE_TEAM13_DIR ?= $(abspath $(wildcard ../shared/team13))
+
+.DEFAULT_GOAL := help
+.PHONY: setup repro test check lock-check team13 diff bench kill-test help
+
+setup: .venv/installed  ## Make the environment (about 6 GB, once)
+
+.venv/installed: requirements.lock pyproject.toml
+	python3 -m venv .venv
+	pip install --quiet --disable-pip-version-check -r requirements.lock
+	pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+repro: setup  ## Run the pipeline: data, training, evaluation, index, report
+	dvc repro
+
+team13: setup  ## Fetch Team 13's photographs and run the pipeline on them
+	dvc repro data/team13/dvc.yaml
+	dvc repro
+
+test: setup  ## Run all tests
+	python -m pytest -q
+
+check: setup  ## Lint, check formatting and types
+	ruff check .
+	ruff format --check .
+	mypy
+
+lock-check: setup  ## Check that dvc.lock matches code, params and data
+	python tests/lock_check.py
+
+diff: setup  ## Compare metrics and params with the last commit
+	dvc metrics diff --md
+	dvc params diff --md
+
+bench: setup  ## Measure training steps and inference against a plain loop
+	python benchmarks/throughput.py
+
+kill-test: setup  ## Kill training at random moments; the weights must come out the same
+	python benchmarks/kill_and_resume.py
+
+help:  ## List the targets
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14

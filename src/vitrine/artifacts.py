@@ -1,0 +1,130 @@
+"""Read and write the files that stages exchange: atomic, UTF-8, the same bytes for the same content, no pickle."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+
+class ArtifactError(ValueError):
+    """A file that a stage reads is missing, broken or not what it should be."""
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; move it there when the block ends well, delete it otherwise."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(path: Path, document: Any) -> None:
+    """Write JSON with sorted keys and finite numbers, so that equal content gives equal bytes."""
+    write_text(path, json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    return _read(path, lambda: json.loads(path.read_text(encoding="utf-8")))
+
+
+def write_metrics(path: Path, metrics: Mapping[str, Any], digits: int = 4) -> None:
+    """Write nested metrics rounded to `digits` places.
+
+    Raises:
+        ArtifactError: a value is not a finite number; DVC would drop or misread it.
+    """
+    write_json(path, _rounded(metrics, digits, str(path)))
+
+
+def _rounded(value: Any, digits: int, where: str) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _rounded(item, digits, f"{where}: {key}") for key, item in value.items()}
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise ArtifactError(f"{where}: a metric must be a number; found {value!r}")
+    if isinstance(value, (int, np.integer)):
+        return int(value)
+    if not math.isfinite(value):
+        raise ArtifactError(f"{where}: a metric must be finite; found {value!r}")
+    return round(float(value), digits)
+
+
+def write_csv(path: Path, table: pd.DataFrame, digits: int = 6) -> None:
+    """Write a table without its index, floats rounded to `digits` places, missing values empty."""
+    with atomic_path(path) as temporary:
+        table.to_csv(temporary, index=False, lineterminator="\n", encoding="utf-8", float_format=f"%.{digits}g")
+
+
+def read_csv(path: Path) -> pd.DataFrame:
+    """Read a table; text stays text: only an empty field is missing, so a label 'none' or 'NA' survives."""
+    return _read(path, lambda: pd.read_csv(path, keep_default_na=False, na_values=[""], encoding="utf-8"))
+
+
+def write_npz(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **dict(sorted(arrays.items())))
+
+
+def read_npz(path: Path) -> dict[str, NDArray[Any]]:
+    def load() -> dict[str, NDArray[Any]]:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+
+    return _read(path, load)
+
+
+def write_npy(path: Path, array: NDArray[Any]) -> None:
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.save(file, array, allow_pickle=False)
+
+
+def read_npy(path: Path) -> NDArray[Any]:
+    """Memory-map an array, read-only."""
+    return _read(path, lambda: np.load(path, mmap_mode="r", allow_pickle=False))
+
+
+def write_tensors(path: Path, tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str] | None = None) -> None:
+    """Write arrays as safetensors."""
+    from safetensors.numpy import save
+
+    contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in sorted(tensors.items())}
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(save(contiguous, metadata=dict(metadata) if metadata else None))
+
+
+def read_tensors(path: Path) -> dict[str, NDArray[Any]]:
+    from safetensors.numpy import load_file
+
+    return _read(path, lambda: load_file(path))
+
+
+def _read(path: Path, load: Callable[[], Any]) -> Any:
+    if not path.is_file():
+        raise ArtifactError(f"{path}: not found. Make it with: dvc repro")
+    try:
+        return load()
+    except Exception as error:
+        raise ArtifactError(f"{path}: cannot be read ({error}). Delete it and run: dvc repro") from error

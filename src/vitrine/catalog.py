@@ -1,0 +1,263 @@
+"""From labels.csv to a checked table: one row a photograph, one column a task. All faults are reported at once."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
+import pandera.pandas as pa
+from numpy.typing import NDArray
+from pydantic import Field
+from tqdm import tqdm
+
+from vitrine.labels import CLASS_TASK
+from vitrine.params import Section
+from vitrine.photos import PhotoError, decode_photo
+
+SPLITS = ("train", "val", "test")
+REQUIRED_COLUMNS = ("image_path", "class_label", "attributes", "instance_id")
+RESERVED_TASKS = (CLASS_TASK, "image_path", "split", "instance_id", "caption")
+
+
+class CatalogError(ValueError):
+    """A dataset breaks the data contract. `faults` holds one text for each fault."""
+
+    def __init__(self, place: Path, faults: list[str]) -> None:
+        self.faults = faults
+        number = f"{len(faults)} fault" + ("s" if len(faults) > 1 else "")
+        lines = "\n".join(f"  {fault}" for fault in faults)
+        super().__init__(f"{place}: {number}. Nothing was written. data/README.md has the contract.\n{lines}")
+
+
+class DataParams(Section):
+    """Where the dataset is and which of its attributes are tasks."""
+
+    path: Annotated[str, Field(min_length=1)]
+    attributes: list[str]
+    aliases: dict[str, dict[str, str]]
+    masked_labels: dict[str, list[str]]
+
+    @property
+    def tasks(self) -> list[str]:
+        return [CLASS_TASK, *self.attributes]
+
+
+def read_catalog(folder: Path, params: DataParams) -> pd.DataFrame:
+    """Read and check labels.csv, apart from the photographs and what depends on the split.
+
+    Returns:
+        image_path, split (absent if the file has none), instance_id, caption, and a column for every task; labels
+        after aliases; a missing or masked label is None. `table.index` holds the lines of the file.
+
+    Raises:
+        CatalogError: the file breaks the contract; all faults, by line and column.
+    """
+    path = folder / "labels.csv"
+    raw = _read_table(path)
+    faults = _params_faults(params)
+    missing = [column for column in REQUIRED_COLUMNS if column not in raw.columns]
+    if missing:
+        columns = ", ".join(missing)
+        raise CatalogError(path, [*faults, f"line 1: column missing: {columns}; found {', '.join(raw.columns)}"])
+    faults += _schema_faults(_schema(folder, "split" in raw.columns), raw)
+
+    parsed = [parse_attributes(text) for text in raw["attributes"]]
+    table = pd.DataFrame(index=raw.index)
+    for column in ("image_path", "split", "instance_id"):
+        if column in raw.columns:
+            table[column] = raw[column].str.strip()
+    table["caption"] = raw["caption"].str.strip() if "caption" in raw.columns else ""
+    for task in params.tasks:
+        labels = (
+            raw["class_label"].str.strip() if task == CLASS_TASK else [attributes.get(task) for attributes in parsed]
+        )
+        table[task] = _clean(pd.Series(labels, index=raw.index, dtype="object"), task, params)
+        if task != CLASS_TASK and all(task not in attributes for attributes in parsed):
+            known = sorted({key for attributes in parsed for key in attributes})
+            faults.append(
+                f"column attributes: no row has '{task}' (data.attributes); found {', '.join(known) or 'none'}"
+            )
+    if faults:
+        raise CatalogError(path, faults)
+    return table
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    """Read all fields as text; the index becomes the line in the file (the header is line 1)."""
+    if not path.is_file():
+        raise CatalogError(path, ["not found. Set data.path to a folder that holds labels.csv and its images"])
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise CatalogError(path, [f"not UTF-8 (byte {error.start}); save it as UTF-8"]) from None
+    try:
+        reader = csv.reader(text.splitlines(keepends=True), strict=True)
+        rows = [(reader.line_num, row) for row in reader if row]
+    except csv.Error as error:
+        raise CatalogError(path, [f"line {reader.line_num}: not CSV ({error})"]) from None
+    if len(rows) < 2:
+        raise CatalogError(path, ["holds no photographs; expected a header and one line a photograph"])
+    header = [name.strip() for name in rows[0][1]]
+    faults = [f"line 1: column '{name}' stands twice" for name in sorted({n for n in header if header.count(n) > 1})]
+    faults += [
+        f"line {line}: {len(row)} fields where the header has {len(header)}"
+        for line, row in rows[1:]
+        if len(row) != len(header)
+    ]
+    if faults:
+        raise CatalogError(path, faults)
+    return pd.DataFrame(
+        [row for _, row in rows[1:]], columns=header, index=[line for line, _ in rows[1:]], dtype="object"
+    )
+
+
+def _schema(folder: Path, has_split: bool) -> pa.DataFrameSchema:
+    def check(test: Any, message: str) -> pa.Check:
+        return pa.Check(test, element_wise=True, error=message)
+
+    filled = check(lambda value: bool(value.strip()), "is empty")
+    columns = {
+        "image_path": pa.Column(
+            object,
+            [
+                filled,
+                check(
+                    lambda value: _is_inside(folder, value.strip()),
+                    "leaves the dataset's folder; write a path below it, with /",
+                ),
+                pa.Check(lambda column: ~column.str.strip().duplicated(keep=False), error="is listed more than once"),
+            ],
+        ),
+        "class_label": pa.Column(object, filled),
+        "attributes": pa.Column(object, check(_is_well_formed, "is not key:value;key:value with every key once")),
+        "instance_id": pa.Column(object, filled),
+    }
+    if has_split:
+        columns["split"] = pa.Column(
+            object, check(lambda value: value.strip() in SPLITS, f"is none of {', '.join(SPLITS)}")
+        )
+    return pa.DataFrameSchema(columns, strict=False)
+
+
+def _schema_faults(schema: pa.DataFrameSchema, table: pd.DataFrame) -> list[str]:
+    try:
+        schema.validate(table, lazy=True)
+    except pa.errors.SchemaErrors as error:
+        cases = error.failure_cases
+        faults = sorted(
+            {
+                (int(row.index), str(row.column), str(row.check), str(row.failure_case))
+                for row in cases.itertuples(index=False)
+            }
+        )
+        return [f"line {line}, column {column}: '{value}' {message}" for line, column, message, value in faults]
+    return []
+
+
+def parse_attributes(text: str) -> dict[str, str]:
+    """Parse `key:value;key:value`; what is malformed is left out (the schema reports it).
+
+    An attribute with an empty value, and an empty text, mean that the label is missing.
+    """
+    pairs = (part.split(":", 1) for part in text.split(";") if ":" in part)
+    return {key.strip(): value.strip() for key, value in pairs if value.strip()}
+
+
+def _is_well_formed(text: str) -> bool:
+    parts = [part for part in text.split(";") if part.strip()]
+    keys = [part.split(":", 1)[0].strip() for part in parts]
+    return all(part.count(":") == 1 for part in parts) and all(keys) and len(set(keys)) == len(keys)
+
+
+def _is_inside(folder: Path, text: str) -> bool:
+    path = PurePosixPath(text)
+    if path.is_absolute() or ".." in path.parts or "\\" in text or "\x00" in text or ":" in text.split("/")[0]:
+        return False
+    return (folder / text).resolve().is_relative_to(folder.resolve())
+
+
+def _params_faults(params: DataParams) -> list[str]:
+    faults = [f"data.attributes: '{name}' cannot name a task" for name in params.attributes if name in RESERVED_TASKS]
+    faults += [
+        f"data.attributes: '{name}' stands twice"
+        for name in sorted({n for n in params.attributes if params.attributes.count(n) > 1})
+    ]
+    for key, named in (("aliases", params.aliases), ("masked_labels", params.masked_labels)):
+        faults += [
+            f"data.{key}: '{task}' is no task; expected one of {', '.join(params.tasks)}"
+            for task in named
+            if task not in params.tasks
+        ]
+    return faults
+
+
+def _clean(labels: pd.Series, task: str, params: DataParams) -> pd.Series:
+    aliases, masked = params.aliases.get(task, {}), params.masked_labels.get(task, [])
+
+    def clean(label: str | None) -> str | None:
+        label = aliases.get(label, label) if label else None
+        return None if label in masked else label
+
+    return pd.Series([clean(label) for label in labels], index=labels.index, dtype="object")
+
+
+def check_splits(path: Path, table: pd.DataFrame, tasks: Iterable[str]) -> None:
+    """Check that items stay in one split, every split has photographs, and every label can be learned.
+
+    Raises:
+        CatalogError: all that is wrong.
+    """
+    faults = [f"split '{split}' has no photographs" for split in SPLITS if not (table["split"] == split).any()]
+    splits = table.groupby("instance_id")["split"].agg(lambda column: sorted(set(column)))
+    faults += [
+        f"item '{item}' is in several splits: {', '.join(names)}" for item, names in splits.items() if len(names) > 1
+    ]
+    for task in tasks:
+        seen = set(table.loc[table["split"] == "train", task].dropna())
+        for label in sorted(set(table[task].dropna()) - seen):
+            lines = ", ".join(str(line) for line in table.index[table[task] == label][:5])
+            faults.append(
+                f"{task} '{label}' is never seen in train (line {lines}): move an item with it to train, "
+                f"add an alias in data.aliases, or list it in data.masked_labels"
+            )
+    if faults:
+        raise CatalogError(path, faults)
+
+
+def decode_photos(folder: Path, table: pd.DataFrame, size_px: int, max_megapixels: float) -> NDArray[np.uint8]:
+    """Decode all photographs of a table, with a progress bar.
+
+    Shape:
+        returns: (photos, size_px, size_px, channels)
+    Raises:
+        CatalogError: files that cannot be used; all of them, by line.
+    """
+    photos = np.zeros((len(table), size_px, size_px, 3), dtype=np.uint8)
+
+    def decode(row: int) -> str | None:
+        name = str(table["image_path"].iloc[row])
+        try:
+            photos[row] = decode_photo(folder / name, size_px, max_megapixels)
+        except PhotoError as error:
+            reason = str(error).removeprefix(str(folder / name) + ": ")
+            return f"line {table.index[row]}, column image_path: '{name}' {reason}"
+        return None
+
+    with ThreadPoolExecutor() as pool:
+        results = list(
+            tqdm(pool.map(decode, range(len(table))), total=len(table), desc="decode", unit="photo", disable=None)
+        )
+    faults = [fault for fault in results if fault]
+    if faults:
+        raise CatalogError(folder / "labels.csv", faults)
+    return photos
+
+
+def missing_labels(table: pd.DataFrame, tasks: Iterable[str]) -> Mapping[str, int]:
+    """Count the photographs without a label, per task."""
+    return {task: int(table[task].isna().sum()) for task in tasks}

@@ -1,0 +1,273 @@
+"""All pictures: matplotlib in one place, the same bytes for the same numbers."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from vitrine.artifacts import atomic_path
+from vitrine.labels import CLASS_TASK
+from vitrine.predictions import Predictions
+
+matplotlib.use("Agg")
+from matplotlib import pyplot
+from matplotlib.figure import Figure
+
+DPI = 100
+INK = "#22262b"
+FAINT = "#d5d9de"
+GOOD, BAD = "#0b6e4f", "#b3261e"
+# Okabe and Ito's colours: told apart with every kind of colour blindness.
+COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
+STYLE: dict[str, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 11,
+    "axes.edgecolor": "#7a828c",
+    "axes.labelcolor": INK,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 12,
+    "axes.titleweight": "bold",
+    "figure.facecolor": "white",
+    "legend.frameon": False,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+}
+pyplot.rcParams.update(STYLE)  # type: ignore[arg-type]
+
+
+def words(label: str) -> str:
+    """Write a label as people do: 'travel_handbag' as 'travel handbag'."""
+    return label.replace("_", " ").strip()
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with atomic_path(path) as temporary:
+        if path.suffix == ".jpg":  # photographs: a tenth of the size
+            figure.savefig(temporary, format="jpeg", dpi=DPI, pil_kwargs={"quality": 88})
+        else:
+            figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})
+    pyplot.close(figure)
+
+
+def class_by_split(counts: pd.DataFrame, path: Path) -> None:
+    """Draw stacked bars of photographs. Columns: class, split, photos, items."""
+    table = counts.pivot_table(index="class", columns="split", values="photos", fill_value=0)
+    table = table[[split for split in ("train", "val", "test") if split in table]].sort_index(ascending=False)
+    items = counts.pivot_table(index="class", columns="split", values="items", fill_value=0).reindex(table.index)
+    figure, axes = pyplot.subplots(figsize=(9, 1.6 + 0.38 * len(table)), layout="constrained")
+    left = np.zeros(len(table))
+    names = [words(label) for label in table.index]
+    for number, split in enumerate(table.columns):
+        values = table[split].to_numpy(dtype=float)
+        bars = axes.barh(
+            names, values, left=left, color=COLOURS[number], label=f"{split}: {int(values.sum())} photographs"
+        )
+        labels = [f"{int(count)} items" if count > 1 else "1 item" if count == 1 else "" for count in items[split]]
+        wide = [
+            label if value >= 0.12 * table.sum(axis=1).max() else ""
+            for label, value in zip(labels, values, strict=True)
+        ]
+        axes.bar_label(bars, wide, label_type="center", color="white" if number != 1 else INK, fontsize=9)
+        left += values
+    axes.set_xlabel("photographs")
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=3)
+    axes.set_title("Photographs and items of every class in each split")
+    _save(figure, path)
+
+
+def training_curves(histories: dict[str, pd.DataFrame], path: Path) -> None:
+    """Draw loss and validation macro F1 of several models. Columns as in history.csv."""
+    figure, (loss, score) = pyplot.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    for number, (name, history) in enumerate(histories.items()):
+        colour = COLOURS[number]
+        loss.plot(history["epoch"], history["train_loss"], color=colour, label=f"{name}, train")
+        loss.plot(history["epoch"], history["val_loss"], color=colour, linestyle="--", label=f"{name}, val")
+        score.plot(history["epoch"], history["val_macro_f1"], color=colour, label=name)
+        best = int(np.argmax(history["val_macro_f1"].to_numpy()))
+        score.plot(history["epoch"].iloc[best], history["val_macro_f1"].iloc[best], "o", color=colour, markersize=7)
+    loss.set(
+        xlabel="epoch",
+        ylabel="weighted loss of all tasks",
+        ylim=(0, None),
+        title="Loss: where train leaves val, it overfits",
+    )
+    score.set(
+        xlabel="epoch", ylabel="macro F1 of the class", ylim=(0, 1), title="Score on val: the dot is its best epoch"
+    )
+    for axes in (loss, score):
+        axes.grid(axis="y", color=FAINT, linewidth=0.8)
+        axes.legend(fontsize=10)
+    _save(figure, path)
+
+
+def confusion(counts: NDArray[np.int64], labels: Sequence[str], title: str, path: Path) -> None:
+    """Draw a confusion matrix, coloured by the share of its row, with counts.
+
+    Shape:
+        counts: (labels, labels), rows true, columns predicted
+    """
+    totals = counts.sum(axis=1, keepdims=True)
+    shares = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
+    side = max(6.0, 2.6 + 0.52 * len(labels))
+    figure, axes = pyplot.subplots(figsize=(side + 1, side), layout="constrained")
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    names = [words(label) for label in labels]
+    axes.set_xticks(range(len(labels)), names, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(
+        range(len(labels)), [f"{name} ({int(total)})" for name, total in zip(names, totals[:, 0], strict=True)]
+    )
+    for row, column in zip(*np.nonzero(counts), strict=True):
+        colour = "white" if shares[row, column] > 0.55 else INK
+        axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, fontsize=10)
+    axes.set(xlabel="predicted", ylabel="true (photographs)", title=title)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_xticks(np.arange(len(labels) + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(len(labels) + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color="white", linewidth=2)
+    axes.tick_params(which="minor", length=0)
+    bar = figure.colorbar(image, ax=axes, shrink=0.5, aspect=18, format=matplotlib.ticker.PercentFormatter(1.0))
+    bar.set_label("share of the true class")
+    bar.outline.set_visible(False)
+    _save(figure, path)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A photograph with some lines below it; `good` marks it right (True), wrong (False) or neither (None).
+
+    Shape:
+        photo: (height, width, channels), uint8
+    """
+
+    photo: NDArray[np.uint8]
+    lines: Sequence[str]
+    good: bool | None = None
+
+
+@dataclass(frozen=True)
+class GridRow:
+    """A heading and the photographs below it."""
+
+    heading: str
+    tiles: Sequence[Tile]
+
+
+def photo_grid(rows: Sequence[GridRow], title: str, path: Path) -> None:
+    """Draw rows of photographs with headings; marks say right or wrong by colour and by sign."""
+    columns = max([len(row.tiles) for row in rows], default=1)
+    lines = max([len(tile.lines) for row in rows for tile in row.tiles], default=0)
+    cell, text, head, top = 1.75, 0.2 * lines + 0.12, 0.36, 0.5
+    height = top + sum((head if row.heading else 0.0) + cell + text for row in rows) + 0.1
+    width = max(columns * (cell + 0.2) + 0.2, 6.5)
+    figure = pyplot.figure(figsize=(width, height))
+    figure.text(0.15 / width, 1 - 0.18 / height, title, fontsize=12, fontweight="bold", va="top")
+    y = height - top
+    for row in rows:
+        if row.heading:
+            figure.text(0.15 / width, (y - 0.08) / height, row.heading, fontsize=11, va="top", color=INK)
+            y -= head
+        for column, tile in enumerate(row.tiles):
+            x = 0.15 + column * (cell + 0.2)
+            axes = figure.add_axes((x / width, (y - cell) / height, cell / width, cell / height))
+            axes.imshow(tile.photo, interpolation="lanczos")
+            axes.set(xticks=[], yticks=[])
+            colour = FAINT if tile.good is None else GOOD if tile.good else BAD
+            for spine in axes.spines.values():
+                spine.set(visible=True, color=colour, linewidth=1 if tile.good is None else 2.5)
+            sign = "" if tile.good is None else "\u2713 " if tile.good else "\u2717 "
+            for number, line in enumerate(tile.lines):
+                shown = (sign if number == 0 else "") + _shorten(line, 31)
+                tone = colour if number == 0 and tile.good is not None else INK
+                figure.text(
+                    x / width, (y - cell - 0.08 - 0.2 * number) / height, shown, fontsize=7.6, va="top", color=tone
+                )
+        y -= cell + text
+    _save(figure, path)
+
+
+def mistake_tiles(photos: NDArray[np.uint8], table: pd.DataFrame, predictions: Predictions) -> list[list[Tile]]:
+    """Make tiles, six a row, of wrongly classified photographs: what was said, how surely, and what is true.
+
+    Shape:
+        photos: (photos, height, width, channels); table and predictions: the same photographs in the same order
+    """
+    predicted, sure = predictions.predicted(CLASS_TASK), predictions.probs[CLASS_TASK].max(axis=1)
+    labels = predictions.label_space.labels[CLASS_TASK]
+    tiles = [
+        Tile(photos[row], [words(labels[predicted[row]]), f"{100 * sure[row]:.0f} % sure; it is", words(truth)], False)
+        for row, truth in enumerate(table[CLASS_TASK])
+    ]
+    return [tiles[start : start + 6] for start in range(0, len(tiles), 6)]
+
+
+def search_rows(found: pd.DataFrame, photos: NDArray[np.uint8]) -> list[GridRow]:
+    """Make a row of tiles for every query: right where a photograph truly has all that was asked for.
+
+    Shape:
+        photos: (photos, height, width, channels), addressed by the table's column `row`
+    """
+    rows = []
+    for query, hits in found.groupby("query", sort=False):
+        tiles = [
+            Tile(
+                photos[hit["row"]],
+                [f"{hit['score']:.2f}", *textwrap.wrap(str(hit["document"]), 30)[:3]],
+                bool(hit["relevant"]),
+            )
+            for hit in hits.to_dict("records")
+        ]
+        rows.append(GridRow(f"\u201c{query}\u201d", tiles))
+    return rows
+
+
+def _shorten(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1].rstrip() + "\u2026"
+
+
+def projection(
+    points: NDArray[np.floating[Any]],
+    codes: NDArray[np.int64],
+    labels: Sequence[str],
+    held_out: NDArray[np.bool_],
+    title: str,
+    path: Path,
+) -> None:
+    """Draw embeddings in two dimensions: training photographs faint, the others strong.
+
+    Shape:
+        points: (photos, 2); codes, held_out: (photos,)
+    """
+    figure, axes = pyplot.subplots(figsize=(10, 6), layout="constrained")
+    for code, label in enumerate(labels):
+        colour, marker = COLOURS[code % len(COLOURS)], MARKERS[code % len(MARKERS)]
+        chosen = codes == code
+        faint, strong = points[chosen & ~held_out], points[chosen & held_out]
+        axes.scatter(faint[:, 0], faint[:, 1], s=14, color=colour, marker=marker, alpha=0.22, linewidths=0)
+        axes.scatter(
+            strong[:, 0],
+            strong[:, 1],
+            s=46,
+            color=colour,
+            marker=marker,
+            edgecolors="white",
+            linewidths=0.7,
+            label=words(label),
+        )
+    axes.set(xlabel="first principal component", ylabel="second principal component", title=title, xticks=[], yticks=[])
+    figure.legend(loc="outside right center", fontsize=10)
+    _save(figure, path)

@@ -1,0 +1,83 @@
+"""The label space: which tasks there are, which labels each has, and which photograph carries which."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from vitrine.artifacts import ArtifactError, read_csv
+
+CLASS_TASK = "class"
+"""The one task that every dataset has; the others are the attributes named in params."""
+
+MISSING = -1
+"""Code of a photograph without a label for a task. Loss and metrics leave it out."""
+
+
+@dataclass(frozen=True)
+class LabelSpace:
+    """Tasks and their labels, in the order of the models' outputs; derived from the training photographs."""
+
+    labels: Mapping[str, tuple[str, ...]]
+
+    @classmethod
+    def derive(cls, table: pd.DataFrame, tasks: list[str]) -> LabelSpace:
+        """Take the sorted labels of every task from the photographs whose split is train."""
+        train = table[table["split"] == "train"]
+        return cls({task: tuple(sorted(train[task].dropna().unique())) for task in tasks})
+
+    @classmethod
+    def from_json(cls, document: list[dict[str, object]]) -> LabelSpace:
+        """Rebuild from `to_json`'s list of `{"task": ..., "labels": [...]}`.
+
+        Raises:
+            ArtifactError: the document has another form.
+        """
+        try:
+            return cls({str(entry["task"]): tuple(entry["labels"]) for entry in document})  # type: ignore[arg-type]
+        except (TypeError, KeyError) as error:
+            raise ArtifactError(f"not a label space: {error!r}. Make it anew with: dvc repro split") from None
+
+    def to_json(self) -> list[dict[str, object]]:
+        return [{"task": task, "labels": list(labels)} for task, labels in self.labels.items()]
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return tuple(self.labels)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.labels)
+
+    def num_labels(self, task: str) -> int:
+        return len(self.labels[task])
+
+    def encode(self, table: pd.DataFrame) -> dict[str, NDArray[np.int64]]:
+        """Return per task the label codes of a table's rows; MISSING where the label is absent.
+
+        Shape:
+            each value: (photos,)
+
+        Raises:
+            ArtifactError: a label is not in the space.
+        """
+        codes = {}
+        for task, labels in self.labels.items():
+            known = {label: code for code, label in enumerate(labels)}
+            unknown = sorted(set(table[task].dropna()) - set(known))
+            if unknown:
+                raise ArtifactError(f"{task}: labels outside the label space: {', '.join(unknown)}")
+            codes[task] = np.array([known.get(label, MISSING) for label in table[task]], dtype=np.int64)
+        return codes
+
+
+def read_photos(path: Path) -> pd.DataFrame:
+    """Read the split stage's photos.csv: image_path, split, instance_id, caption and one text column a task."""
+    table: pd.DataFrame = read_csv(path)
+    for column in table.columns:
+        table[column] = table[column].astype("object").map(lambda value: value if pd.isna(value) else str(value))
+    return table

@@ -1,0 +1,76 @@
+"""Decode photographs of any kind into plain colour arrays, or say what is wrong with them. Needs no torch."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+MIN_SIDE_PX = 8
+"""Photographs with a shorter side hold nothing to learn from."""
+
+
+class PhotoError(ValueError):
+    """A file is missing, or is no photograph that can be used."""
+
+
+def decode_photo(path: Path, size_px: int, max_megapixels: float) -> NDArray[np.uint8]:
+    """Read a photograph of any mode as a square colour array: its centre, the shorter side scaled to `size_px`.
+
+    Orientation follows EXIF, transparency is laid on white, 16-bit values keep their high bits, and of an animation
+    the first frame counts.
+
+    Shape:
+        returns: (size_px, size_px, channels)
+    Raises:
+        PhotoError: the file is missing, empty, truncated, no image, smaller than MIN_SIDE_PX or too large. The size
+            is read from the header, before anything is decoded.
+    """
+    if not path.is_file():
+        raise PhotoError(f"{path}: not found")
+    if path.stat().st_size == 0:
+        raise PhotoError(f"{path}: is empty (0 bytes)")
+    try:
+        with warnings.catch_warnings():
+            # Pillow's own bomb warning comes at a size of its choosing; ours is checked below.
+            warnings.simplefilter("ignore")
+            with Image.open(path) as image:
+                _check_size(path, image.size, max_megapixels)
+                image.seek(0)
+                image.load()
+                square = ImageOps.fit(
+                    _to_rgb(ImageOps.exif_transpose(image)), (size_px, size_px), Image.Resampling.BICUBIC
+                )
+    except PhotoError:
+        raise
+    except UnidentifiedImageError:
+        raise PhotoError(f"{path}: is not an image that can be read") from None
+    except Image.DecompressionBombError:
+        raise PhotoError(f"{path}: is larger than the limit of {max_megapixels:g} megapixels") from None
+    except Exception as error:  # the decoders raise whatever their formats provoke
+        raise PhotoError(f"{path}: cannot be decoded ({str(error) or type(error).__name__})") from error
+    return np.asarray(square, dtype=np.uint8)
+
+
+def _check_size(path: Path, size: tuple[int, int], max_megapixels: float) -> None:
+    width, height = size
+    if width * height > max_megapixels * 1e6:
+        raise PhotoError(f"{path}: {width} x {height} px is larger than the limit of {max_megapixels:g} megapixels")
+    if min(width, height) < MIN_SIDE_PX:
+        raise PhotoError(f"{path}: {width} x {height} px is smaller than {MIN_SIDE_PX} px")
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        values = np.asarray(image, dtype=np.float64)
+        # 16-bit files come as one of several modes; a float image is taken to hold fractions.
+        scaled = values * 255 if image.mode == "F" and values.max(initial=0) <= 1 else values / 257
+        image = Image.fromarray(np.clip(scaled.round(), 0, 255).astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        opaque = image.convert("RGBA")
+        white = Image.new("RGBA", opaque.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, opaque)
+    return image.convert("RGB")

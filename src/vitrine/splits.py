@@ -1,0 +1,142 @@
+"""Split photographs by item, and look for photographs that stand on both sides of a split."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from pathlib import Path
+from typing import Annotated, Literal
+
+import imagehash
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import Field
+from sklearn.model_selection import StratifiedGroupKFold
+
+from vitrine.labels import CLASS_TASK
+from vitrine.params import Section
+
+
+class SplitError(ValueError):
+    """The photographs cannot be split as asked, or the split leaks."""
+
+
+class SplitParams(Section):
+    """How photographs are split and decoded."""
+
+    source: Literal["column", "seeded"]
+    seed: Annotated[int, Field(ge=0)]
+    val_fraction: Annotated[float, Field(gt=0, lt=0.5)]
+    test_fraction: Annotated[float, Field(gt=0, lt=0.5)]
+    photo_size_px: Annotated[int, Field(ge=16, le=1024)]
+    max_megapixels: Annotated[float, Field(gt=0, le=500)]
+    near_duplicate_bits: Annotated[int, Field(ge=0, lt=32)]
+
+
+def split_items(table: pd.DataFrame, tasks: list[str], params: SplitParams) -> pd.Series:
+    """Draw a split of whole items, with every class in the same shares everywhere; the same seed, the same split.
+
+    An item that alone (or with one other) carries a label goes to train: elsewhere the label could not be learned.
+
+    Returns:
+        train, val or test for every row of the table.
+    Raises:
+        SplitError: there are too few items for the shares asked for.
+    """
+    items = table.groupby("instance_id").first()
+    fixed = _rare_items(table, tasks)
+    free = items.index[~items.index.isin(fixed)]
+    split = pd.Series("train", index=items.index)
+    for number, (name, fraction) in enumerate((("test", params.test_fraction), ("val", params.val_fraction))):
+        left = free[split[free] == "train"]
+        wanted = fraction * len(items)
+        folds = max(2, round(len(left) / wanted)) if wanted >= 1 else 0
+        classes = items.loc[left, CLASS_TASK]
+        if folds == 0 or len(left) < 2 * folds:
+            raise SplitError(
+                f"split.{name}_fraction: {fraction:g} of {len(items)} items ({len(fixed)} of them tied to train by "
+                f"rare labels) leaves too few to split; add items or raise the fraction"
+            )
+        folder = StratifiedGroupKFold(
+            min(folds, int(classes.value_counts().max())), shuffle=True, random_state=params.seed + number
+        )
+        with warnings.catch_warnings():
+            # A class with fewer items than folds lands in some folds only; with few items that cannot be helped.
+            warnings.filterwarnings("ignore", message="The least populated class")
+            _, chosen = next(folder.split(left, classes, groups=left))
+        split[left[chosen]] = name
+    return table["instance_id"].map(split)
+
+
+def _rare_items(table: pd.DataFrame, tasks: list[str]) -> set[str]:
+    """Find, for every label, the first item that carries it, until each label has one in train."""
+    fixed: set[str] = set()
+    for task in tasks:
+        for _, rows in table.dropna(subset=[task]).groupby(task, sort=True):
+            names = sorted(set(rows["instance_id"]))
+            if len(names) <= 2:
+                fixed.update(names)
+            elif not fixed.intersection(names):
+                fixed.add(names[0])
+    return fixed
+
+
+def exact_duplicates(folder: Path, table: pd.DataFrame) -> pd.DataFrame:
+    """List pairs of files with the same bytes in different splits; see `near_duplicates` for the columns."""
+    digests = [hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in table["image_path"]]
+    return _pairs(table, [(first, second, 0) for first, second in _equal_pairs(digests)])
+
+
+def _equal_pairs(keys: list[str]) -> list[tuple[int, int]]:
+    rows: dict[str, list[int]] = {}
+    for row, key in enumerate(keys):
+        rows.setdefault(key, []).append(row)
+    return [
+        (group[i], group[j]) for group in rows.values() for i in range(len(group)) for j in range(i + 1, len(group))
+    ]
+
+
+def near_duplicates(photos: NDArray[np.uint8], table: pd.DataFrame, max_bits: int) -> pd.DataFrame:
+    """List pairs of photographs in different splits that look alike: whose perceptual hashes differ in few bits.
+
+    Shape:
+        photos: (photos, height, width, channels), in the table's order
+    Returns:
+        image_path_a, split_a, image_path_b, split_b, distance_bits, nearest first.
+    """
+    bits = np.stack([imagehash.phash(Image.fromarray(photo)).hash.ravel() for photo in photos])
+    pairs = []
+    for row in range(len(bits)):
+        # Bits that differ, for all later photographs at once.
+        distances = (bits[row] != bits[row + 1 :]).sum(axis=1)
+        pairs += [
+            (row, row + 1 + int(offset), int(distances[offset])) for offset in np.flatnonzero(distances <= max_bits)
+        ]
+    return _pairs(table, pairs)
+
+
+def _pairs(table: pd.DataFrame, pairs: list[tuple[int, int, int]]) -> pd.DataFrame:
+    paths, splits = list(table["image_path"]), list(table["split"])
+    rows = [(paths[a], splits[a], paths[b], splits[b], distance) for a, b, distance in pairs if splits[a] != splits[b]]
+    columns = ["image_path_a", "split_a", "image_path_b", "split_b", "distance_bits"]
+    return pd.DataFrame(rows, columns=columns).sort_values(["distance_bits", *columns[:4]], ignore_index=True)
+
+
+def check_duplicates(exact: pd.DataFrame) -> None:
+    """Raises: SplitError when the same file is in two splits."""
+    if len(exact):
+        lines = [
+            f"  {row.image_path_a} ({row.split_a}) = {row.image_path_b} ({row.split_b})" for row in exact.itertuples()
+        ]
+        raise SplitError(
+            "the same photograph is in two splits; remove one of each pair from labels.csv, or give both one "
+            "instance_id and one split:\n" + "\n".join(lines)
+        )
+
+
+def count_by_split(table: pd.DataFrame) -> pd.DataFrame:
+    """Count photographs and items per class and split. Columns: class, split, photos, items."""
+    groups = table.groupby([CLASS_TASK, "split"])["instance_id"]
+    return groups.agg(photos="size", items="nunique").reset_index()

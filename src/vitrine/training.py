@@ -1,0 +1,477 @@
+"""Fit a multi-task model: phases, schedule, loss, the choice of checkpoint, and resuming after a kill."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from sklearn.metrics import f1_score
+from torch import Tensor, nn
+from torch.nn import functional
+from tqdm import tqdm
+
+from vitrine import labels as labels_module
+from vitrine import model as model_module
+from vitrine import preprocess as preprocess_module
+from vitrine.artifacts import read_json, read_npy, read_tensors, write_csv, write_metrics, write_tensors
+from vitrine.labels import CLASS_TASK, MISSING, LabelSpace, read_photos
+from vitrine.model import MultiTaskModel, create_model, describe_model, load_tensors, save_model, tensors_of
+from vitrine.params import Section
+from vitrine.preprocess import Augmentation, AugmentationParams, shrink_photos
+
+Rate = Annotated[float, Field(gt=0, le=1)]
+Dropout = Annotated[float, Field(ge=0, lt=1)]
+
+
+class TrainingParams(AugmentationParams):
+    """What both models share: data order, loss, regularisation, augmentation."""
+
+    seed: Annotated[int, Field(ge=0)]
+    batch_size: Annotated[int, Field(ge=2)]
+    class_loss_weight: Annotated[float, Field(gt=0)]
+    attribute_loss_weight: Annotated[float, Field(ge=0)]
+    feature_dropout: Dropout
+    head_dropout: Dropout
+    weight_decay: Annotated[float, Field(ge=0)]
+    warmup_epochs: Annotated[int, Field(ge=0)]
+    gradient_clip_norm: Annotated[float, Field(gt=0)]
+    checkpoint: Literal["best", "ema"]
+    ema_decay: Annotated[float, Field(gt=0, lt=1)]
+    precision: Literal["auto", "bf16", "fp32"]
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on."""
+
+
+class BackboneParams(Section):
+    """What every training stage says of its backbone."""
+
+    architecture: str
+    weights: str
+    image_size_px: Annotated[int, Field(ge=16, le=1024)]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Some epochs with one cosine schedule from these learning rates to zero; a rate of zero freezes the backbone."""
+
+    name: str
+    epochs: int
+    backbone_learning_rate: float
+    head_learning_rate: float
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Photographs and label codes, as the split stage left them.
+
+    Shape:
+        photos: (photos, height, width, channels), uint8, square
+        codes[task]: (photos,), MISSING where unlabelled
+        train, val: positions of the photographs of each split
+    """
+
+    label_space: LabelSpace
+    photos: NDArray[np.uint8]
+    codes: Mapping[str, NDArray[np.int64]]
+    train: NDArray[np.int64]
+    val: NDArray[np.int64]
+
+    @classmethod
+    def read(cls, folder: Path) -> TrainingData:
+        """Read photos.csv, photos.npy and label_space.json of the split stage."""
+        table = read_photos(folder / "photos.csv")
+        label_space = LabelSpace.from_json(read_json(folder / "label_space.json"))
+        rows = {split: np.flatnonzero(table["split"] == split) for split in ("train", "val")}
+        photos = read_npy(folder / "photos.npy")
+        return cls(label_space, photos, label_space.encode(table), rows["train"], rows["val"])
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The chosen weights (already in `model`), the epoch they come from, and a row of history an epoch."""
+
+    model: MultiTaskModel
+    epoch: int
+    history: pd.DataFrame
+
+
+def run_training(
+    name: str,
+    phases: Sequence[Phase],
+    backbone: BackboneParams,
+    params: TrainingParams,
+    balanced: bool,
+) -> None:
+    """Train model `name` on data/splits and write models/NAME, metrics/train_NAME.json and plots/train_NAME.
+
+    A killed run leaves its last finished epoch in .resume/; the next run goes on from there.
+    """
+    data = TrainingData.read(Path("data/splits"))
+    torch.manual_seed(params.seed)
+    model = create_model(
+        backbone.architecture,
+        backbone.weights,
+        data.label_space,
+        int(data.photos.shape[1]),
+        backbone.image_size_px,
+        params.feature_dropout,
+        params.head_dropout,
+    )
+    resume = Path(".resume") / f"{name}.safetensors"
+    fitted = fit(model.to(pick_device()), data, phases, params, balanced, resume, title=name)
+
+    row = fitted.history.loc[fitted.history["epoch"] == fitted.epoch].iloc[0]
+    notes = {"epoch": fitted.epoch, "weights": backbone.weights, "phases": [asdict(phase) for phase in phases]}
+    save_model(fitted.model, Path("models") / name, notes)
+    write_csv(Path("plots") / f"train_{name}" / "history.csv", fitted.history)
+    scores = {key: row[key] for key in fitted.history.columns if key.startswith("val_")}
+    write_metrics(Path("metrics") / f"train_{name}.json", {"epoch": fitted.epoch, **scores})
+    resume.unlink(missing_ok=True)
+
+
+def pick_device() -> torch.device:
+    """Return CUDA, else Apple's MPS, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def fit(
+    model: MultiTaskModel,
+    data: TrainingData,
+    phases: Sequence[Phase],
+    params: TrainingParams,
+    balanced: bool,
+    resume: Path,
+    title: str,
+) -> Fitted:
+    """Train through all phases and return the checkpoint that `params.checkpoint` names.
+
+    Every random number follows from the seed and the epoch's number alone, so a run that was killed and resumed ends
+    with the same bits as one that was not.
+
+    Args:
+        balanced: draw photographs with replacement, every class equally often, instead of each once an epoch.
+        resume: file that holds the state after the last finished epoch.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else CUDA refuses deterministic algorithms
+    torch.use_deterministic_algorithms(True)
+    run = _Run(model, data, params, balanced, [phase for phase in phases if phase.epochs > 0])
+    fingerprint = run.fingerprint()
+    run.load(resume, fingerprint)
+    steps = sum(phase.epochs for phase in run.phases) * run.steps_per_epoch
+    with tqdm(total=steps, initial=run.epoch * run.steps_per_epoch, desc=title, unit="step", disable=None) as bar:
+        for phase in run.phases[run.phase :]:
+            run.train_phase(phase, bar, resume, fingerprint)
+    if params.checkpoint == "best":
+        chosen, epoch = run.best, run.best_epoch
+    else:
+        chosen, epoch = run.ema, run.epoch
+    load_tensors(model, chosen)
+    return Fitted(model, epoch, pd.DataFrame(run.history))
+
+
+class _Run:
+    """The state of a training run: what is saved after every epoch, and nothing besides."""
+
+    def __init__(
+        self, model: MultiTaskModel, data: TrainingData, params: TrainingParams, balanced: bool, phases: list[Phase]
+    ) -> None:
+        if not phases:
+            raise TrainingError("no epochs to train: set the epochs of at least one phase above 0")
+        self.model, self.data, self.params, self.balanced, self.phases = model, data, params, balanced, phases
+        self.device = next(model.parameters()).device
+        self.augmentation = Augmentation(params, model.spec.preprocessing)
+        # A fifth of room above the network's size: the tightest usual crop still has a pixel for a pixel.
+        self.photos = shrink_photos(data.photos, math.ceil(1.25 * model.spec.preprocessing.image_size_px))
+        self.codes = {task: torch.from_numpy(np.array(codes)) for task, codes in data.codes.items()}
+        self.steps_per_epoch = len(self._batches(np.arange(len(data.train))))
+        self.autocast = torch.autocast(
+            self.device.type, torch.bfloat16, enabled=use_bf16(params.precision, self.device)
+        )
+        model.to(memory_format=torch.channels_last)
+        self.phase = 0
+        self.epoch = 0  # finished epochs, over all phases
+        self.history: list[dict[str, Any]] = []
+        self.best: dict[str, NDArray[Any]] = {}
+        self.best_epoch = 0
+        self.ema: dict[str, NDArray[Any]] = tensors_of(model) if params.checkpoint == "ema" else {}
+        self.optimizer: torch.optim.Optimizer | None = None
+        self._optimizer_state: dict[str, NDArray[Any]] = {}
+
+    def fingerprint(self) -> str:
+        """Identify the run by all it depends on; a saved state of another run is never continued."""
+        digest = hashlib.sha256()
+        settings = {
+            "model": describe_model(self.model),
+            "phases": [asdict(phase) for phase in self.phases],
+            "params": self.params.model_dump(),
+            "balanced": self.balanced,
+            "torch": torch.__version__,
+            "device": str(self.device),
+            "threads": torch.get_num_threads(),
+        }
+        digest.update(json.dumps(settings, sort_keys=True).encode())
+        for module in (__file__, model_module.__file__, preprocess_module.__file__, labels_module.__file__):
+            digest.update(Path(module).read_bytes())
+        for array in [self.data.photos, self.data.train, self.data.val, *self.data.codes.values()]:
+            digest.update(np.ascontiguousarray(array).data)
+        for tensor in tensors_of(self.model).values():
+            digest.update(np.ascontiguousarray(tensor).data)
+        return digest.hexdigest()
+
+    # -- one phase, one epoch, one step ---------------------------------------------------------------------------
+
+    def train_phase(self, phase: Phase, bar: tqdm[Any], resume: Path, fingerprint: str) -> None:
+        index = self.phases.index(phase)
+        before = sum(earlier.epochs for earlier in self.phases[:index])
+        self.phase = index
+        self.optimizer = self._create_optimizer(phase)
+        for epoch in range(self.epoch - before, phase.epochs):
+            loss = self._train_epoch(phase, epoch, bar)
+            self.epoch += 1
+            self._judge(phase, loss)
+            bar.set_postfix(epoch=self.epoch, loss=f"{loss:.3f}", val_f1=f"{self.history[-1]['val_macro_f1']:.3f}")
+            if epoch + 1 == phase.epochs:
+                self.phase, self.optimizer = index + 1, None
+            self.save(resume, fingerprint)
+
+    def _create_optimizer(self, phase: Phase) -> torch.optim.Optimizer:
+        frozen = phase.backbone_learning_rate == 0
+        self.model.backbone.requires_grad_(not frozen)
+        groups = []
+        for module, rate in (
+            (self.model.backbone, phase.backbone_learning_rate),
+            (self.model.heads, phase.head_learning_rate),
+        ):
+            if rate == 0:
+                continue
+            parameters = list(module.parameters())
+            # As usual for transformers, matrices decay; biases, norms and other vectors do not.
+            decayed = [parameter for parameter in parameters if parameter.ndim > 1]
+            others = [parameter for parameter in parameters if parameter.ndim <= 1]
+            groups.append({"params": decayed, "peak": rate, "weight_decay": self.params.weight_decay})
+            groups.append({"params": others, "peak": rate, "weight_decay": 0.0})
+        optimizer = torch.optim.AdamW(groups, lr=phase.head_learning_rate)
+        if self._optimizer_state:
+            _load_optimizer(optimizer, self._optimizer_state, self.device)
+            self._optimizer_state = {}
+        return optimizer
+
+    def _train_epoch(self, phase: Phase, epoch: int, bar: tqdm[Any]) -> float:
+        assert self.optimizer is not None
+        seed = int(np.random.SeedSequence([self.params.seed, self.epoch]).generate_state(1)[0])
+        torch.manual_seed(seed)  # dropout and stochastic depth
+        generator = torch.Generator().manual_seed(seed)  # order and augmentation
+        self.model.train()
+        if phase.backbone_learning_rate == 0:
+            self.model.backbone.eval()
+        total = torch.zeros((), device=self.device)
+        batches = self._batches(self._order(generator))
+        for step, rows in enumerate(batches):
+            progress = epoch + step / len(batches)
+            scale = schedule(progress, phase.epochs, min(self.params.warmup_epochs, phase.epochs - 1))
+            for group in self.optimizer.param_groups:
+                group["lr"] = group["peak"] * scale
+            images = self.augmentation(self.photos[rows], generator, self.device)
+            codes = {task: values[rows].to(self.device) for task, values in self.codes.items()}
+            with self.autocast:
+                logits = self.model.classify(self._embed(images, phase))
+            loss = multi_task_loss(logits, codes, self.params.class_loss_weight, self.params.attribute_loss_weight)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.params.gradient_clip_norm)
+            self.optimizer.step()
+            if self.ema:
+                self._update_ema()
+            total += loss.detach()
+            bar.update()
+        mean = float(total) / len(batches)
+        if not math.isfinite(mean):
+            raise TrainingError(
+                f"the loss is {mean} in epoch {self.epoch + 1} ({phase.name}): lower the learning rates"
+            )
+        return mean
+
+    def _embed(self, images: Tensor, phase: Phase) -> Tensor:
+        if phase.backbone_learning_rate > 0:
+            return self.model.embed(images)
+        with torch.no_grad():
+            return self.model.embed(images)
+
+    def _update_ema(self) -> None:
+        # Early on the average follows the weights quickly, so that the random start does not linger in it.
+        step = self.epoch * self.steps_per_epoch + 1
+        decay = min(self.params.ema_decay, step / (step + 10))
+        for name, tensor in tensors_of(self.model).items():
+            average = self.ema[name]
+            if np.issubdtype(average.dtype, np.floating):
+                average += (1 - decay) * (tensor - average)
+            else:
+                self.ema[name] = tensor
+
+    def _order(self, generator: torch.Generator) -> NDArray[np.int64]:
+        train = self.data.train
+        if not self.balanced:
+            return train[torch.randperm(len(train), generator=generator).numpy()]
+        classes = self.codes[CLASS_TASK][train]
+        weights = 1.0 / torch.bincount(classes)[classes].double()
+        return train[torch.multinomial(weights, len(train), replacement=True, generator=generator).numpy()]
+
+    def _batches(self, order: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        batches = [
+            order[start : start + self.params.batch_size] for start in range(0, len(order), self.params.batch_size)
+        ]
+        # Batch normalisation cannot learn from a single photograph.
+        return batches[:-1] if len(batches) > 1 and len(batches[-1]) < 2 else batches
+
+    # -- judging --------------------------------------------------------------------------------------------------
+
+    def _judge(self, phase: Phase, train_loss: float) -> None:
+        """Score the current weights (or their average) on val, add a row of history, keep the best."""
+        weights = tensors_of(self.model)
+        if self.ema:
+            load_tensors(self.model, self.ema)
+        logits, _ = self.model.infer(self.data.photos[self.data.val])
+        if self.ema:
+            load_tensors(self.model, weights)
+        codes = {task: values[self.data.val] for task, values in self.codes.items()}
+        tensors = {task: torch.from_numpy(scores) for task, scores in logits.items()}
+        loss = multi_task_loss(tensors, codes, self.params.class_loss_weight, self.params.attribute_loss_weight)
+        scores = {task: validation_scores(codes[task].numpy(), logits[task]) for task in logits}
+        row: dict[str, Any] = {
+            "epoch": self.epoch,
+            "phase": phase.name,
+            "train_loss": train_loss,
+            "val_loss": float(loss),
+            "val_macro_f1": scores[CLASS_TASK]["macro_f1"],
+        }
+        for task, values in scores.items():
+            row |= {f"val_{task}_{key}": value for key, value in values.items()}
+        self.history.append(row)
+        if self.params.checkpoint == "best" and row["val_macro_f1"] > self._best_score():
+            self.best, self.best_epoch = weights, self.epoch
+
+    def _best_score(self) -> float:
+        return float(self.history[self.best_epoch - 1]["val_macro_f1"]) if self.best_epoch else -1.0
+
+    # -- surviving a kill -----------------------------------------------------------------------------------------
+
+    def save(self, path: Path, fingerprint: str) -> None:
+        """Write the state in one atomic file."""
+        tensors = {f"model.{name}": tensor for name, tensor in tensors_of(self.model).items()}
+        tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
+        tensors |= {f"ema.{name}": tensor for name, tensor in self.ema.items()}
+        if self.optimizer is not None:
+            tensors |= {f"optimizer.{name}": tensor for name, tensor in _optimizer_tensors(self.optimizer).items()}
+        progress = {
+            "phase": self.phase,
+            "epoch": self.epoch,
+            "best_epoch": self.best_epoch,
+            "history": self.history,
+            "fingerprint": fingerprint,
+        }
+        encoded = np.frombuffer(json.dumps(progress).encode(), dtype=np.uint8)
+        write_tensors(path, {**tensors, "progress": encoded})
+
+    def load(self, path: Path, fingerprint: str) -> None:
+        """Take up a saved state if it is this very run's; leave the fresh state otherwise."""
+        if not path.is_file():
+            return
+        tensors = read_tensors(path)
+        progress = json.loads(tensors.pop("progress").tobytes())
+        if progress["fingerprint"] != fingerprint:
+            tqdm.write(f"{path}: state of another run (params, data or code differ); starting anew")
+            return
+
+        def part(prefix: str) -> dict[str, NDArray[Any]]:
+            return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+        load_tensors(self.model, part("model."))
+        self.best, self.ema, self._optimizer_state = part("best."), part("ema."), part("optimizer.")
+        self.phase, self.epoch, self.history = progress["phase"], progress["epoch"], progress["history"]
+        self.best_epoch = progress["best_epoch"]
+        tqdm.write(f"{path}: going on after epoch {self.epoch}")
+
+
+def multi_task_loss(
+    logits: Mapping[str, Tensor], codes: Mapping[str, Tensor], class_weight: float, attribute_weight: float
+) -> Tensor:
+    """Return the weighted sum of the tasks' mean cross-entropies; photographs without a label do not count.
+
+    Shape:
+        logits[task]: (batch, labels); codes[task]: (batch,), MISSING where unlabelled; returns: scalar
+    """
+    total = torch.zeros((), device=next(iter(logits.values())).device)
+    for task, scores in logits.items():
+        labelled = codes[task] != MISSING
+        if not bool(labelled.any()):
+            continue
+        weight = class_weight if task == CLASS_TASK else attribute_weight
+        total = total + weight * functional.cross_entropy(scores.float()[labelled], codes[task][labelled])
+    return total
+
+
+def schedule(progress: float, epochs: int, warmup_epochs: int) -> float:
+    """Return the factor on the learning rate after `progress` epochs: linear warm-up, then a cosine to zero.
+
+    Source:
+        Loshchilov and Hutter, SGDR, 2017, equation 5, without restarts.
+    """
+    if progress < warmup_epochs:
+        return (progress + 1) / (warmup_epochs + 1)
+    return 0.5 * (1 + math.cos(math.pi * (progress - warmup_epochs) / (epochs - warmup_epochs)))
+
+
+def validation_scores(codes: NDArray[np.int64], logits: NDArray[np.float32]) -> dict[str, float]:
+    """Return accuracy and macro F1 over the labelled photographs (0 when there are none).
+
+    Shape:
+        codes: (photos,), MISSING where unlabelled; logits: (photos, labels)
+    """
+    labelled = codes != MISSING
+    if not labelled.any():
+        return {"accuracy": 0.0, "macro_f1": 0.0}
+    true, predicted = codes[labelled], logits[labelled].argmax(axis=1)
+    return {
+        "accuracy": float((true == predicted).mean()),
+        "macro_f1": float(f1_score(true, predicted, average="macro", zero_division=0)),
+    }
+
+
+def use_bf16(precision: str, device: torch.device) -> bool:
+    """Say whether to train in bfloat16: as told, or (auto) where the processor has instructions for it."""
+    if precision != "auto":
+        return precision == "bf16"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    capabilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, NDArray[Any]]:
+    state = optimizer.state_dict()["state"]
+    return {f"{index}.{key}": value.cpu().numpy() for index, entry in state.items() for key, value in entry.items()}
+
+
+def _load_optimizer(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, NDArray[Any]], device: torch.device
+) -> None:
+    document = optimizer.state_dict()
+    for name, tensor in tensors.items():
+        index, key = name.split(".", 1)
+        document["state"].setdefault(int(index), {})[key] = torch.from_numpy(np.array(tensor))
+    optimizer.load_state_dict(document)

@@ -1,0 +1,67 @@
+"""Split the labelled photographs into train, val and test, item by item, and decode them once.
+
+Reads   ${data.path}/labels.csv, ${data.path}/images
+Writes  data/splits/photos.csv, data/splits/photos.npy, data/splits/label_space.json, metrics/split.json, plots/split/
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vitrine.artifacts import write_csv, write_json, write_metrics, write_npy
+from vitrine.catalog import (
+    SPLITS,
+    CatalogError,
+    DataParams,
+    check_splits,
+    decode_photos,
+    missing_labels,
+    read_catalog,
+)
+from vitrine.figures import class_by_split
+from vitrine.labels import LabelSpace
+from vitrine.params import ParamsError, exit_on, read_section
+from vitrine.splits import (
+    SplitError,
+    SplitParams,
+    check_duplicates,
+    count_by_split,
+    exact_duplicates,
+    near_duplicates,
+    split_items,
+)
+
+
+def main() -> None:
+    exit_on(ParamsError, CatalogError, SplitError)
+    data, params = read_section("data", DataParams), read_section("split", SplitParams)
+    folder = Path(data.path)
+    table = read_catalog(folder, data)
+    photos = decode_photos(folder, table, params.photo_size_px, params.max_megapixels)
+    if params.source == "seeded" or "split" not in table:
+        table["split"] = split_items(table, data.tasks, params)
+    check_splits(folder / "labels.csv", table, data.tasks)
+    check_duplicates(exact_duplicates(folder, table))
+    near = near_duplicates(photos, table, params.near_duplicate_bits)
+
+    label_space, counts = LabelSpace.derive(table, data.tasks), count_by_split(table)
+    out = Path("data/splits")
+    write_csv(out / "photos.csv", table[["image_path", "split", "instance_id", "caption", *data.tasks]])
+    write_npy(out / "photos.npy", photos)
+    write_json(out / "label_space.json", label_space.to_json())
+    metrics = {
+        "photos": {split: int((table["split"] == split).sum()) for split in SPLITS},
+        "items": {split: int(table.loc[table["split"] == split, "instance_id"].nunique()) for split in SPLITS},
+        "labels": {task: label_space.num_labels(task) for task in label_space},
+        "missing": missing_labels(table, data.tasks),
+        "near_duplicate_pairs": len(near),
+    }
+    write_metrics(Path("metrics/split.json"), metrics)
+    plots = Path("plots/split")
+    write_csv(plots / "near_duplicates.csv", near)
+    write_csv(plots / "class_by_split.csv", counts)
+    class_by_split(counts, plots / "class_by_split.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""Photographs of every kind are read right, and everything else is refused with its reason."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vitrine.photos import PhotoError, decode_photo
+
+ORANGE = (240, 120, 20)
+
+
+def decode(path: Path, size: int = 16, megapixels: float = 1.0) -> np.ndarray:
+    return decode_photo(path, size, megapixels)
+
+
+def colour(photo: np.ndarray) -> np.ndarray:
+    return photo.reshape(-1, 3).mean(axis=0)
+
+
+@pytest.mark.parametrize(
+    ("mode", "suffix", "expected"),
+    [
+        ("RGB", ".png", ORANGE),
+        ("RGB", ".jpg", ORANGE),
+        ("RGB", ".webp", ORANGE),
+        ("RGB", ".bmp", ORANGE),
+        ("L", ".png", (144, 144, 144)),
+        ("LA", ".png", (144, 144, 144)),
+        ("RGBA", ".png", ORANGE),
+        ("P", ".png", ORANGE),
+        ("P", ".gif", ORANGE),
+        ("1", ".png", None),
+        ("CMYK", ".jpg", ORANGE),
+        ("CMYK", ".tiff", ORANGE),
+        ("YCbCr", ".jpg", ORANGE),
+        ("LAB", ".tiff", ORANGE),
+    ],
+)
+def test_every_mode_is_read_in_its_colours(
+    tmp_path: Path, mode: str, suffix: str, expected: tuple[int, ...] | None
+) -> None:
+    path = tmp_path / f"photo{suffix}"
+    image = Image.new("RGB", (20, 20), ORANGE)
+    if mode == "LAB":
+        from PIL import ImageCms
+
+        lab = ImageCms.buildTransform(ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB")
+        image = ImageCms.applyTransform(image, lab)
+    else:
+        image = image.convert(mode)
+    image.save(path)
+    photo = decode(path)
+    assert photo.shape == (16, 16, 3)
+    assert photo.dtype == np.uint8
+    if expected:
+        assert np.abs(colour(photo) - expected).max() < 12
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I"])
+def test_sixteen_bits_keep_their_high_bits(tmp_path: Path, mode: str) -> None:
+    values = np.full((20, 20), 200 * 257, dtype=np.uint16 if mode == "I;16" else np.int32)
+    path = tmp_path / ("deep.png" if mode == "I;16" else "deep.tiff")
+    Image.fromarray(values).save(path)
+    assert np.abs(colour(decode(path)) - 200).max() <= 1
+
+
+def test_float_images_hold_fractions(tmp_path: Path) -> None:
+    Image.fromarray(np.full((20, 20), 0.5, dtype=np.float32)).save(tmp_path / "float.tiff")
+    assert np.abs(colour(decode(tmp_path / "float.tiff")) - 127.5).max() <= 1
+
+
+def test_transparency_lies_on_white(tmp_path: Path) -> None:
+    Image.new("RGBA", (20, 20), (255, 0, 0, 0)).save(tmp_path / "clear.png")
+    assert (decode(tmp_path / "clear.png") == 255).all()
+    palette = Image.new("P", (20, 20), 0)
+    palette.putpalette([10, 20, 30])
+    palette.save(tmp_path / "clear.gif", transparency=0)
+    assert (decode(tmp_path / "clear.gif") == 255).all()
+
+
+def test_exif_orientation_is_followed(tmp_path: Path) -> None:
+    image = Image.new("RGB", (20, 20), "black")
+    image.paste("white", (0, 0, 20, 10))  # white above
+    exif = image.getexif()
+    exif[0x0112] = 6  # to be shown turned clockwise by 90 degrees: white to the right
+    image.save(tmp_path / "turned.png", exif=exif)
+    photo = decode(tmp_path / "turned.png")
+    assert photo[:, 12:].mean() > 240
+    assert photo[:, :4].mean() < 15
+
+
+def test_of_an_animation_the_first_frame_counts(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (20, 20), name) for name in ("red", "blue")]
+    for suffix in (".gif", ".png", ".webp"):
+        frames[0].save(tmp_path / f"moving{suffix}", save_all=True, append_images=frames[1:], duration=50)
+        assert np.abs(colour(decode(tmp_path / f"moving{suffix}")) - (255, 0, 0)).max() < 6, suffix
+
+
+def test_the_centre_of_an_oblong_photograph_is_kept(tmp_path: Path) -> None:
+    image = Image.new("RGB", (60, 20), "black")
+    image.paste("white", (20, 0, 40, 20))
+    image.save(tmp_path / "wide.png")
+    assert (decode(tmp_path / "wide.png", 20) == 255).all()
+
+
+def test_a_photograph_of_the_wanted_size_is_not_touched(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "same.png")
+    assert np.array_equal(decode(tmp_path / "same.png"), pixels)
+
+
+def test_what_is_no_photograph_is_refused_with_its_reason(tmp_path: Path) -> None:
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "text.jpg").write_text("<svg/>")
+    Image.new("RGB", (64, 64), ORANGE).save(tmp_path / "whole.jpg")
+    whole = (tmp_path / "whole.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) * 2 // 3])
+    Image.new("RGB", (64, 64), ORANGE).save(tmp_path / "whole.png")
+    bits = (tmp_path / "whole.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(bits[: len(bits) // 2])
+    Image.new("RGB", (2000, 1000)).save(tmp_path / "large.png")
+    Image.new("RGB", (300, 4)).save(tmp_path / "thin.png")
+    for name, reason in (
+        ("absent.jpg", "not found"),
+        ("empty.jpg", "0 bytes"),
+        ("text.jpg", "not an image"),
+        ("cut.jpg", "cannot be decoded"),
+        ("cut.png", "cannot be decoded"),
+        ("large.png", "2000 x 1000 px is larger than the limit of 1 megapixels"),
+        ("thin.png", "smaller than 8 px"),
+    ):
+        with pytest.raises(PhotoError, match=rf"{name}.*{reason}"):
+            decode(tmp_path / name)
+
+
+def test_a_bomb_is_refused_by_its_header(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.png"
+    Image.new("1", (30000, 30000)).save(path)
+    with pytest.raises(PhotoError, match="larger than the limit"):
+        decode(path, megapixels=50.0)
