@@ -24,6 +24,7 @@ TOKEN_PATTERN = r"[^\W_]+"
 """Letters and digits of any script; an underscore parts words, so `travel_handbag` answers `handbag`."""
 
 MAX_TERMS = 3
+SEARCH_COLUMNS = ["model", "query", "rank", "image_path", "score", "document", "relevant", "row"]
 SCORE_DIGITS = 9
 """Scores are compared at this many places: equal documents tie, whatever the last bits of a sum."""
 
@@ -234,7 +235,7 @@ def example_queries(queries: Sequence[Query]) -> list[Query]:
 def search_table(
     name: str, index: TextIndex, queries: Sequence[Query], gallery: NDArray[np.bool_], top_k: int
 ) -> pd.DataFrame:
-    """Run queries over the gallery. Columns: model, query, rank, image_path, score, document, relevant, row."""
+    """Run queries over the gallery. Columns: SEARCH_COLUMNS; `row` is the photograph's row in the index."""
     rows: list[dict[str, Any]] = []
     position = {path: row for row, path in enumerate(index.image_paths)}
     place_in_gallery = np.cumsum(gallery) - 1
@@ -245,4 +246,4 @@ def search_table(
             rows.append(
                 {"model": name, "query": query.text, "rank": rank, **hit.__dict__, "relevant": relevant, "row": row}
             )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=SEARCH_COLUMNS)
