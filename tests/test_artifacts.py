@@ -55,9 +55,11 @@ def test_arrays_and_tensors_survive_and_repeat(tmp_path: Path) -> None:
     assert (tmp_path / "1.npz").read_bytes() == (tmp_path / "2.npz").read_bytes()
     again = artifacts.read_npz(tmp_path / "1.npz")
     assert all(np.array_equal(again[name], arrays[name]) for name in arrays)
-    turned = {"t": np.arange(6, dtype=np.float32).reshape(2, 3).T}
+    turned = {"t": np.arange(6, dtype=np.float32).reshape(2, 3).T, "scalar": np.array(3.0)}
     artifacts.write_tensors(tmp_path / "t.safetensors", turned)
-    assert np.array_equal(artifacts.read_tensors(tmp_path / "t.safetensors")["t"], turned["t"])
+    tensors = artifacts.read_tensors(tmp_path / "t.safetensors")
+    assert all(np.array_equal(tensors[name], turned[name]) for name in turned)
+    assert tensors["scalar"].shape == ()
     artifacts.write_npy(tmp_path / "p.npy", arrays["b"])
     assert np.array_equal(artifacts.read_npy(tmp_path / "p.npy"), arrays["b"])
 

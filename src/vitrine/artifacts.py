@@ -110,7 +110,7 @@ def write_tensors(path: Path, tensors: Mapping[str, NDArray[Any]], metadata: Map
     """Write arrays as safetensors."""
     from safetensors.numpy import save
 
-    contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in sorted(tensors.items())}
+    contiguous = {name: np.asarray(tensor, order="C") for name, tensor in sorted(tensors.items())}
     with atomic_path(path) as temporary:
         temporary.write_bytes(save(contiguous, metadata=dict(metadata) if metadata else None))
 

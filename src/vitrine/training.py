@@ -265,9 +265,10 @@ class _Run:
             others = [parameter for parameter in parameters if parameter.ndim <= 1]
             groups.append({"params": decayed, "peak": rate, "weight_decay": self.params.weight_decay})
             groups.append({"params": others, "peak": rate, "weight_decay": 0.0})
-        optimizer = torch.optim.AdamW(groups, lr=phase.head_learning_rate)
+        fused = self.device.type in ("cpu", "cuda")
+        optimizer = torch.optim.AdamW(groups, lr=phase.head_learning_rate, fused=fused)
         if self._optimizer_state:
-            _load_optimizer(optimizer, self._optimizer_state, self.device)
+            _load_optimizer(optimizer, self._optimizer_state)
             self._optimizer_state = {}
         return optimizer
 
@@ -467,11 +468,14 @@ def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, NDArray[An
     return {f"{index}.{key}": value.cpu().numpy() for index, entry in state.items() for key, value in entry.items()}
 
 
-def _load_optimizer(
-    optimizer: torch.optim.Optimizer, tensors: Mapping[str, NDArray[Any]], device: torch.device
-) -> None:
+def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, NDArray[Any]]) -> None:
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     document = optimizer.state_dict()
-    for name, tensor in tensors.items():
+    for name, array in tensors.items():
         index, key = name.split(".", 1)
-        document["state"].setdefault(int(index), {})[key] = torch.from_numpy(np.array(tensor))
+        tensor = torch.from_numpy(np.array(array))
+        if tensor.ndim:
+            # The fused kernel walks memory: moments must lie as their parameter does (channels last, for one).
+            tensor = torch.empty_like(parameters[int(index)]).copy_(tensor)
+        document["state"].setdefault(int(index), {})[key] = tensor
     optimizer.load_state_dict(document)
