@@ -1,0 +1,116 @@
+"""Kill `dvc repro` at random moments, let it go on, and compare the weights with those of an undisturbed run.
+
+Works in a temporary copy of the project with few epochs, on the dataset that params.yaml names. Then forces a whole
+rerun and compares all of models/, metrics/ and plots/.
+
+    python benchmarks/kill_and_resume.py [--kills 5] [--seed 0] [--epochs 4]
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parents[1]
+
+
+def dvc(root: Path, *arguments: str) -> subprocess.Popen[str]:
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(root / "src"),
+        "DVC_NO_ANALYTICS": "1",
+    }
+    log = (root / "log.txt").open("a")
+    return subprocess.Popen(
+        [sys.executable, "-m", "dvc", *arguments],
+        cwd=root, env=environment, stdout=log, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def finish(process: subprocess.Popen[str], root: Path) -> None:
+    if process.wait() != 0:
+        sys.exit((root / "log.txt").read_text()[-3000:] + "\nFAILED: dvc did not end well")
+
+
+def copy_project(root: Path, epochs: int) -> None:
+    for name in ("src", "stages", "data"):
+        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__", "splits", "*.egg-info"))
+    for name in ("dvc.yaml", ".dvcignore"):
+        shutil.copy(ROOT / name, root / name)
+    for path in root.glob("data/*/dvc.*"):
+        path.unlink()  # the copy has its data already
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params["train_deit"] |= {"head_epochs": 1, "full_epochs": epochs - 1}
+    params["train_mobilevit"]["epochs"] = epochs
+    (root / "params.yaml").write_text(yaml.safe_dump(params))
+    subprocess.run(["git", "init", "-q"], cwd=root, check=True)
+    finish(dvc(root, "init", "-q"), root)
+
+
+def digests(root: Path, *folders: str) -> dict[str, str]:
+    files = sorted(path for folder in folders for path in (root / folder).rglob("*") if path.is_file())
+    return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def compare(name: str, before: dict[str, str], after: dict[str, str]) -> None:
+    changed = sorted(path for path in before.keys() | after.keys() if before.get(path) != after.get(path))
+    if changed:
+        sys.exit(f"FAILED: {name}: these files differ: {', '.join(changed)}")
+    print(f"ok: {name}: {len(before)} files are the same to the last bit", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=5)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--epochs", type=int, default=4)
+    arguments = parser.parse_args()
+    chance = random.Random(arguments.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        copy_project(root, arguments.epochs)
+        finish(dvc(root, "repro", "split"), root)
+        start = time.monotonic()
+        finish(dvc(root, "repro", "train_deit", "train_mobilevit"), root)
+        whole_seconds = time.monotonic() - start
+        undisturbed = digests(root, "models", "metrics", "plots")
+        print(f"undisturbed training of both models: {whole_seconds:.0f} s", flush=True)
+
+        for path in (root / "models").iterdir():
+            shutil.rmtree(path)
+        shutil.rmtree(root / ".dvc/cache/runs", ignore_errors=True)
+        for kill in range(arguments.kills):
+            process = dvc(
+                root, "repro", "--force", "--single-item", *(["train_deit", "train_mobilevit"][kill % 2 :][:1])
+            )
+            moment = chance.uniform(0.1, 0.5) * whole_seconds
+            time.sleep(moment)
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            states = [path.name for path in sorted((root / ".resume").glob("*"))]
+            print(f"killed after {moment:.1f} s; states kept: {', '.join(states) or 'none'}", flush=True)
+        finish(dvc(root, "repro", "--force", "train_deit", "train_mobilevit"), root)
+        resumed = (root / "log.txt").read_text().count("going on after epoch")
+        print(f"runs that went on from a saved epoch: {resumed}")
+        compare("killed and resumed", undisturbed, digests(root, "models", "metrics", "plots"))
+
+        finish(dvc(root, "repro"), root)
+        first = digests(root, "models", "metrics", "plots", "report", "index", "predictions")
+        finish(dvc(root, "repro", "--force"), root)
+        compare("forced rerun", first, digests(root, "models", "metrics", "plots", "report", "index", "predictions"))
+
+
+if __name__ == "__main__":
+    main()
