@@ -15,7 +15,7 @@ from vitrine.figures import photo_grid, search_rows
 from vitrine.labels import LabelSpace, read_photos
 from vitrine.params import ParamsError, exit_on, read_section
 from vitrine.predictions import Predictions
-from vitrine.retrieval import IndexParams, TextIndex, example_queries, measure, search_table, true_queries
+from vitrine.retrieval import IndexParams, TextIndex, example_queries, headline, measure, search_table, true_queries
 
 
 def main() -> None:
@@ -41,8 +41,7 @@ def main() -> None:
     retrieval = pd.concat(measured)
     write_csv(plots / "retrieval.csv", retrieval)
     write_csv(plots / "searches.csv", pd.concat(searches))
-    every = retrieval[retrieval["num_terms"] == 0].drop(columns="num_terms").set_index("model")
-    write_metrics(Path("metrics/retrieval.json"), {str(name): row.to_dict() for name, row in every.iterrows()})
+    write_metrics(Path("metrics/retrieval.json"), headline(retrieval))
 
 
 if __name__ == "__main__":

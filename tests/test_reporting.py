@@ -30,7 +30,8 @@ def report_data(first: list[float], second: list[float], small: str = "b") -> Re
          "flops": 570_000_000} for m in "ab"
     ]  # fmt: skip
     retrieval = [
-        {"model": m, "num_terms": t, "num_queries": 17, "precision_at_4": 0.333, "random_precision_at_4": 0.048}
+        {"model": m, "num_terms": t, "num_queries": 17, "k": 4, "precision_at_k": 0.333,
+         "random_precision_at_k": 0.048}
         for m in "ab" for t in (0, 1)
     ]  # fmt: skip
     return ReportData(

@@ -21,6 +21,7 @@ from vitrine.retrieval import (
     TextIndex,
     documents,
     example_queries,
+    headline,
     measure,
     precision_at_k,
     search_table,
@@ -155,8 +156,11 @@ def test_the_measure_is_the_mean_over_queries_of_the_gallery_alone() -> None:
     measured = measure("m", INDEX, queries, gallery, 2).set_index("num_terms")
     assert measured["num_queries"].to_dict() == {0: 7, 1: 4, 2: 3}
     # blue: 2 of 2; red: y, then two at 0 of which none; handbag: y and z; bottle: x, then one at 0
-    assert measured.loc[1, "precision_at_2"] == pytest.approx((1 + 0.5 + 1 + 0.5) / 4)
-    assert measured.loc[1, "random_precision_at_2"] == pytest.approx((2 + 1 + 2 + 1) / 3 / 4)
+    assert measured.loc[1, "precision_at_k"] == pytest.approx((1 + 0.5 + 1 + 0.5) / 4)
+    assert measured.loc[1, "random_precision_at_k"] == pytest.approx((2 + 1 + 2 + 1) / 3 / 4)
+    summary = headline(measured.reset_index())
+    assert summary["m"]["num_queries"] == 7
+    assert summary["m"]["precision_at_2"] == pytest.approx((3 + 3 * 0.5) / 7)
     with pytest.raises(ArtifactError, match="no query is left"):
         measure("m", INDEX, [], gallery, 2)
 

@@ -218,14 +218,13 @@ def _classes(data: ReportData, models: list[str]) -> list[str]:
 
 
 def _search(data: ReportData, models: list[str]) -> list[str]:
-    metric = next(column for column in data.retrieval.columns if column.startswith("precision_at_"))
-    k = metric.removeprefix("precision_at_")
+    k = int(data.retrieval["k"].iloc[0])
     rows = []
     for num_terms in sorted(set(data.retrieval["num_terms"])):
         group = data.retrieval[data.retrieval["num_terms"] == num_terms].set_index("model")
         asked = "all queries" if num_terms == 0 else f"{num_terms} label" + ("s" if num_terms > 1 else "")
-        cells = [percent(group.loc[name, metric]) for name in models]
-        rows.append([asked, int(group["num_queries"].iloc[0]), *cells, percent(group[f"random_{metric}"].iloc[0])])
+        cells = [percent(group.loc[name, "precision_at_k"]) for name in models]
+        rows.append([asked, int(group["num_queries"].iloc[0]), *cells, percent(group["random_precision_at_k"].iloc[0])])
     header = ["query", "number", *(f"{name} precision@{k}" for name in models), "random order"]
     return [
         "A photograph's document is its predicted labels; TF-IDF and cosine rank them. Queries are made of true "

@@ -201,7 +201,7 @@ def measure(
     """Return the mean precision@k by number of terms, and that of a random order.
 
     Columns:
-        model, num_terms (0: all queries), num_queries, precision_at_K, random_precision_at_K
+        model, num_terms (0: all queries), num_queries, k, precision_at_k, random_precision_at_k
 
     Shape:
         gallery: (photos,), the photographs that may be found; queries' relevant: (gallery photographs,)
@@ -209,8 +209,8 @@ def measure(
     rows = [
         {
             "num_terms": query.num_terms,
-            f"precision_at_{top_k}": precision_at_k(index.scores(query.text)[gallery], query.relevant, top_k),
-            f"random_precision_at_{top_k}": float(query.relevant.mean()),
+            "precision_at_k": precision_at_k(index.scores(query.text)[gallery], query.relevant, top_k),
+            "random_precision_at_k": float(query.relevant.mean()),
         }
         for query in queries
     ]
@@ -223,7 +223,21 @@ def measure(
     counts = [len(each), *each.groupby("num_terms").size()]
     table.insert(0, "model", name)
     table.insert(2, "num_queries", counts)
+    table.insert(3, "k", top_k)
     return table
+
+
+def headline(measured: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """Pick, for every model, the few numbers over all queries that `dvc metrics diff` compares; the keys name k."""
+    every = measured[measured["num_terms"] == 0]
+    return {
+        row["model"]: {
+            "num_queries": row["num_queries"],
+            f"precision_at_{row['k']}": row["precision_at_k"],
+            f"random_precision_at_{row['k']}": row["random_precision_at_k"],
+        }
+        for row in every.to_dict("records")
+    }
 
 
 def example_queries(queries: Sequence[Query]) -> list[Query]:
