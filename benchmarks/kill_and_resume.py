@@ -23,6 +23,7 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).parents[1]
+STAGES = ("train_deit", "train_mobilevit")
 
 
 def dvc(root: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -82,26 +83,30 @@ def main() -> None:
         root = Path(folder)
         copy_project(root, arguments.epochs)
         finish(dvc(root, "repro", "split"), root)
-        start = time.monotonic()
-        finish(dvc(root, "repro", "train_deit", "train_mobilevit"), root)
-        whole_seconds = time.monotonic() - start
+        stage_seconds = {}
+        for stage in STAGES:
+            start = time.monotonic()
+            finish(dvc(root, "repro", stage), root)
+            stage_seconds[stage] = time.monotonic() - start
+            print(f"undisturbed {stage}: {stage_seconds[stage]:.0f} s", flush=True)
         undisturbed = digests(root, "models", "metrics", "plots")
-        print(f"undisturbed training of both models: {whole_seconds:.0f} s", flush=True)
 
-        for path in (root / "models").iterdir():
-            shutil.rmtree(path)
         shutil.rmtree(root / ".dvc/cache/runs", ignore_errors=True)
-        for kill in range(arguments.kills):
-            process = dvc(
-                root, "repro", "--force", "--single-item", *(["train_deit", "train_mobilevit"][kill % 2 :][:1])
-            )
-            moment = chance.uniform(0.1, 0.5) * whole_seconds
-            time.sleep(moment)
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        kills = 0
+        while kills < arguments.kills:
+            stage = STAGES[kills % len(STAGES)]
+            process = dvc(root, "repro", "--force", "--single-item", stage)
+            moment = chance.uniform(0.1, 0.9) * stage_seconds[stage]
+            try:
+                process.wait(timeout=moment)
+                continue  # it had gone on from a saved epoch and ended before its moment: not a kill
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+            kills += 1
             states = [path.name for path in sorted((root / ".resume").glob("*"))]
-            print(f"killed after {moment:.1f} s; states kept: {', '.join(states) or 'none'}", flush=True)
-        finish(dvc(root, "repro", "--force", "train_deit", "train_mobilevit"), root)
+            print(f"{stage} killed after {moment:.1f} s; states kept: {', '.join(states) or 'none'}", flush=True)
+        finish(dvc(root, "repro", "--force", "--single-item", *STAGES), root)
         resumed = (root / "log.txt").read_text().count("going on after epoch")
         print(f"runs that went on from a saved epoch: {resumed}")
         compare("killed and resumed", undisturbed, digests(root, "models", "metrics", "plots"))
