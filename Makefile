@@ -6,7 +6,7 @@ export DVC_NO_ANALYTICS := 1
 export VITRINE_TEAM13_DIR ?= $(abspath $(wildcard ../shared/team13))
 
 .DEFAULT_GOAL := help
-.PHONY: setup repro test check lock-check team13 diff bench kill-test help
+.PHONY: setup repro test check lock-check team13 crossval render realism diff bench kill-test help
 
 setup: .venv/installed  ## Make the environment (about 6 GB, once)
 
@@ -19,9 +19,18 @@ setup: .venv/installed  ## Make the environment (about 6 GB, once)
 repro: setup  ## Run the pipeline: data, training, evaluation, index, report
 	dvc repro
 
-team13: setup  ## Fetch Team 13's photographs and run the pipeline on them
+team13: setup  ## Fetch Team 13's real photographs and run the pipeline on them, as an experiment
 	dvc repro data/team13/dvc.yaml
-	dvc repro
+	grep -v '^#' data/team13/recipe | sed 's/^/-S /' | xargs dvc exp run
+
+crossval: setup  ## Cross-validate both models and the baselines, by item (about 25 minutes)
+	dvc repro crossval/dvc.yaml
+
+render: setup  ## Render the sample catalogue anew where its renderer or params changed
+	dvc repro data/sample/dvc.yaml
+
+realism: setup  ## Judge the trained models on Team 13's photographs, unseen
+	python benchmarks/realism.py
 
 test: setup  ## Run all tests
 	python -m pytest -q

@@ -235,6 +235,19 @@ def search_rows(found: pd.DataFrame, photos: NDArray[np.uint8]) -> list[GridRow]
     return rows
 
 
+def suspect_rows(suspects: pd.DataFrame, photos: NDArray[np.uint8]) -> list[GridRow]:
+    """Make tiles, six a row, of photographs whose labels look wrong: the label, and what it looks like.
+
+    Shape:
+        photos: (photos, height, width, channels), addressed by the table's column `row`
+    """
+    tiles = [
+        Tile(photos[suspect["row"]], [f"{words(suspect['label'])};", f"looks like {words(suspect['looks_like'])}"])
+        for suspect in suspects.to_dict("records")
+    ]
+    return [GridRow("", tiles[start : start + 6]) for start in range(0, len(tiles), 6)]
+
+
 def _shorten(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1].rstrip() + "\u2026"
 

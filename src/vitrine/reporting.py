@@ -81,7 +81,6 @@ def write_report(data: ReportData) -> str:
         "## Every class",
         *_classes(data, models),
         "## Mistakes",
-        PHOTOGRAPHS_NOTE,
         *(f"![The mistakes {name} is surest of](../plots/evaluate/mistakes_{name}.jpg)" for name in models),
         "## Embeddings",
         *(f"![Embeddings of {name} in two dimensions](../plots/evaluate/pca_{name}.png)" for name in models),
@@ -94,12 +93,6 @@ def write_report(data: ReportData) -> str:
         "`dvc metrics diff`, `dvc params diff` and `dvc plots diff` compare it with another commit.",
     ]
     return "\n\n".join(sections) + "\n"
-
-
-PHOTOGRAPHS_NOTE = (
-    "Pictures that contain photographs of the dataset are kept in the DVC cache and not in git: run `dvc repro` or "
-    "`dvc checkout` to see them."
-)
 
 
 def percent(value: float) -> str:
@@ -231,7 +224,6 @@ def _search(data: ReportData, models: list[str]) -> list[str]:
         "labels; a hit is right if all of them are true of it. Searched are val and test: a model knows its training "
         "photographs by heart.",
         markdown_table(header, rows),
-        PHOTOGRAPHS_NOTE,
         *(f"![Example searches with {name}](../plots/index/searches_{name}.jpg)" for name in models),
     ]
 

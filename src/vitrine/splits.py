@@ -35,6 +35,32 @@ class SplitParams(Section):
     near_duplicate_bits: Annotated[int, Field(ge=0, lt=32)]
 
 
+class FoldParams(Section):
+    """How items are put into folds."""
+
+    num_folds: Annotated[int, Field(ge=2, le=50)]
+    seed: Annotated[int, Field(ge=0)]
+
+
+def assign_folds(table: pd.DataFrame, params: FoldParams) -> NDArray[np.int64]:
+    """Number the fold of every photograph: whole items, classes as even as can be. Shape: (photos,).
+
+    Raises:
+        SplitError: a class has fewer items than there are folds.
+    """
+    fewest = table.groupby(CLASS_TASK)["instance_id"].nunique()
+    if fewest.min() < params.num_folds:
+        raise SplitError(
+            f"folds.num_folds: {params.num_folds} folds need as many items of every class; '{fewest.idxmin()}' has "
+            f"{fewest.min()}"
+        )
+    folds = np.full(len(table), -1, dtype=np.int64)
+    splitter = StratifiedGroupKFold(params.num_folds, shuffle=True, random_state=params.seed)
+    for fold, (_, rows) in enumerate(splitter.split(table, table[CLASS_TASK], table["instance_id"])):
+        folds[rows] = fold
+    return folds
+
+
 def split_items(table: pd.DataFrame, tasks: list[str], params: SplitParams) -> pd.Series:
     """Draw a split of whole items, with every class in the same shares everywhere; the same seed, the same split.
 

@@ -24,9 +24,9 @@ from tqdm import tqdm
 from vitrine import labels as labels_module
 from vitrine import model as model_module
 from vitrine import preprocess as preprocess_module
-from vitrine.artifacts import read_json, read_npy, read_tensors, write_csv, write_metrics, write_tensors
+from vitrine.artifacts import read_json, read_npy, read_tensors, write_tensors
 from vitrine.labels import CLASS_TASK, MISSING, LabelSpace, read_photos
-from vitrine.model import MultiTaskModel, create_model, describe_model, load_tensors, save_model, tensors_of
+from vitrine.model import MultiTaskModel, describe_model, load_tensors, tensors_of
 from vitrine.params import Section
 from vitrine.preprocess import Augmentation, AugmentationParams, shrink_photos
 
@@ -106,40 +106,6 @@ class Fitted:
     model: MultiTaskModel
     epoch: int
     history: pd.DataFrame
-
-
-def run_training(
-    name: str,
-    phases: Sequence[Phase],
-    backbone: BackboneParams,
-    params: TrainingParams,
-    balanced: bool,
-) -> None:
-    """Train model `name` on data/splits and write models/NAME, metrics/train_NAME.json and plots/train_NAME.
-
-    A killed run leaves its last finished epoch in .resume/; the next run goes on from there.
-    """
-    data = TrainingData.read(Path("data/splits"))
-    torch.manual_seed(params.seed)
-    model = create_model(
-        backbone.architecture,
-        backbone.weights,
-        data.label_space,
-        int(data.photos.shape[1]),
-        backbone.image_size_px,
-        params.feature_dropout,
-        params.head_dropout,
-    )
-    resume = Path(".resume") / f"{name}.safetensors"
-    fitted = fit(model.to(pick_device()), data, phases, params, balanced, resume, title=name)
-
-    row = fitted.history.loc[fitted.history["epoch"] == fitted.epoch].iloc[0]
-    notes = {"epoch": fitted.epoch, "weights": backbone.weights, "phases": [asdict(phase) for phase in phases]}
-    save_model(fitted.model, Path("models") / name, notes)
-    write_csv(Path("plots") / f"train_{name}" / "history.csv", fitted.history)
-    scores = {key: row[key] for key in fitted.history.columns if key.startswith("val_")}
-    write_metrics(Path("metrics") / f"train_{name}.json", {"epoch": fitted.epoch, **scores})
-    resume.unlink(missing_ok=True)
 
 
 def pick_device() -> torch.device:

@@ -1,0 +1,79 @@
+"""How real are the renders? Judge models that have only seen the sample catalogue on Team 13's photographs.
+
+Uses the models that `dvc repro` trained, without any fine-tuning, on Team 13's train and val photographs; its test
+split is never read. Prints accuracies with 95 % intervals from a bootstrap over items, and which classes are confused.
+
+    python benchmarks/realism.py [--photos data/team13] [--models models]
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import confusion_matrix
+
+from vitrine.catalog import DataParams, read_catalog
+from vitrine.figures import words
+from vitrine.inference import Predictor
+from vitrine.labels import CLASS_TASK
+from vitrine.params import read_section
+
+DRAWS, SEED = 2000, 13
+
+
+def interval(correct: np.ndarray, items: np.ndarray) -> tuple[float, float]:
+    """95 % percentile interval of an accuracy, from drawing whole items with replacement."""
+    names, which = np.unique(items, return_inverse=True)
+    right, count = np.bincount(which, weights=correct), np.bincount(which)
+    drawn = np.random.default_rng(SEED).integers(0, len(names), (DRAWS, len(names)))
+    low, high = np.quantile(right[drawn].sum(axis=1) / count[drawn].sum(axis=1), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--photos", type=Path, default=Path("data/team13"))
+    parser.add_argument("--models", type=Path, default=Path("models"))
+    arguments = parser.parse_args()
+    # The attributes that the models know, and one spelling of gray, as in the reference's evaluation.
+    params = read_section("data", DataParams)
+    data = DataParams.model_validate(
+        {
+            **params.model_dump(),
+            "path": str(arguments.photos),
+            "aliases": {"color": {"grey": "gray"}},
+            "masked_labels": {},
+        }
+    )
+    table = read_catalog(arguments.photos, data)
+    table = table[table["split"].isin(["train", "val"])].reset_index(drop=True)
+    items = table["instance_id"].to_numpy()
+    print(f"{len(table)} photographs of {len(np.unique(items))} items, train and val of Team 13\n")
+    print("| model | task | zero-shot accuracy | 95 % interval | majority |\n| --- | --- | ---: | ---: | ---: |")
+    confusions = {}
+    for folder in sorted(path for path in arguments.models.iterdir() if (path / "model.safetensors").is_file()):
+        predictor = Predictor.load(folder)
+        found = predictor.predict_files([arguments.photos / path for path in table["image_path"]], max_megapixels=50.0)
+        for task in data.tasks:
+            labels = np.array(predictor.label_space.labels[task])
+            predicted = labels[found.probs[task].argmax(axis=1)]
+            known = table[task].notna().to_numpy()
+            truth = table[task].to_numpy()
+            correct = (predicted == truth)[known].astype(float)
+            low, high = interval(correct, items[known])
+            majority = pd.Series(truth[known]).value_counts(normalize=True).iloc[0]
+            print(f"| {folder.name} | {task} | {correct.mean():.1%} | {low:.1%} to {high:.1%} | {majority:.1%} |")
+            if task == CLASS_TASK:
+                counts = confusion_matrix(truth, predicted, labels=labels)
+                confusions[folder.name] = pd.DataFrame(counts, [words(label) for label in labels], range(len(labels)))
+    for name, counts in confusions.items():
+        print(
+            f"\n{name}: rows are the true classes, columns the predicted ones in the same order\n{counts.to_string()}"
+        )
+
+
+if __name__ == "__main__":
+    main()

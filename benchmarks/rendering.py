@@ -1,0 +1,33 @@
+"""How fast the renderer is on one core: photographs per second at several sizes and samples per pixel.
+
+python benchmarks/rendering.py [--views 20]
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+from vitrine.render.catalogue import prepare
+from vitrine.render.items import make_item
+from vitrine.render.scenes import render_view
+
+SETTINGS = ((64, 8), (96, 16), (128, 36))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--views", type=int, default=20)
+    arguments = parser.parse_args()
+    prepare()
+    render_view(make_item(0, 0), 0, 16, 1)  # loads everything
+    print("| side, px | samples a pixel | photographs a second and core |\n| ---: | ---: | ---: |")
+    for size, samples in SETTINGS:
+        start = time.perf_counter()
+        for number in range(arguments.views):
+            render_view(make_item(1, number), 0, size, samples)
+        print(f"| {size} | {samples} | {arguments.views / (time.perf_counter() - start):.2f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""Render a whole catalogue into a folder that keeps the data contract; interrupted, it goes on where it stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import numpy as np
+import pandas as pd
+from pydantic import Field
+from tqdm import tqdm
+
+from vitrine.params import Section
+from vitrine.render.items import Item, make_item
+
+LABELS = ("class_label", "color", "material", "condition", "size", "style")
+
+
+class RenderError(RuntimeError):
+    """The catalogue cannot be rendered."""
+
+
+class RenderParams(Section):
+    """What to render, and how finely."""
+
+    seed: Annotated[int, Field(ge=0)]
+    num_items: Annotated[int, Field(ge=1)]
+    views_per_item: Annotated[int, Field(ge=1, le=100)]
+    image_size_px: Annotated[int, Field(ge=16, le=1024)]
+    samples_per_pixel: Annotated[int, Field(ge=1, le=4096)]
+    val_fraction: Annotated[float, Field(gt=0, lt=0.5)]
+    test_fraction: Annotated[float, Field(gt=0, lt=0.5)]
+
+
+def split_items(items: Sequence[Item], params: RenderParams) -> list[str]:
+    """Draw train, val or test for every item: the same share of every class, and every label at least once in train.
+
+    Raises:
+        RenderError: there are too few items for that.
+    """
+    rng = np.random.default_rng([params.seed, len(items), 4])
+    classes = sorted({item.class_label for item in items})
+    for _ in range(1000):
+        split = dict.fromkeys(range(len(items)), "train")
+        for class_label in classes:
+            members = [k for k, item in enumerate(items) if item.class_label == class_label]
+            num_val, num_test = (round(f * len(members)) for f in (params.val_fraction, params.test_fraction))
+            drawn = rng.permutation(members)
+            split |= dict.fromkeys(drawn[:num_val], "val") | dict.fromkeys(drawn[num_val : num_val + num_test], "test")
+        train = [item for k, item in enumerate(items) if split[k] == "train"]
+        seen = all({getattr(i, key) for i in items} == {getattr(i, key) for i in train} for key in LABELS)
+        if seen and set(split.values()) == {"train", "val", "test"}:
+            return list(split.values())
+    raise RenderError(
+        f"render.num_items: {len(items)} items cannot be split so that every label is in train and no split is empty; "
+        "raise it"
+    )
+
+
+class Job(NamedTuple):
+    """One photograph to render, and its place below the folder."""
+
+    item: Item
+    view: int
+    image_path: str
+
+
+def jobs(params: RenderParams) -> list[Job]:
+    """All photographs of the catalogue, in order."""
+    items = [make_item(params.seed, number) for number in range(params.num_items)]
+    return [
+        Job(item, view, f"images/{item.instance_id.lower()}_{view}.jpg")
+        for item in items
+        for view in range(params.views_per_item)
+    ]
+
+
+def prepare() -> None:
+    """Make Mitsuba ready in this process: one thread, so that sums are made in the same order every time.
+
+    Raises:
+        RenderError: Mitsuba is not installed.
+    """
+    try:
+        import drjit
+        import mitsuba
+    except ImportError:
+        raise RenderError("rendering needs Mitsuba 3: pip install 'vitrine[render]'") from None
+    if mitsuba.variant() != "scalar_rgb":
+        mitsuba.set_variant("scalar_rgb")
+    drjit.set_thread_count(1)
+
+
+def _render(job: Job, folder: Path, params: RenderParams) -> tuple[str, str]:
+    """Render one photograph unless an earlier run did. Returns its path and the description of its view."""
+    from vitrine.render.scenes import describe_view, render_view
+
+    path = folder / job.image_path
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        temporary.write_bytes(render_view(job.item, job.view, params.image_size_px, params.samples_per_pixel))
+        os.replace(temporary, path)
+    return job.image_path, describe_view(job.item, job.view)
+
+
+def in_parallel(work: Sequence[Job], folder: Path, params: RenderParams) -> Iterator[tuple[str, str]]:
+    """Render on all processors; photographs come in order."""
+    prepare()
+    with ProcessPoolExecutor(
+        os.cpu_count(), mp_context=multiprocessing.get_context("spawn"), initializer=prepare
+    ) as pool:
+        found = pool.map(partial(_render, folder=folder, params=params), work, chunksize=2)
+        yield from tqdm(found, total=len(work), unit="photo", disable=None)
+
+
+def _digest(params: RenderParams) -> str:
+    """A name for unfinished work: other params or another renderer never go on with it."""
+    sources = sorted(Path(__file__).parent.glob("*.py"))
+    text = params.model_dump_json().encode() + b"".join(path.read_bytes() for path in sources)
+    return hashlib.sha256(text).hexdigest()[:16]
+
+
+def render_catalogue(folder: Path, params: RenderParams) -> None:
+    """Write `labels.csv` and `images/` below `folder`; nothing is replaced before all photographs are there.
+
+    Raises:
+        RenderError: Mitsuba is not installed, or there are too few items to split.
+    """
+    work = jobs(params)
+    items = list(dict.fromkeys(job.item for job in work))
+    split = dict(zip(items, split_items(items, params), strict=True))
+    table = pd.DataFrame(
+        {
+            "image_path": [job.image_path for job in work],
+            "class_label": [job.item.class_label for job in work],
+            "attributes": [job.item.attributes for job in work],
+            "instance_id": [job.item.instance_id for job in work],
+        }
+    )
+    partial_folder = folder / ".partial"
+    unfinished = partial_folder / _digest(params)
+    for stale in partial_folder.glob("*"):
+        if stale != unfinished:
+            shutil.rmtree(stale)
+    views = dict(in_parallel(work, unfinished, params))
+    table["caption"] = [job.item.caption(views[job.image_path]) for job in work]
+    table["split"] = [split[job.item] for job in work]
+    table.to_csv(unfinished / "labels.csv", index=False, lineterminator="\n")
+    if (folder / "images").exists():
+        shutil.rmtree(folder / "images")
+    os.replace(unfinished / "images", folder / "images")
+    os.replace(unfinished / "labels.csv", folder / "labels.csv")
+    shutil.rmtree(partial_folder)

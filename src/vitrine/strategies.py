@@ -1,0 +1,88 @@
+"""How each model is trained: its params, its phases, whether classes are balanced; and the run that a stage makes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import torch
+from pydantic import Field
+
+from vitrine.artifacts import write_csv, write_metrics
+from vitrine.model import MultiTaskModel, create_model, save_model
+from vitrine.training import BackboneParams, Phase, Rate, TrainingData, TrainingParams, fit, pick_device
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """A backbone and the phases of its training.
+
+    balanced: draw photographs with replacement, every class equally often, instead of each once an epoch.
+    """
+
+    backbone: BackboneParams
+    phases: Sequence[Phase]
+    balanced: bool
+
+
+class DeitParams(BackboneParams):
+    """Two phases: the heads on a frozen backbone, then everything, the backbone more slowly."""
+
+    head_epochs: Annotated[int, Field(ge=0)]
+    head_phase_learning_rate: Rate
+    full_epochs: Annotated[int, Field(ge=0)]
+    backbone_learning_rate: Rate
+    head_learning_rate: Rate
+
+    def strategy(self) -> Strategy:
+        phases = [
+            Phase("heads", self.head_epochs, 0.0, self.head_phase_learning_rate),
+            Phase("full", self.full_epochs, self.backbone_learning_rate, self.head_learning_rate),
+        ]
+        return Strategy(self, phases, balanced=False)
+
+
+class MobilevitParams(BackboneParams):
+    """One phase, every class drawn equally often."""
+
+    epochs: Annotated[int, Field(ge=1)]
+    learning_rate: Rate
+
+    def strategy(self) -> Strategy:
+        return Strategy(self, [Phase("full", self.epochs, self.learning_rate, self.learning_rate)], balanced=True)
+
+
+def create(strategy: Strategy, data: TrainingData, params: TrainingParams) -> MultiTaskModel:
+    """Create an untrained model for the data, its random weights drawn from the seed."""
+    torch.manual_seed(params.seed)
+    return create_model(
+        strategy.backbone.architecture,
+        strategy.backbone.weights,
+        data.label_space,
+        int(data.photos.shape[1]),
+        strategy.backbone.image_size_px,
+        params.feature_dropout,
+        params.head_dropout,
+    ).to(pick_device())
+
+
+def run_training(name: str, strategy: Strategy, params: TrainingParams) -> None:
+    """Train model `name` on data/splits and write models/NAME, metrics/train_NAME.json and plots/train_NAME.
+
+    A killed run leaves its last finished epoch in .resume/; the next run goes on from there.
+    """
+    data = TrainingData.read(Path("data/splits"))
+    resume = Path(".resume") / f"{name}.safetensors"
+    model = create(strategy, data, params)
+    fitted = fit(model, data, strategy.phases, params, strategy.balanced, resume, title=name)
+
+    row = fitted.history.loc[fitted.history["epoch"] == fitted.epoch].iloc[0]
+    phases = [asdict(phase) for phase in strategy.phases]
+    notes = {"epoch": fitted.epoch, "weights": strategy.backbone.weights, "phases": phases}
+    save_model(fitted.model, Path("models") / name, notes)
+    write_csv(Path("plots") / f"train_{name}" / "history.csv", fitted.history)
+    scores = {key: row[key] for key in fitted.history.columns if key.startswith("val_")}
+    write_metrics(Path("metrics") / f"train_{name}.json", {"epoch": fitted.epoch, **scores})
+    resume.unlink(missing_ok=True)

@@ -1,0 +1,300 @@
+"""The renderer: solids have their volumes, labels are realistic, the same seed gives the same photographs."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from PIL import Image
+
+from vitrine.catalog import DataParams, check_splits, decode_photos, read_catalog
+from vitrine.params import read_section
+from vitrine.render import materials, meshes, textures
+from vitrine.render.catalogue import LABELS, RenderError, RenderParams, jobs, split_items
+from vitrine.render.items import CLASSES, Item, make_item
+from vitrine.render.products import build
+from vitrine.render.scenes import describe_view
+
+ROOT = Path(__file__).parents[1]
+SAMPLE = ROOT / "data/sample"
+PARAMS = RenderParams(
+    seed=3, num_items=120, views_per_item=2, image_size_px=16, samples_per_pixel=1, val_fraction=0.2, test_fraction=0.2
+)
+
+
+def volume(mesh: meshes.Mesh) -> float:
+    """Signed volume of a closed mesh, by the divergence theorem; negative if it is inside out."""
+    a, b, c = (mesh.positions[mesh.faces[:, k]] for k in range(3))
+    return float(np.einsum("ij,ij->i", a, np.cross(b, c)).sum() / 6)
+
+
+# -- solids -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("mesh", "expected"),
+    [
+        (meshes.loft([0, 2], [0.5, 0.5]), np.pi * 0.25 * 2),
+        (meshes.loft([0, 2], [0.5, 0.5], [0.25, 0.25]), np.pi * 0.125 * 2),
+        (meshes.lathe([(0, 1), (1, 0.5), (2, 0.0)], num=200), None),
+        (meshes.ellipsoid(2, 1, 0.5), 4 / 3 * np.pi * 1 * 0.5 * 0.25),
+        (meshes.box(1, 2, 3, 0.01), 6.0),
+        (meshes.extrude(np.array([[0, 0], [2, 0], [2, 1], [0, 1], [0, 0]], dtype=float), [0, 3], [1, 1]), 6.0),
+    ],
+)
+def test_solids_are_closed_and_have_their_volumes(mesh: meshes.Mesh, expected: float | None) -> None:
+    found = volume(mesh)
+    assert found > 0
+    if expected is not None:
+        assert found == pytest.approx(expected, rel=0.02)
+    assert volume(mesh.moved(5, 6, 7)) == pytest.approx(found)  # holds only without holes
+    assert volume(mesh.scaled(-1, 1, 1)) == pytest.approx(found)
+    assert volume(mesh.rotated("x", 33).rotated("y", 12).rotated("z", 71)) == pytest.approx(found)
+
+
+def test_a_tube_keeps_its_distance_from_its_path() -> None:
+    path = meshes.curve((0, 0, 0), (1, 0, 0.5), (2, 1, 0), num=30)
+    tube = meshes.tube(path, 0.2)
+    nearest = np.linalg.norm(tube.positions[:, None, :] - path[None], axis=2).min(axis=1)
+    assert nearest.max() == pytest.approx(0.1, abs=1e-9)
+
+
+def test_u_runs_to_the_right_on_the_front() -> None:
+    body = meshes.loft([0, 1], [1, 1], closed=(False, False))
+    front = (body.positions[:, 1] < -0.7) & (body.positions[:, 2] == 0)
+    order = np.argsort(body.uv[front, 0])
+    assert (np.diff(body.positions[front, 0][order]) > 0).all()
+
+
+def test_normals_point_outwards() -> None:
+    ball = meshes.ellipsoid(2, 2, 2)
+    outward = np.einsum("ij,ij->i", ball.normals, ball.positions)
+    inner_rows = np.abs(ball.positions[:, 2]) < 0.95  # the poles are single points
+    assert outward[inner_rows].min() > 0.98
+
+
+# -- surfaces -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [make for make, _ in (*textures.SURFACES, *textures.WALLS)])
+def test_pictures_of_surfaces_are_colours_and_repeat(make) -> None:  # type: ignore[no-untyped-def]
+    first, again = make(np.random.default_rng(1), 64), make(np.random.default_rng(1), 64)
+    assert first.shape == (64, 64, 3)
+    assert first.min() >= 0 and first.max() <= 1
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, make(np.random.default_rng(2), 64))
+
+
+@pytest.mark.parametrize("color", materials.COLORS)
+def test_colours_stay_in_their_ranges(color: str) -> None:
+    import colorsys
+
+    (hue_low, hue_high), (s_low, s_high), (v_low, v_high) = materials.COLORS[color]
+    for seed in range(20):
+        hue, saturation, value = colorsys.rgb_to_hsv(*materials.sample_rgb(np.random.default_rng(seed), color))
+        assert s_low - 1e-9 <= saturation <= s_high + 1e-9 and v_low - 1e-9 <= value <= v_high + 1e-9
+        if saturation > 1e-6:
+            assert hue_low - 1e-9 <= hue <= hue_high + 1e-9 or hue_low - 1e-9 <= hue + 1 <= hue_high + 1e-9
+
+
+@pytest.mark.parametrize("soft", [True, False])
+def test_wear_shows(soft: bool) -> None:
+    clean = np.full((128, 128, 3), 0.4)
+    change = np.zeros(3)
+    for seed in range(5):
+        for k, wear in enumerate((0.0, 0.5, 1.0)):
+            worn, _ = materials.worn(np.random.default_rng(seed), clean, 0.5, wear, soft=soft)
+            change[k] += np.abs(worn - clean).mean() / 5
+    assert change[0] == 0 and change[1] > 0.02 and change[2] > 1.3 * change[1]
+
+
+def test_printed_packs_can_be_read() -> None:
+    for seed in range(5):
+        page = textures.printed(np.random.default_rng(seed), (0.9, 0.9, 0.9), (80, 120), 0.5)
+        assert page.shape == (120, 80, 3)
+        assert page.min() < 0.5 < page.max()
+
+
+# -- items --------------------------------------------------------------------------------------------------------
+
+
+def test_items_repeat_and_take_turns() -> None:
+    assert make_item(5, 17) == make_item(5, 17)
+    assert make_item(5, 17) != make_item(6, 17)
+    assert Counter(make_item(5, k).class_label for k in range(40)) == dict.fromkeys(CLASSES, 4)
+    assert len({make_item(5, k).instance_id for k in range(40)}) == 40
+
+
+def test_no_class_can_be_told_by_its_colour_and_labels_are_possible() -> None:
+    items = pd.DataFrame([vars(make_item(1, k)) for k in range(3000)])
+    share = pd.crosstab(items["color"], items["class_label"], normalize="index")
+    assert share.to_numpy().max() < 0.55
+    assert (pd.crosstab(items["class_label"], items["color"]) > 0).sum(axis=1).min() >= 8
+    transparent = items[items["color"] == "transparent"]
+    assert set(transparent["material"]) <= {"plastic", "glass"}
+    assert set(items["color"]) >= set(materials.COLORS) | {"transparent", "multicolor"}
+    assert set(items["material"]) == set(materials.MATERIALS)
+    assert set(items["condition"]) == set(materials.CONDITIONS)
+
+
+def test_an_items_shape_does_not_depend_on_its_condition() -> None:
+    item = replace(make_item(2, 8), condition="new")
+    worn = replace(item, condition="used")
+    sizes = [np.ptp(build(each, "standing")[0].mesh.positions, axis=0) for each in (item, worn)]
+    np.testing.assert_allclose(sizes[0], sizes[1], rtol=0.15)
+
+
+@pytest.mark.parametrize("number", range(10))
+def test_every_family_builds_many_shapes(number: int) -> None:
+    extents = []
+    for k in range(12):
+        item = make_item(4, 10 * k + number)
+        parts = build(item, "standing")
+        points = np.concatenate([part.mesh.positions for part in parts])
+        assert np.isfinite(points).all()
+        for part in parts:
+            assert part.mesh.faces.max() < len(part.mesh.positions) and part.mesh.uv.shape == (
+                len(part.mesh.positions),
+                2,
+            )
+        extents.append(np.round(np.ptp(points, axis=0), 3))
+    assert len(np.unique(extents, axis=0)) >= 11
+
+
+def test_captions_say_what_is_seen() -> None:
+    item = Item("X", "personal_care_soap_bar", "blue", "soap", "used", "small", "modern", (1, 2))
+    assert item.caption("from above") in ("used blue soap bar, from above", "used blue bar of soap, from above")
+    assert describe_view(item, 3) == describe_view(item, 3)
+
+
+# -- catalogue ----------------------------------------------------------------------------------------------------
+
+
+def test_the_split_is_even_and_every_label_is_in_train() -> None:
+    items = list(dict.fromkeys(job.item for job in jobs(PARAMS)))
+    split = split_items(items, PARAMS)
+    table = pd.DataFrame([vars(item) for item in items]).assign(split=split)
+    assert pd.crosstab(table["class_label"], table["split"]).to_numpy().tolist() == [[2, 8, 2]] * 10
+    for key in LABELS:
+        assert set(table[key]) == set(table.loc[table["split"] == "train", key])
+    assert split == split_items(items, PARAMS)
+
+
+def test_too_few_items_are_an_error() -> None:
+    items = [make_item(1, k) for k in range(10)]
+    with pytest.raises(RenderError, match="num_items"):
+        split_items(items, PARAMS)
+
+
+def test_photographs_of_one_item_are_named_after_it() -> None:
+    work = jobs(PARAMS)
+    assert len(work) == 240 and len({job.image_path for job in work}) == 240
+    assert all(job.image_path.startswith(f"images/{job.item.instance_id.lower()}_") for job in work)
+
+
+def test_the_committed_sample_keeps_the_contract() -> None:
+    data = DataParams(
+        path=str(SAMPLE), attributes=["color", "material", "condition", "size", "style"], aliases={}, masked_labels={}
+    )
+    table = read_catalog(SAMPLE, data)
+    check_splits(SAMPLE / "labels.csv", table, data.tasks)
+    assert decode_photos(SAMPLE, table, 64, 1.0).shape == (600, 64, 64, 3)
+    assert table.groupby("split")["instance_id"].nunique().to_dict() == {"test": 20, "train": 80, "val": 20}
+    files = list((SAMPLE / "images").iterdir())
+    assert sum(path.stat().st_size for path in files) < 5e6
+    assert {Image.open(path).size for path in files} == {(128, 128)}
+
+
+def test_the_stages_of_the_sample_declare_the_whole_renderer() -> None:
+    stages = yaml.safe_load((SAMPLE / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    sources = {f"../../src/vitrine/render/{path.name}" for path in (ROOT / "src/vitrine/render").glob("*.py")}
+    for name, stage in stages.items():
+        assert {dep for dep in stage["deps"] if "/render/" in dep} == sources
+        assert {f"{name}.py", "../../src/vitrine/params.py"} <= set(stage["deps"])
+    outside = {
+        line.split()[1]
+        for path in (ROOT / "src/vitrine/render").glob("*.py")
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if line.startswith("from vitrine.") and not line.startswith("from vitrine.render")
+    }
+    assert outside == {"vitrine.params"}
+    read_section("render", RenderParams, SAMPLE / "params.yaml")
+
+
+# -- photographs --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def _mitsuba() -> None:
+    pytest.importorskip("mitsuba")
+    from vitrine.render.catalogue import prepare
+
+    prepare()
+
+
+def photograph(item: Item, view: int = 0, size: int = 24, samples: int = 4) -> bytes:
+    from vitrine.render.scenes import render_view
+
+    return render_view(item, view, size, samples)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_mitsuba")
+@pytest.mark.parametrize("number", range(10))
+def test_every_class_can_be_photographed(number: int) -> None:
+    for k in range(2):
+        jpeg = photograph(make_item(11, 10 * k + number), view=k, size=20, samples=1)
+        pixels = np.asarray(Image.open(io.BytesIO(jpeg)))
+        assert pixels.shape == (20, 20, 3)
+        assert pixels.std() > 5
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_mitsuba")
+def test_the_same_view_gives_the_same_bytes_and_another_does_not() -> None:
+    item = make_item(11, 3)
+    assert photograph(item) == photograph(item)
+    assert photograph(item) != photograph(item, view=1)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_mitsuba")
+def test_the_colour_label_is_seen() -> None:
+    item = replace(make_item(11, 8), material="synthetic", condition="new")
+    difference = []
+    for color in ("red", "blue"):
+        pixels = [
+            np.asarray(Image.open(io.BytesIO(photograph(replace(item, color=color), view, 24, 8))), dtype=float)
+            for view in range(3)
+        ]
+        middle = np.stack(pixels)[:, 8:16, 8:16]
+        difference.append((middle[..., 0] - middle[..., 2]).mean())
+    assert difference[0] > 30 and difference[1] < -15
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_mitsuba")
+def test_an_interrupted_catalogue_goes_on_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    from vitrine.render.catalogue import _digest, render_catalogue
+
+    params = PARAMS.model_copy(update={"num_items": 50, "views_per_item": 1, "image_size_px": 16})
+    work = jobs(params)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/old.jpg").write_bytes(b"old")
+    (tmp_path / ".partial/stale").mkdir(parents=True)
+    done = tmp_path / ".partial" / _digest(params) / work[0].image_path
+    done.parent.mkdir(parents=True)
+    done.write_bytes(b"rendered before")
+    render_catalogue(tmp_path, params)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "labels.csv"]
+    assert (tmp_path / work[0].image_path).read_bytes() == b"rendered before"
+    assert len(list((tmp_path / "images").iterdir())) == 50
+    table = pd.read_csv(tmp_path / "labels.csv")
+    assert list(table["image_path"]) == [job.image_path for job in work]
+    assert (tmp_path / work[7].image_path).read_bytes() == photograph(work[7].item, 0, 16, 1)
