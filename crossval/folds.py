@@ -1,0 +1,26 @@
+"""Put every item into one fold, classes as evenly as possible; the split column does not matter here.
+
+Reads   data/splits/photos.csv
+Writes  crossval/folds.csv
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vitrine.artifacts import ArtifactError, write_csv
+from vitrine.labels import read_photos
+from vitrine.params import ParamsError, exit_on, read_section
+from vitrine.splits import FoldParams, SplitError, assign_folds
+
+
+def main() -> None:
+    exit_on(ParamsError, ArtifactError, SplitError)
+    params = read_section("folds", FoldParams, Path("crossval/params.yaml"))
+    table = read_photos(Path("data/splits/photos.csv"))
+    table["fold"] = assign_folds(table, params)
+    write_csv(Path("crossval/folds.csv"), table[["image_path", "instance_id", "fold"]])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""Judge all systems on the predictions of photographs that they were not trained on, every photograph once.
+
+Reads   crossval/predictions/, crossval/folds.csv, data/splits/
+Writes  metrics/crossval.json, plots/crossval/, report/crossval.md
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vitrine import figures
+from vitrine.artifacts import ArtifactError, read_csv, read_json, read_npy, write_csv, write_metrics, write_text
+from vitrine.crossval import JudgeParams, headline, judge, pool, suspicious_labels, write_crossval_report
+from vitrine.labels import CLASS_TASK, LabelSpace, read_photos
+from vitrine.params import ParamsError, exit_on, read_section
+
+NUM_SHOWN = 18
+
+
+def main() -> None:
+    exit_on(ParamsError, ArtifactError)
+    params = read_section("judge", JudgeParams, Path("crossval/params.yaml"))
+    data, plots = Path("data/splits"), Path("plots/crossval")
+    table, photos = read_photos(data / "photos.csv"), read_npy(data / "photos.npy")
+    label_space = LabelSpace.from_json(read_json(data / "label_space.json"))
+    folds = read_csv(Path("crossval/folds.csv"))["fold"].to_numpy()
+    codes = label_space.encode(table)
+    systems = pool(Path("crossval/predictions"), table, folds, codes)
+    scores, comparisons = judge(systems, codes, list(table["instance_id"]), params.calibration_bins)
+    suspects = suspicious_labels(table, label_space, codes[CLASS_TASK], systems["ensemble"][CLASS_TASK])
+
+    write_csv(plots / "scores.csv", scores)
+    write_csv(plots / "comparisons.csv", comparisons)
+    write_csv(plots / "suspicious_labels.csv", suspects.drop(columns="row"))
+    tiles = figures.suspect_rows(suspects.head(NUM_SHOWN), photos)
+    figures.photo_grid(tiles, "Labels that deserve a second look", plots / "suspicious_labels.jpg")
+    write_metrics(Path("metrics/crossval.json"), headline(scores))
+    num_folds = int(folds.max()) + 1
+    write_text(Path("report/crossval.md"), write_crossval_report(scores, comparisons, suspects, num_folds))
+
+
+if __name__ == "__main__":
+    main()

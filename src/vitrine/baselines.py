@@ -1,0 +1,91 @@
+"""Systems that learn no features: the commonest label, a support vector machine, and votes of neighbours."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+from skimage.color import rgb2lab
+from skimage.feature import hog
+from skimage.transform import resize
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC
+
+from vitrine.labels import MISSING
+from vitrine.params import Section
+
+FEATURE_SIZE_PX = 64
+HISTOGRAM_BINS = (8, 6, 6)
+
+
+class BaselineParams(Section):
+    """Settings of the machine and of the neighbours."""
+
+    svm_c: Annotated[float, Field(gt=0)]
+    neighbours: Annotated[int, Field(ge=1)]
+
+
+def classical_features(photos: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Describe shape by histograms of oriented gradients and colour by histograms in Lab, whole and centre.
+
+    Shape:
+        photos: (photos, height, width, channels); returns: (photos, features)
+    Source:
+        Dalal and Triggs, Histograms of oriented gradients for human detection (2005).
+    """
+    rows = []
+    for photo in photos:
+        small: NDArray[np.float64] = resize(photo, (FEATURE_SIZE_PX, FEATURE_SIZE_PX), anti_aliasing=True)  # type: ignore[no-untyped-call]
+        shape = hog(small, orientations=9, pixels_per_cell=(8, 8), cells_per_block=(2, 2), channel_axis=-1)
+        lab = rgb2lab(small)
+        quarter = FEATURE_SIZE_PX // 4
+        colours = []
+        for part in (lab, lab[quarter:-quarter, quarter:-quarter]):
+            counts, _ = np.histogramdd(part.reshape(-1, 3), HISTOGRAM_BINS, ((0, 100), (-80, 80), (-80, 80)))
+            colours.append(np.sqrt(counts.ravel() / counts.sum()))
+        rows.append(np.concatenate([shape, *colours]))
+    return np.stack(rows)
+
+
+def majority_probs(train_codes: NDArray[np.int64], num_labels: int, num: int) -> NDArray[np.float32]:
+    """Predict the shares of the labels in train for every photograph. Shape: (num, labels)."""
+    counts = np.bincount(train_codes[train_codes != MISSING], minlength=num_labels).astype(np.float32)
+    return np.tile(counts / counts.sum(), (num, 1))
+
+
+def svm_probs(
+    train: NDArray[np.floating], codes: NDArray[np.int64], test: NDArray[np.floating], num_labels: int, c: float
+) -> NDArray[np.float32]:
+    """Fit an RBF support vector machine; votes of its pairs of labels, normalised, stand for probabilities.
+
+    Shape:
+        train: (photos, features); codes: (photos,); test: (others, features); returns: (others, labels)
+    """
+    labelled = codes != MISSING
+    machine = make_pipeline(StandardScaler(), SVC(C=c, decision_function_shape="ovr"))
+    machine.fit(train[labelled], codes[labelled])
+    scores = machine.decision_function(test)
+    if scores.ndim == 1:  # two labels: one signed score
+        scores = np.column_stack([-scores, scores])
+    powers = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return _spread(powers / powers.sum(axis=1, keepdims=True), machine.classes_, num_labels)
+
+
+def neighbour_probs(
+    train: NDArray[np.floating], codes: NDArray[np.int64], test: NDArray[np.floating], num_labels: int, k: int
+) -> NDArray[np.float32]:
+    """Vote among the k nearest photographs by cosine. Shape: as `svm_probs`."""
+    labelled = codes != MISSING
+    voters = KNeighborsClassifier(min(k, int(labelled.sum())), metric="cosine").fit(train[labelled], codes[labelled])
+    return _spread(voters.predict_proba(test), voters.classes_, num_labels)
+
+
+def _spread(probs: NDArray[np.floating], classes: NDArray[np.int64], num_labels: int) -> NDArray[np.float32]:
+    """Give labels that were not in train the probability 0. Shape: (photos, seen) -> (photos, labels)."""
+    whole = np.zeros((len(probs), num_labels), dtype=np.float32)
+    whole[:, classes] = probs
+    return whole

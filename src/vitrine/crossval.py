@@ -1,0 +1,207 @@
+"""Judge systems by grouped cross-validation: pooled predictions, scores, comparisons, labels to look at, a report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
+from cleanlab.filter import find_label_issues
+from numpy.typing import NDArray
+from pydantic import Field
+
+from vitrine.calibration import fit_temperature, sharpen
+from vitrine.labels import CLASS_TASK, MISSING, LabelSpace
+from vitrine.params import Section
+from vitrine.predictions import Predictions
+from vitrine.reporting import SIGNIFICANCE, markdown_table
+from vitrine.scoring import compare, mean_of, number_items, score, with_interval
+
+NETWORKS = ("deit", "mobilevit")
+BASELINES = ("majority", "svm", "neighbours")
+ENSEMBLE = "ensemble"
+MIN_PHOTOS = 15
+"""Of labels with fewer photographs nothing is claimed: three items of five views."""
+
+
+class JudgeParams(Section):
+    """How to judge."""
+
+    calibration_bins: Annotated[int, Field(ge=1, le=50)]
+
+
+Probs = dict[str, NDArray[np.float32]]
+
+
+def pool(
+    folder: Path, table: pd.DataFrame, folds: NDArray[np.int64], codes: Mapping[str, NDArray[np.int64]]
+) -> dict[str, Probs]:
+    """Read every system's predictions of the photographs it was not trained on, calibrate them, add the ensemble.
+
+    The temperature of a fold is fitted on the other folds.
+
+    Returns:
+        {system: {task: probabilities}}, shape (photos, labels) in the table's order
+    Raises:
+        ArtifactError: predictions are missing.
+    """
+    systems: dict[str, Probs] = {}
+    place = {path: row for row, path in enumerate(table["image_path"])}
+    for name in NETWORKS:
+        parts = [Predictions.load(folder / f"{name}_{fold}.npz") for fold in np.unique(folds)]
+        rows = np.array([place[path] for part in parts for path in part.image_paths])
+        order = np.argsort(rows)
+        systems[name] = {task: np.concatenate([part.probs[task] for part in parts])[order] for task in codes}
+    systems = {name: _cross_calibrated(probs, folds, codes) for name, probs in systems.items()}
+    systems[ENSEMBLE] = _cross_calibrated(mean_of(list(systems.values())), folds, codes)
+    for name in BASELINES:
+        probs = dict(Predictions.load(folder / f"{name}.npz").probs)
+        systems[name] = probs if name == "majority" else _cross_calibrated(probs, folds, codes)
+    return systems
+
+
+def _cross_calibrated(probs: Probs, folds: NDArray[np.int64], codes: Mapping[str, NDArray[np.int64]]) -> Probs:
+    calibrated = {}
+    for task, values in probs.items():
+        calibrated[task] = values.copy()
+        for fold in np.unique(folds):
+            others = folds != fold
+            temperature = fit_temperature(codes[task][others], values[others])
+            calibrated[task][~others] = sharpen(values[~others], temperature)
+    return calibrated
+
+
+def judge(
+    systems: Mapping[str, Probs], codes: Mapping[str, NDArray[np.int64]], instance_ids: Sequence[str], num_bins: int
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Score all systems on all tasks, and compare the class accuracies of each pair.
+
+    Returns:
+        scores: system, task and the keys of `scoring.score`; comparisons: first, second, task and the keys of
+        `scoring.compare`
+    """
+    items = number_items(instance_ids)
+    scores = [
+        {"system": name, "task": task, **score(codes[task], probs[task], items, num_bins)}
+        for name, probs in systems.items()
+        for task in codes
+    ]
+    names = list(systems)
+    comparisons = [
+        {"first": a, "second": b, "task": task, **compare(codes[task], systems[a][task], systems[b][task], items)}
+        for k, a in enumerate(names)
+        for b in names[k + 1 :]
+        for task in codes
+    ]
+    return pd.DataFrame(scores), pd.DataFrame(comparisons)
+
+
+def headline(scores: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
+    """Arrange scores for `dvc metrics diff`: {system: {task: {metric: value}}}."""
+    picked: dict[str, dict[str, dict[str, float]]] = {}
+    for row in scores.to_dict("records"):
+        values = {str(key): value for key, value in row.items() if key not in ("system", "task") and not pd.isna(value)}
+        picked.setdefault(row["system"], {})[row["task"]] = values
+    return picked
+
+
+def suspicious_labels(
+    table: pd.DataFrame, label_space: LabelSpace, codes: NDArray[np.int64], probs: NDArray[np.float32]
+) -> pd.DataFrame:
+    """Rank photographs whose class looks wrong to systems that never saw them, the most suspicious first.
+
+    Columns:
+        image_path, instance_id, label, looks_like, probability (of the label), row (position in the table)
+    Source:
+        confident learning (Northcutt et al., JAIR 2021), as cleanlab has it.
+    """
+    labels = label_space.labels[CLASS_TASK]
+    counts = np.bincount(codes[codes != MISSING], minlength=len(labels))
+    known = np.flatnonzero(counts >= MIN_PHOTOS)  # cleanlab wants them numbered without gaps
+    rows = np.flatnonzero(np.isin(codes, known))
+    found = rows[:0]
+    if len(known) > 1:
+        share = probs[np.ix_(rows, known)].astype(np.float64)
+        share /= np.maximum(share.sum(axis=1, keepdims=True), 1e-12)
+        numbered = np.searchsorted(known, codes[rows])
+        found = rows[find_label_issues(numbered, share, return_indices_ranked_by="self_confidence", n_jobs=1)]
+    return pd.DataFrame(
+        {
+            "image_path": table["image_path"].to_numpy()[found],
+            "instance_id": table["instance_id"].to_numpy()[found],
+            "label": [labels[code] for code in codes[found]],
+            "looks_like": [labels[code] for code in probs[found].argmax(axis=1)],
+            "probability": probs[found, codes[found]].astype(np.float64),
+            "row": found,
+        }
+    )
+
+
+# -- report -------------------------------------------------------------------------------------------------------
+
+
+def write_crossval_report(
+    scores: pd.DataFrame, comparisons: pd.DataFrame, suspects: pd.DataFrame, num_folds: int
+) -> str:
+    """Return crossval.md; pictures are addressed from the folder report/."""
+    one_class = scores[scores["task"] == CLASS_TASK].set_index("system")
+    lines = [f"- {_verdict(first, 'svm', comparisons)}" for first in (*NETWORKS, ENSEMBLE)]
+    lines += [f"- {_verdict(*NETWORKS, comparisons)}", f"- {_verdict(ENSEMBLE, NETWORKS[0], comparisons)}"]
+    tables = []
+    for task, group in scores.groupby("task", sort=False):
+        rows = [
+            [
+                row["system"],
+                with_interval(dict(row), "accuracy"),
+                with_interval(dict(row), "macro_f1"),
+                f"{with_interval(dict(row), 'item_accuracy')}, {int(row['item_right'])}/{int(row['item_n'])} items",
+                f"{row['nll']:.2f}",
+                f"{row['ece']:.3f}",
+            ]
+            for _, row in group.iterrows()
+        ]
+        header = ["system", "accuracy", "macro F1", "by item, views fused", "NLL", "ECE"]
+        tables += [f"### {str(task).capitalize()}", markdown_table(header, rows)]
+    num_photos, num_items = int(one_class["n"].iloc[0]), int(one_class["item_n"].iloc[0])
+    sections = [
+        "# Cross-validation",
+        f"Every one of {num_photos} photographs of {num_items} items was predicted by systems that had not seen its "
+        f"item: {num_folds} folds of whole items. In brackets are 95 % intervals from drawing items with "
+        "replacement. The networks train with the strategies of params.yaml, for as long as crossval/params.yaml says, "
+        "and nothing is picked on the fold that is judged.",
+        "## Verdict",
+        "\n".join(lines),
+        "## Scores",
+        *tables,
+        "`svm`: histograms of oriented gradients and of colours with an RBF support vector machine. `neighbours`: "
+        "votes of the nearest photographs in the features that DeiT starts from. `majority`: always the commonest "
+        "label of train. `ensemble`: the mean of both networks' calibrated probabilities. Temperatures are fitted on "
+        "the other folds. NLL: mean negative log-likelihood, in nats. ECE: expected calibration error over bins of "
+        "equal numbers.",
+        "## Labels that deserve a second look",
+        f"cleanlab finds {len(suspects)} photographs whose class looks wrong to the ensemble; a model this unsure is "
+        "often wrong itself. Of labels with fewer than "
+        f"{MIN_PHOTOS} photographs nothing is claimed. The whole list is in "
+        "[suspicious_labels.csv](../plots/crossval/suspicious_labels.csv).",
+        "![Photographs whose class looks wrong](../plots/crossval/suspicious_labels.jpg)",
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _verdict(first: str, second: str, comparisons: pd.DataFrame, task: str = CLASS_TASK) -> str:
+    """Say in words whether one system names more classes right than another."""
+    table = comparisons[comparisons["task"] == task]
+    row: dict[str, Any]
+    forward = table[(table["first"] == first) & (table["second"] == second)]
+    if len(forward):
+        row = dict(forward.iloc[0])
+        gain, low, high = row["difference"], row["difference_ci_low"], row["difference_ci_high"]
+    else:
+        row = dict(table[(table["first"] == second) & (table["second"] == first)].iloc[0])
+        gain, low, high = -row["difference"], -row["difference_ci_high"], -row["difference_ci_low"]
+    numbers = f"({100 * gain:+.1f} points [{100 * low:+.0f}, {100 * high:+.0f}], p = {row['p_value']:.3f})"
+    if row["p_value"] >= SIGNIFICANCE:
+        return f"No difference between **{first}** and **{second}** can be shown {numbers}."
+    return f"**{first}** {'beats' if gain > 0 else 'loses to'} **{second}** {numbers}."

@@ -1,0 +1,54 @@
+"""Baselines: features that see shape and colour, probabilities over all labels, folds of whole items."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from vitrine.baselines import classical_features, majority_probs, neighbour_probs, svm_probs
+from vitrine.labels import MISSING
+from vitrine.splits import FoldParams, SplitError, assign_folds
+
+
+def painted(color: tuple[int, int, int], stripes: int) -> np.ndarray:
+    photo = np.full((64, 64, 3), 255, dtype=np.uint8)
+    photo[np.arange(64) * stripes // 64 % 2 == 0] = color
+    return photo
+
+
+def test_features_see_colour_and_shape() -> None:
+    red, blue, red_upright = painted((200, 0, 0), 4), painted((0, 0, 200), 4), painted((200, 0, 0), 4).swapaxes(0, 1)
+    features = classical_features(np.stack([red, blue, red_upright, red]))
+    assert np.isfinite(features).all()
+    np.testing.assert_array_equal(features[0], features[3])
+    assert np.abs(features[0] - features[1]).sum() > 1 and np.abs(features[0] - features[2]).sum() > 1
+
+
+def test_the_majority_is_what_train_has() -> None:
+    np.testing.assert_allclose(majority_probs(np.array([0, 2, 2, MISSING]), 3, 2), [[1 / 3, 0, 2 / 3]] * 2)
+
+
+@pytest.mark.parametrize("num_seen", [2, 3])
+def test_learners_separate_what_is_separate_and_never_name_unseen_labels(num_seen: int) -> None:
+    rng = np.random.default_rng(0)
+    centres = np.eye(4)[:num_seen] * 5
+    codes = np.repeat(np.arange(num_seen), 10)
+    train = centres[codes] + rng.normal(0, 0.1, (len(codes), 4))
+    codes[0] = MISSING
+    for probs in (svm_probs(train, codes, centres, 5, 10.0), neighbour_probs(train, codes, centres, 5, 3)):
+        assert probs.shape == (num_seen, 5)
+        np.testing.assert_array_equal(probs.argmax(axis=1), np.arange(num_seen))
+        np.testing.assert_allclose(probs.sum(axis=1), 1, rtol=1e-5)
+        assert (probs[:, num_seen:] == 0).all()
+
+
+def test_folds_hold_whole_items_and_every_class() -> None:
+    table = pd.DataFrame([{"class": f"c{k % 3}", "instance_id": f"i{k}"} for k in range(30) for _ in range(1 + k % 4)])
+    folds = assign_folds(table, FoldParams(num_folds=5, seed=1))
+    assert set(folds) == set(range(5))
+    assert (pd.Series(folds).groupby(table["instance_id"]).nunique() == 1).all()
+    assert (pd.crosstab(folds, table["class"]) > 0).all().all()
+    np.testing.assert_array_equal(folds, assign_folds(table, FoldParams(num_folds=5, seed=1)))
+    with pytest.raises(SplitError, match="'c0' has 10"):
+        assign_folds(table, FoldParams(num_folds=11, seed=1))

@@ -1,0 +1,128 @@
+"""Cross-validation: pooling, calibration without peeking, suspicious labels, the report's words; and its DVC stages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from test_pipeline import ROOT, closure, sections_read
+
+from vitrine import crossval
+from vitrine.artifacts import ArtifactError
+from vitrine.calibration import nll
+from vitrine.crossval import BASELINES, ENSEMBLE, NETWORKS, headline, judge, pool, suspicious_labels
+from vitrine.labels import CLASS_TASK, LabelSpace
+from vitrine.predictions import Predictions
+
+SPACE = LabelSpace({CLASS_TASK: ("cap", "mug", "shoe")})
+STAGES = yaml.safe_load((ROOT / "crossval/dvc.yaml").read_text(encoding="utf-8"))["stages"]
+
+
+def made_up(right: float, seed: int, num_items: int = 60) -> tuple[pd.DataFrame, np.ndarray, np.ndarray, np.ndarray]:
+    """Photographs, folds, codes and over-confident probabilities that are right so often."""
+    rng = np.random.default_rng(seed)
+    codes = np.repeat(np.arange(num_items) % 3, 3)
+    table = pd.DataFrame(
+        {
+            "image_path": [f"{k:04d}.jpg" for k in range(len(codes))],
+            "instance_id": np.repeat([f"i{k:02d}" for k in range(num_items)], 3),
+        }
+    )
+    folds = np.repeat(np.arange(num_items) // 3 % 5, 3)
+    said = np.where(rng.random(len(codes)) < right, codes, (codes + 1) % 3)
+    probs = np.full((len(codes), 3), 0.01, dtype=np.float32)
+    probs[np.arange(len(codes)), said] = 0.98
+    return table, folds, codes, probs
+
+
+@pytest.fixture
+def pooled(tmp_path: Path) -> tuple[dict, pd.DataFrame, np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+    for k, (name, right) in enumerate(zip((*NETWORKS, *BASELINES), (0.9, 0.6, 0.3, 0.6, 0.5), strict=True)):
+        table, folds, codes, probs = made_up(right, k)
+        whole = Predictions(SPACE, tuple(table["image_path"]), {CLASS_TASK: probs}, np.zeros((len(codes), 1)))
+        if name in NETWORKS:
+            for fold in range(5):
+                whole.select(folds == fold).save(tmp_path / f"{name}_{fold}.npz")
+        else:
+            whole.save(tmp_path / f"{name}.npz")
+    return pool(tmp_path, table, folds, {CLASS_TASK: codes}), table, folds, codes
+
+
+def test_pooled_predictions_stand_in_the_tables_order(pooled) -> None:  # type: ignore[no-untyped-def]
+    systems, _, _, codes = pooled
+    assert list(systems) == [*NETWORKS, ENSEMBLE, *BASELINES]
+    _, _, _, probs = made_up(0.9, 0)
+    np.testing.assert_array_equal(systems["deit"][CLASS_TASK].argmax(axis=1), probs.argmax(axis=1))
+    assert nll(codes, systems["deit"][CLASS_TASK]) < nll(codes, probs)
+
+
+def test_a_folds_temperature_does_not_depend_on_its_own_labels(pooled, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    systems, table, folds, codes = pooled
+    changed = np.where(folds == 2, (codes + 1) % 3, codes)
+    again = pool(tmp_path, table, folds, {CLASS_TASK: changed})
+    np.testing.assert_array_equal(again["deit"][CLASS_TASK][folds == 2], systems["deit"][CLASS_TASK][folds == 2])
+    assert not np.array_equal(again["deit"][CLASS_TASK][folds == 1], systems["deit"][CLASS_TASK][folds == 1])
+
+
+def test_missing_predictions_are_an_error(pooled, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    _, table, folds, codes = pooled
+    (tmp_path / "deit_3.npz").unlink()
+    with pytest.raises(ArtifactError, match="deit_3"):
+        pool(tmp_path, table, folds, {CLASS_TASK: codes})
+
+
+def test_the_report_says_who_wins_who_loses_and_what_cannot_be_said(pooled) -> None:  # type: ignore[no-untyped-def]
+    systems, table, _, codes = pooled
+    scores, comparisons = judge(systems, {CLASS_TASK: codes}, list(table["instance_id"]), 5)
+    suspects = suspicious_labels(table, SPACE, codes, systems[ENSEMBLE][CLASS_TASK])
+    text = crossval.write_crossval_report(scores, comparisons, suspects, 5)
+    assert "**deit** beats **svm** (+" in text
+    assert "No difference between **mobilevit** and **svm** can be shown" in text
+    assert "**deit** beats **mobilevit** (+" in text
+    worse = comparisons.assign(
+        difference=-comparisons["difference"],
+        difference_ci_low=-comparisons["difference_ci_high"],
+        difference_ci_high=-comparisons["difference_ci_low"],
+    )
+    assert "**deit** loses to **svm** (-" in crossval.write_crossval_report(scores, worse, suspects, 5)
+    accuracy = scores.set_index("system").loc["deit", "accuracy"]
+    assert f"{100 * accuracy:.1f} % [" in text
+    assert headline(scores)["deit"][CLASS_TASK]["accuracy"] == accuracy
+
+
+def test_wrong_labels_are_found_and_rare_ones_are_left_alone() -> None:
+    table, _, codes, probs = made_up(1.0, 0)
+    wrong = codes.copy()
+    wrong[[6, 30, 77]] = (wrong[[6, 30, 77]] + 1) % 3
+    found = suspicious_labels(table, SPACE, wrong, probs)
+    assert sorted(found["row"]) == [6, 30, 77]
+    assert found["looks_like"].tolist() == [SPACE.labels[CLASS_TASK][codes[row]] for row in found["row"]]
+    few = table.index < 14
+    assert suspicious_labels(table[few], SPACE, wrong[few], probs[few]).empty
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_stages_declare_what_they_reach_and_read(stage: str) -> None:
+    script = ROOT / f"crossval/{stage}.py"
+    deps = STAGES[stage]["deps"]
+    assert {Path(dep).stem for dep in deps if dep.startswith("src/vitrine/")} == closure(script, ROOT / "src/vitrine")
+    assert f"crossval/{stage}.py" in deps
+    declared = {section for entry in STAGES[stage]["params"] for sections in entry.values() for section in sections}
+    read = sections_read(script)
+    if stage == "train":  # its section's name follows from its model
+        declared = {section for section in declared if "${" not in section}
+        assert STAGES[stage]["matrix"]["model"] == list(NETWORKS)
+    assert read == declared
+
+
+def test_every_fold_is_judged() -> None:
+    settings = yaml.safe_load((ROOT / "crossval/params.yaml").read_text(encoding="utf-8"))
+    folds = list(range(settings["folds"]["num_folds"]))
+    assert STAGES["train"]["matrix"]["fold"] == folds
+    needed = {f"crossval/predictions/{name}_{fold}.npz" for name in NETWORKS for fold in folds}
+    assert needed | {f"crossval/predictions/{name}.npz" for name in BASELINES} == {
+        dep for dep in STAGES["judge"]["deps"] if "predictions/" in dep
+    }
