@@ -20,17 +20,8 @@ from vitrine.figures import words
 from vitrine.inference import Predictor
 from vitrine.labels import CLASS_TASK
 from vitrine.params import read_section
-
-DRAWS, SEED = 2000, 13
-
-
-def interval(correct: np.ndarray, items: np.ndarray) -> tuple[float, float]:
-    """95 % percentile interval of an accuracy, from drawing whole items with replacement."""
-    names, which = np.unique(items, return_inverse=True)
-    right, count = np.bincount(which, weights=correct), np.bincount(which)
-    drawn = np.random.default_rng(SEED).integers(0, len(names), (DRAWS, len(names)))
-    low, high = np.quantile(right[drawn].sum(axis=1) / count[drawn].sum(axis=1), [0.025, 0.975])
-    return float(low), float(high)
+from vitrine.scoring import number_items, rate, with_interval
+from vitrine.systems import load_systems
 
 
 def main() -> None:
@@ -50,25 +41,24 @@ def main() -> None:
     )
     table = read_catalog(arguments.photos, data)
     table = table[table["split"].isin(["train", "val"])].reset_index(drop=True)
-    items = table["instance_id"].to_numpy()
+    items = number_items(list(table["instance_id"]))
     print(f"{len(table)} photographs of {len(np.unique(items))} items, train and val of Team 13\n")
-    print("| model | task | zero-shot accuracy | 95 % interval | majority |\n| --- | --- | ---: | ---: | ---: |")
+    print("| model | task | zero-shot accuracy | majority |\n| --- | --- | ---: | ---: |")
     confusions = {}
-    for folder in sorted(path for path in arguments.models.iterdir() if (path / "model.safetensors").is_file()):
-        predictor = Predictor.load(folder)
+    for name in load_systems(arguments.models / "systems.json"):
+        predictor = Predictor.load(name, arguments.models)
         found = predictor.predict_files([arguments.photos / path for path in table["image_path"]], max_megapixels=50.0)
         for task in data.tasks:
             labels = np.array(predictor.label_space.labels[task])
             predicted = labels[found.probs[task].argmax(axis=1)]
             known = table[task].notna().to_numpy()
             truth = table[task].to_numpy()
-            correct = (predicted == truth)[known].astype(float)
-            low, high = interval(correct, items[known])
+            correct = rate((predicted == truth)[known], items[known])
             majority = pd.Series(truth[known]).value_counts(normalize=True).iloc[0]
-            print(f"| {folder.name} | {task} | {correct.mean():.1%} | {low:.1%} to {high:.1%} | {majority:.1%} |")
+            print(f"| {name} | {task} | {with_interval(correct, 'accuracy')} | {majority:.1%} |")
             if task == CLASS_TASK:
                 counts = confusion_matrix(truth, predicted, labels=labels)
-                confusions[folder.name] = pd.DataFrame(counts, [words(label) for label in labels], range(len(labels)))
+                confusions[name] = pd.DataFrame(counts, [words(label) for label in labels], range(len(labels)))
     for name, counts in confusions.items():
         print(
             f"\n{name}: rows are the true classes, columns the predicted ones in the same order\n{counts.to_string()}"

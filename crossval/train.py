@@ -15,12 +15,13 @@ from typing import Annotated
 
 import numpy as np
 from pydantic import Field
+from scipy.special import softmax
 
 from vitrine.artifacts import ArtifactError, read_csv
-from vitrine.inference import Predictor
 from vitrine.labels import read_photos
 from vitrine.model import WeightsError
 from vitrine.params import ParamsError, Section, exit_on, read_section
+from vitrine.predictions import Predictions
 from vitrine.strategies import DeitParams, MobilevitParams, create
 from vitrine.training import TrainingData, TrainingError, TrainingParams, fit
 
@@ -49,8 +50,11 @@ def main(name: str, fold: int) -> None:
     model = create(strategy, data, params)
     fitted = fit(model, data, phases, params, strategy.balanced, resume, title=f"{name}, fold {fold}")
     paths = list(read_photos(folder / "photos.csv")["image_path"][held_out])
-    predictions = Predictor(name, fitted.model, checkpoint_bytes=0).predict(data.photos[held_out], paths)
-    predictions.save(Path("crossval/predictions") / f"{name}_{fold}.npz")
+    logits, embeddings = fitted.model.infer(data.photos[held_out])
+    probs = {task: softmax(scores.astype(np.float64), axis=1).astype(np.float32) for task, scores in logits.items()}
+    Predictions(data.label_space, tuple(paths), probs, embeddings).save(
+        Path("crossval/predictions") / f"{name}_{fold}.npz"
+    )
     resume.unlink(missing_ok=True)
 
 

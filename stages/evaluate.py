@@ -1,74 +1,77 @@
-"""Judge the models on val and test through the one Predictor, and save what they predict of every photograph.
+"""Judge both models, their ensemble and a support vector machine on val and test; save all predictions.
 
 Reads   models/, data/splits/, plots/train_deit/history.csv, plots/train_mobilevit/history.csv
-Writes  predictions/MODEL.npz, metrics/evaluate.json, plots/evaluate/
+Writes  models/systems.json, predictions/SYSTEM.npz, metrics/evaluate.json, plots/evaluate/
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from vitrine import figures
+from vitrine import figures, metrics
 from vitrine.artifacts import ArtifactError, read_csv, read_json, read_npy, write_csv, write_metrics
-from vitrine.inference import Predictor
+from vitrine.baselines import svm_baseline
+from vitrine.inference import Network
 from vitrine.labels import CLASS_TASK, LabelSpace, read_photos
-from vitrine.metrics import (
-    EvaluateParams,
-    confusion_counts,
-    headline,
-    per_label_table,
-    principal_components,
-    score_table,
-    worst_mistakes,
-)
 from vitrine.params import ParamsError, exit_on, read_section
+from vitrine.scoring import compare_all, number_items
+from vitrine.systems import answer, fit_systems, save_systems
 
 
 def main() -> None:
     exit_on(ParamsError, ArtifactError)
-    params = read_section("evaluate", EvaluateParams)
+    params = read_section("evaluate", metrics.EvaluateParams)
     data, plots = Path("data/splits"), Path("plots/evaluate")
     table, photos = read_photos(data / "photos.csv"), read_npy(data / "photos.npy")
     label_space = LabelSpace.from_json(read_json(data / "label_space.json"))
-    codes, splits = label_space.encode(table), table["split"].to_numpy()
-    labels, classes = label_space.labels[CLASS_TASK], codes[CLASS_TASK]
-    test, held_out = splits == "test", splits != "train"
+    codes, items = label_space.encode(table), number_items(table["instance_id"])
+    splits, labels, classes = table["split"].to_numpy(), label_space.labels[CLASS_TASK], codes[CLASS_TASK]
+    test, held_out, bins = splits == "test", splits != "train", params.calibration_bins
+    test_codes = {task: values[test] for task, values in codes.items()}
 
-    scores, per_label, costs = [], [], []
-    for name in params.models:
-        predictor = Predictor.load(Path("models") / name)
-        predictions = predictor.predict(photos, list(table["image_path"]))
-        predictions.save(Path("predictions") / f"{name}.npz")
-        costs.append({"model": name, **predictor.cost()})
-        scores.append(score_table(name, codes, splits, predictions))
-        test_codes = {task: values[test] for task, values in codes.items()}
-        per_label.append(per_label_table(name, label_space, test_codes, predictions.select(test)))
+    networks = {name: Network.load(Path("models") / name) for name in params.models}
+    raw = {name: network.predict(photos, list(table["image_path"])) for name, network in networks.items()}
+    systems = fit_systems(raw, codes, splits == "val", params.sure_accuracy)
+    save_systems(Path("models/systems.json"), systems)
+    judged = {name: answer(name, systems, raw) for name in systems}
+    svm = svm_baseline(photos, codes, label_space, splits == "train", params.svm_c)
 
-        predicted = predictions.predicted(CLASS_TASK)
+    probs = {name: found.probs for name, found in judged.items()} | {"svm": svm}
+    on_test = {name: {task: values[test] for task, values in found.items()} for name, found in probs.items()}
+    scores = pd.concat([metrics.score_table(name, codes, splits, items, found, bins) for name, found in probs.items()])
+    tested = {name: found.select(test) for name, found in judged.items()}
+    per_label = [metrics.per_label_table(name, label_space, test_codes, found) for name, found in tested.items()]
+    calibrated = metrics.calibration_tables(codes, test, raw, systems, bins)
+    write_csv(plots / "scores.csv", scores)
+    write_csv(plots / "comparisons.csv", compare_all(on_test, test_codes, items[test]))
+    write_csv(plots / "per_label.csv", pd.concat(per_label))
+    write_csv(plots / "calibration.csv", calibrated["calibration"])
+    write_csv(plots / "cost.csv", pd.DataFrame([{"model": name, **networks[name].cost()} for name in networks]))
+    write_metrics(Path("metrics/evaluate.json"), metrics.headline(scores))
+    figures.calibration(calibrated["reliability"], calibrated["coverage"], plots / "calibration.png")
+    histories = {name: read_csv(Path(f"plots/train_{name}/history.csv")) for name in networks}
+    figures.training_curves(histories, plots / "curves.png")
+
+    for name, found in judged.items():
+        found.save(Path("predictions") / f"{name}.npz")
+        predicted = found.predicted(CLASS_TASK)
         pairs = {"actual": table.loc[test, CLASS_TASK], "predicted": [labels[code] for code in predicted[test]]}
         write_csv(plots / f"confusion_{name}.csv", pd.DataFrame(pairs))
+        bins_of_class = calibrated["reliability"].query("model == @name and task == @CLASS_TASK")
+        write_csv(plots / f"reliability_{name}.csv", bins_of_class[["confidence", "accuracy", "n"]])
         title = f"{name}: where the test photographs of a class end up"
-        counts = confusion_counts(classes[test], predicted[test], len(labels))
+        counts = metrics.confusion_counts(classes[test], predicted[test], len(labels))
         figures.confusion(counts, labels, title, plots / f"confusion_{name}.png")
-        points = principal_components(predictions.embeddings)
         title = f"{name}: embeddings, strong: val and test, faint: train"
+        points = metrics.principal_components(found.embeddings)
         figures.projection(points, classes, labels, held_out, title, plots / f"pca_{name}.png")
-        worst = np.flatnonzero(held_out)[
-            worst_mistakes(classes[held_out], predictions.probs[CLASS_TASK][held_out], params.num_mistakes)
-        ]
-        tiles = figures.mistake_tiles(photos[worst], table.iloc[worst], predictions.select(worst))
-        title = f"{name}: the mistakes it is surest of, on val and test"
-        figures.photo_grid([figures.GridRow("", row) for row in tiles], title, plots / f"mistakes_{name}.jpg")
-
-    write_csv(plots / "scores.csv", pd.concat(scores))
-    write_csv(plots / "per_label.csv", pd.concat(per_label))
-    write_csv(plots / "cost.csv", pd.DataFrame(costs))
-    histories = {name: read_csv(Path(f"plots/train_{name}/history.csv")) for name in params.models}
-    figures.training_curves(histories, plots / "curves.png")
-    write_metrics(Path("metrics/evaluate.json"), headline(pd.concat(scores)))
+        shown = found.select(held_out)
+        mixed_up = metrics.commonest_confusions(classes[held_out], shown.probs[CLASS_TASK], params.num_confusions)
+        rows = figures.mistake_rows(photos[held_out], shown, mixed_up)
+        title = f"{name}: classes mixed up most often, on val and test"
+        figures.photo_grid(rows, title, plots / f"mistakes_{name}.jpg")
 
 
 if __name__ == "__main__":

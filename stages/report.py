@@ -1,7 +1,7 @@
-"""Compare the models in a page that GitHub shows.
+"""Compare the systems in a page that GitHub shows, and in one that needs nothing but a browser.
 
-Reads   data/splits/photos.csv, predictions/, metrics/split.json, plots/split/, plots/evaluate/, plots/index/
-Writes  report/report.md
+Reads   data/splits/photos.csv, params.yaml, metrics/split.json, plots/split/, plots/evaluate/, plots/index/
+Writes  report/report.md, report/index.html
 """
 
 from __future__ import annotations
@@ -9,21 +9,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from vitrine.artifacts import ArtifactError, write_text
-from vitrine.labels import CLASS_TASK, read_photos
+from vitrine.pages import html_page
 from vitrine.params import exit_on
-from vitrine.predictions import Predictions
 from vitrine.reporting import ReportData, write_report
 
 
 def main() -> None:
     exit_on(ArtifactError)
-    table = read_photos(Path("data/splits/photos.csv"))
-    predicted = {}
-    for path in sorted(Path("predictions").glob("*.npz")):
-        predictions = Predictions.load(path)
-        labels = predictions.label_space.labels[CLASS_TASK]
-        predicted[path.stem] = [labels[code] for code in predictions.predicted(CLASS_TASK)]
-    write_text(Path("report/report.md"), write_report(ReportData.read(table, predicted)))
+    folder, text = Path("report"), write_report(ReportData.read())
+    write_text(folder / "index.html", html_page(text, folder))
+    write_text(folder / "report.md", text)
 
 
 if __name__ == "__main__":

@@ -43,7 +43,16 @@ def draw_projection(path: Path, seed: int) -> None:
     figures.projection(points, np.arange(20) % 12, [f"label_{i}" for i in range(12)], np.arange(20) > 9, "title", path)
 
 
-@pytest.mark.parametrize("draw", [draw_split, draw_curves, draw_confusion, draw_grid, draw_projection])
+def draw_calibration(path: Path, seed: int) -> None:
+    shared = {"model": ["a", "a", "b"], "task": ["class", "class", "class"]}
+    bins = pd.DataFrame({**shared, "confidence": [0.3, 0.8, 0.5], "accuracy": [0.1 * seed, 0.7, 0.4]})
+    curve = pd.DataFrame({**shared, "coverage": [0.5, 1.0, 1.0], "accuracy": [0.9, 0.7, 0.4]})
+    figures.calibration(bins, curve, path)
+
+
+@pytest.mark.parametrize(
+    "draw", [draw_calibration, draw_split, draw_curves, draw_confusion, draw_grid, draw_projection]
+)
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
 def test_pictures_are_byte_stable(tmp_path: Path, draw: Callable[[Path, int], None], suffix: str) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
@@ -62,13 +71,18 @@ def test_a_grid_without_tiles_is_still_a_picture(tmp_path: Path) -> None:
     assert (tmp_path / "none.png").stat().st_size > 0
 
 
-def test_mistakes_say_what_was_said_and_what_is_true() -> None:
+def test_mistakes_are_grouped_by_confusion() -> None:
     space = LabelSpace({"class": ("a_cup", "hat")})
-    probs = {"class": np.array([[0.9, 0.1]] * 7, dtype=np.float32)}
-    predictions = Predictions(space, tuple("abcdefg"), probs, np.zeros((7, 2), dtype=np.float32))
-    rows = figures.mistake_tiles(np.zeros((7, 8, 8, 3), np.uint8), pd.DataFrame({"class": ["hat"] * 7}), predictions)
-    assert [len(row) for row in rows] == [6, 1]
-    assert list(rows[0][0].lines) == ["a cup", "90 % sure; it is", "hat"]
+    probs = {"class": np.array([[0.9, 0.1]] * 8, dtype=np.float32)}
+    predictions = Predictions(space, tuple("abcdefgh"), probs, np.zeros((8, 2), dtype=np.float32))
+    confusions = [(1, 0, np.arange(7)), (0, 1, np.array([7]))]
+    rows = figures.mistake_rows(np.zeros((8, 8, 8, 3), np.uint8), predictions, confusions)
+    assert [row.heading for row in rows] == [
+        "hat, taken for a cup: 7 photographs",
+        "a cup, taken for hat: 1 photograph",
+    ]
+    assert [len(row.tiles) for row in rows] == [6, 1]
+    assert list(rows[0].tiles[0].lines) == ["90 % sure"]
 
 
 def test_searches_are_grouped_by_query() -> None:

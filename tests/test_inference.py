@@ -9,20 +9,32 @@ import pytest
 import torch
 from PIL import Image
 
-from vitrine.inference import Predictor, softmax
+from vitrine.artifacts import ArtifactError
+from vitrine.inference import Network, Predictor
 from vitrine.labels import LabelSpace
 from vitrine.model import create_model, save_model
 from vitrine.photos import PhotoError, decode_photo
 from vitrine.predictions import Predictions
+from vitrine.systems import System, save_systems
 
 SPACE = LabelSpace({"class": ("cup", "hat"), "color": ("blue", "red", "green")})
 
 
 @pytest.fixture
-def predictor(tmp_path: Path) -> Predictor:
-    torch.manual_seed(0)
-    save_model(create_model("test_vit", "none", SPACE, 24, 32, 0.1, 0.2), tmp_path / "small", {})
-    return Predictor.load(tmp_path / "small")
+def models(tmp_path: Path) -> Path:
+    """Two small networks and an ensemble, with temperatures that change something."""
+    for seed, name in enumerate(("one", "two")):
+        torch.manual_seed(seed)
+        save_model(create_model("test_vit", "none", SPACE, 24, 32, 0.1, 0.2), tmp_path / name, {})
+    warm, sure = dict.fromkeys(SPACE, 0.5), dict.fromkeys(SPACE, 0.9)
+    systems = {name: System((name,), warm, sure) for name in ("one", "two")}
+    save_systems(tmp_path / "systems.json", {**systems, "ensemble": System(("one", "two"), warm, sure)})
+    return tmp_path
+
+
+@pytest.fixture
+def predictor(models: Path) -> Predictor:
+    return Predictor.load("ensemble", models)
 
 
 def test_files_and_decoded_photographs_are_predicted_alike(predictor: Predictor, tmp_path: Path) -> None:
@@ -55,14 +67,29 @@ def test_probabilities_sum_to_one_and_predictions_survive_saving(predictor: Pred
     assert np.array_equal(chosen.predicted("color"), predictions.predicted("color")[[0, 3]])
 
 
-def test_cost_counts_every_parameter_and_the_file(predictor: Predictor, tmp_path: Path) -> None:
-    cost = predictor.cost()
-    assert cost["checkpoint_bytes"] == (tmp_path / "small" / "model.safetensors").stat().st_size
-    assert cost["parameters"] == sum(parameter.numel() for parameter in predictor.model.parameters())
-    heads = 2 * sum(p.numel() for p in predictor.model.heads.parameters() if p.ndim == 2)
+def test_the_ensemble_averages_calibrated_members(predictor: Predictor, models: Path) -> None:
+    photos = np.random.default_rng(2).integers(0, 256, (3, 24, 24, 3), dtype=np.uint8)
+    names = ["a", "b", "c"]
+    raw = Network.load(models / "one").predict(photos, names).probs["color"].astype(np.float64)
+    one, two = (Predictor.load(name, models).predict(photos, names) for name in ("one", "two"))
+    np.testing.assert_allclose(one.probs["color"], raw**2 / (raw**2).sum(axis=1, keepdims=True), rtol=1e-5)
+    mean = (one.probs["color"].astype(np.float64) + two.probs["color"]) / 2
+    both = predictor.predict(photos, names)
+    np.testing.assert_allclose(both.probs["color"], mean**2 / (mean**2).sum(axis=1, keepdims=True), rtol=1e-5)
+    assert both.embeddings.shape[1] == one.embeddings.shape[1] + two.embeddings.shape[1]
+    assert predictor.sure_thresholds["class"] == 0.9
+
+
+def test_an_unknown_system_or_none_is_a_clear_error(models: Path, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"no system 'three'. There are: ensemble, one, two"):
+        Predictor.load("three", models)
+    with pytest.raises(ArtifactError, match=r"systems\.json: not found"):
+        Predictor.load("one", tmp_path / "absent")
+
+
+def test_cost_counts_every_parameter(models: Path) -> None:
+    network = Network.load(models / "one")
+    cost = network.cost()
+    assert cost["parameters"] == sum(parameter.numel() for parameter in network.model.parameters())
+    heads = 2 * sum(p.numel() for p in network.model.heads.parameters() if p.ndim == 2)
     assert int(cost["flops"]) > heads
-
-
-def test_softmax_is_exact_and_does_not_overflow() -> None:
-    assert softmax(np.array([[0.0, np.log(3.0)]], dtype=np.float32))[0] == pytest.approx([0.25, 0.75])
-    assert np.isfinite(softmax(np.array([[1e30, -1e30]], dtype=np.float32))).all()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,6 +10,8 @@ from hypothesis import strategies as st
 from vitrine.labels import MISSING, LabelSpace
 from vitrine.metrics import (
     all_tasks_right,
+    calibration_tables,
+    commonest_confusions,
     confusion_counts,
     headline,
     majority_label,
@@ -18,9 +19,9 @@ from vitrine.metrics import (
     principal_components,
     score_table,
     task_scores,
-    worst_mistakes,
 )
 from vitrine.predictions import Predictions
+from vitrine.systems import System
 
 SPACE = LabelSpace({"class": ("a", "b", "c"), "color": ("x", "y")})
 
@@ -78,26 +79,56 @@ def test_order_does_not_matter_and_scores_are_shares(pairs: list[tuple[int, int]
 
 def test_all_tasks_are_right_only_together_and_missing_labels_do_not_spoil() -> None:
     codes = {"class": np.array([0, 1, 2, 0]), "color": np.array([1, 1, MISSING, 0])}
-    assert all_tasks_right(codes, predictions([0, 1, 2, 1], [1, 0, 0, 0])).tolist() == [True, False, True, False]
+    assert all_tasks_right(codes, predictions([0, 1, 2, 1], [1, 0, 0, 0]).probs).tolist() == [True, False, True, False]
 
 
 def test_score_table_and_headline_take_each_split_on_its_own() -> None:
     splits = np.array(["train", "train", "train", "val", "test", "test"])
     codes = {"class": np.array([1, 1, 0, 0, 1, 2]), "color": np.array([0, 0, 0, 1, MISSING, MISSING])}
-    table = score_table("m", codes, splits, predictions([0, 0, 0, 0, 1, 0], [0, 0, 0, 0, 1, 1]))
+    items = np.array([0, 0, 1, 2, 3, 4])
+    found = predictions([0, 0, 0, 0, 1, 0], [0, 0, 0, 0, 1, 1]).probs
+    table = score_table("m", codes, splits, items, found, num_bins=2)
     rows = table.set_index(["split", "task"])
     assert rows.loc[("val", "class"), "accuracy"] == 1.0
     assert rows.loc[("val", "class"), "majority_accuracy"] == 0.0  # train says b
     assert rows.loc[("test", "class"), "accuracy"] == 0.5
     assert rows.loc[("test", "class"), "majority_accuracy"] == 0.5
     assert rows.loc[("test", "all_tasks"), "accuracy"] == 0.5
-    assert headline(table) == {
-        "m": {
-            "class": {"n": 2, "accuracy": 0.5, "macro_f1": pytest.approx(1 / 3)},
-            "color": {"n": 0},
-            "all_tasks": {"n": 2, "accuracy": 0.5},
-        }
+    either = {"accuracy_ci_low": 0.0, "accuracy_ci_high": 1.0}  # two items, one right: any share can be drawn
+    picked = headline(table)
+    assert picked["m"]["class"] == {
+        "n": 2,
+        "item_n": 2,
+        "accuracy": 0.5,
+        "item_accuracy": 0.5,
+        "macro_f1": pytest.approx(1 / 3),
+        **either,
+        "item_accuracy_ci_low": 0.0,
+        "item_accuracy_ci_high": 1.0,
+        "macro_f1_ci_low": 0.0,
+        "macro_f1_ci_high": 1.0,
     }
+    assert picked["m"]["color"] == {"n": 0}
+    assert picked["m"]["all_tasks"] == {"n": 2, "accuracy": 0.5, **either}
+
+
+def test_calibration_tables_by_hand() -> None:
+    codes, test = {"class": np.array([0, 0, 1, 1])}, np.array([True, True, True, False])
+    space = LabelSpace({"class": ("a", "b")})
+    values = np.array([[0.9, 0.1], [0.2, 0.8], [0.4, 0.6], [0.5, 0.5]], dtype=np.float32)
+    raw = {"m": Predictions(space, tuple("abcd"), {"class": values}, np.zeros((4, 1), dtype=np.float32))}
+    tables = calibration_tables(codes, test, raw, {"m": System(("m",), {"class": 1.0}, {"class": 0.8})}, num_bins=1)
+    row = tables["calibration"].iloc[0]
+    assert row["nll_before"] == pytest.approx(-(np.log(0.9) + np.log(0.2) + np.log(0.6)) / 3)
+    assert row["nll_after"] == pytest.approx(row["nll_before"])
+    assert row["ece_after"] == pytest.approx((0.9 + 0.8 + 0.6) / 3 - 2 / 3)
+    assert (row["coverage"], row["sure_accuracy"]) == pytest.approx((2 / 3, 1 / 2))  # 0.9 right, 0.8 wrong
+    assert tables["coverage"]["accuracy"].tolist() == pytest.approx([1, 1 / 2, 2 / 3])
+    assert set(tables["reliability"]["n"]) == {3}
+    softer = calibration_tables(codes, test, raw, {"m": System(("m",), {"class": 2.0}, {"class": 1.0})}, num_bins=1)
+    row = softer["calibration"].iloc[0]
+    assert row["nll_after"] != pytest.approx(row["nll_before"])
+    assert row["coverage"] == 0 and np.isnan(row["sure_accuracy"])
 
 
 def test_scores_of_every_label_by_hand() -> None:
@@ -114,10 +145,12 @@ def test_confusion_has_truth_in_rows() -> None:
     assert counts.tolist() == [[1, 0, 1], [0, 1, 0], [0, 0, 0]]
 
 
-def test_the_worst_mistake_is_the_surest() -> None:
-    codes = np.array([0, 0, 1, 2, MISSING])
-    assert worst_mistakes(codes, probs([0, 1, 0, 0, 1], sure=[0.99, 0.5, 0.8, 0.8, 0.9]), 5).tolist() == [2, 3, 1]
-    assert worst_mistakes(codes, probs([0, 1, 0, 0, 1]), 1).tolist() == [1]
+def test_the_commonest_confusions_come_first_and_in_them_the_surest_mistakes() -> None:
+    codes = np.array([0, 0, 1, 2, 1, MISSING, 0])
+    sure = [0.6, 0.9, 0.99, 0.8, 0.7, 0.9, 0.99]
+    found = commonest_confusions(codes, probs([1, 1, 0, 0, 2, 1, 0], sure=sure), 3)
+    assert [(true, said, rows.tolist()) for true, said, rows in found] == [(0, 1, [1, 0]), (1, 0, [2]), (1, 2, [4])]
+    assert len(commonest_confusions(codes, probs([1, 1, 0, 0, 2, 1, 0], sure=sure), 1)) == 1
 
 
 def test_principal_components_keep_the_two_widest_directions() -> None:
@@ -128,10 +161,3 @@ def test_principal_components_keep_the_two_widest_directions() -> None:
     assert np.abs(np.corrcoef(points[:, 0], wide[:, 0])[0, 1]) > 0.99
     assert np.abs(np.corrcoef(points[:, 1], wide[:, 1])[0, 1]) > 0.99
     assert np.array_equal(points, principal_components(turned.astype(np.float32)))
-
-
-def test_tables_hold_only_what_can_be_written() -> None:
-    table = score_table(
-        "m", {"class": np.array([0, 0, 0])}, np.array(["train", "val", "test"]), predictions([0] * 3, [0] * 3)
-    )
-    assert pd.api.types.is_numeric_dtype(table["accuracy"])

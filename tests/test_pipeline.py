@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,7 @@ STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
 LIGHT = (
     *("params", "artifacts", "labels", "predictions", "photos", "catalog", "splits", "metrics", "retrieval", "figures"),
-    "reporting",
+    *("resampling", "calibration", "scoring", "systems", "reporting", "pages"),
 )
 
 
@@ -78,6 +79,14 @@ def test_stages_are_named_like_their_scripts_and_params() -> None:
     for name, stage in STAGES.items():
         assert stage["cmd"] == f"python stages/{name}.py"
         assert len((ROOT / f"stages/{name}.py").read_text(encoding="utf-8").splitlines()) <= 80
+
+
+@pytest.mark.parametrize("name", ["folds", "train", "baselines", "judge"])
+def test_deps_of_cross_validation_are_the_modules_that_it_reaches(name: str) -> None:
+    stage = yaml.safe_load((ROOT / "crossval/dvc.yaml").read_text(encoding="utf-8"))["stages"][name]
+    script = ROOT / f"crossval/{name}.py"
+    assert undeclared_and_unused(script, ROOT / "src/vitrine", stage["deps"]) == (set(), set())
+    assert f"crossval/{name}.py" in stage["deps"]
 
 
 def sections_read(script: Path) -> set[str]:
@@ -224,11 +233,13 @@ def test_a_run_makes_everything_and_a_second_one_does_nothing(project: Project) 
                 assert any(name == path or name.startswith(f"{path}/") for name in found), path
     assert "up to date" in project.dvc("repro")
     metrics = json.loads((project.root / "metrics/evaluate.json").read_text())
-    assert set(metrics) == {"deit", "mobilevit"}
+    assert set(metrics) == {"deit", "mobilevit", "ensemble", "svm"}
     assert set(metrics["deit"]) == {"class", "color", "material", "all_tasks"}
     assert not list((project.root / ".resume").iterdir())
     report = (project.root / "report/report.md").read_text()
-    for picture in {part.split(")")[0] for part in report.split("](")[1:]}:
+    pictures = set(re.findall(r"!\[[^]]*\]\(([^)]+)\)", report))
+    assert len(pictures) >= 15
+    for picture in pictures:
         assert (project.root / "report" / picture).is_file(), picture
 
 

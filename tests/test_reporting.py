@@ -2,93 +2,114 @@
 
 from __future__ import annotations
 
-from math import comb
+from typing import Any
 
 import pandas as pd
 import pytest
 
-from vitrine.reporting import ReportData, compare_items, markdown_table, percent, write_report
+from vitrine.reporting import ReportData, difference, in_points, in_words, markdown_table, percent, write_report
+
+SYSTEMS = ("a", "b", "ensemble")
 
 
-def report_data(first: list[float], second: list[float], small: str = "b") -> ReportData:
-    """Two models, a and b, with the given shares of right views for every test item."""
+def compared(first: str, second: str, gain: float, p_value: float) -> dict[str, Any]:
+    ends = {"difference_ci_low": gain - 0.1, "difference_ci_high": gain + 0.1}
+    return {"first": first, "second": second, "task": "class", "difference": gain, **ends, "p_value": p_value}
+
+
+def report_data(gain: float, p_value: float, small: str = "b", sure: float = 0.25) -> ReportData:
+    """Two networks, a and b, whose ensemble is best; a is better than b by `gain`."""
+    accuracies = {"a": 0.7123, "b": 0.6456, "ensemble": 0.8123, "svm": 0.9}
+    intervals = {f"{name}_ci_{end}": value for name in ("accuracy", "macro_f1", "item_accuracy")
+                 for end, value in (("low", 0.2), ("high", 0.95))}  # fmt: skip
     scores = [
         {"model": model, "split": split, "task": task, "n": 53, "accuracy": accuracy, "balanced_accuracy": 0.31,
-         "macro_f1": 0.41, "weighted_f1": 0.51, "majority_accuracy": 0.111}
-        for model, accuracy in (("a", 0.8123), ("b", 0.7456)) for split in ("val", "test") for task in ("class", "tone")
+         "macro_f1": 0.41, "majority_accuracy": 0.111, "item_n": 11, "item_right": 7, "item_accuracy": 0.636,
+         **intervals}
+        for model, accuracy in accuracies.items() for split in ("val", "test") for task in ("class", "tone")
     ]  # fmt: skip
     scores += [
-        {"model": m, "split": s, "task": "all_tasks", "n": 53, "accuracy": 0.25} for m in "ab" for s in ("val", "test")
-    ]
+        {"model": m, "split": s, "task": "all_tasks", "n": 53, "accuracy": 0.25, **intervals}
+        for m in accuracies for s in ("val", "test")
+    ]  # fmt: skip
+    comparisons = [compared("a", "b", gain, p_value), compared("a", "ensemble", -0.1, 0.2)]
+    comparisons += [compared("b", "ensemble", -0.2, 0.1), compared("ensemble", "svm", -0.09, 0.0001)]
+    calibration = [
+        {"model": m, "task": t, "temperature": 1.23, "nll_before": 2.5, "nll_after": 1.5, "brier_before": 0.9,
+         "brier_after": 0.8, "ece_before": 0.3, "ece_after": 0.1, "sure_threshold": 0.66, "coverage": sure,
+         "sure_accuracy": 0.875 if sure else float("nan")} for m in SYSTEMS for t in ("class", "tone")
+    ]  # fmt: skip
     labels = [
         {"model": m, "task": t, "label": "odd|cup", "precision": 0.123, "recall": 0.5, "f1": 0.2, "n": 9}
-        for m in "ab" for t in ("class", "tone")
+        for m in SYSTEMS for t in ("class", "tone")
     ]  # fmt: skip
     cost = [
         {"model": m, "architecture": f"net_{m}", "image_size_px": 112,
-         "parameters": 1_230_000 if m == small else 5_570_000, "checkpoint_bytes": 4_700_000,
-         "flops": 570_000_000} for m in "ab"
+         "parameters": 1_230_000 if m == small else 5_570_000, "flops": 570_000_000} for m in "ab"
     ]  # fmt: skip
     retrieval = [
         {"model": m, "num_terms": t, "num_queries": 17, "k": 4, "precision_at_k": 0.333,
          "random_precision_at_k": 0.048}
-        for m in "ab" for t in (0, 1)
+        for m in SYSTEMS for t in (0, 1)
     ]  # fmt: skip
     return ReportData(
+        photos=pd.DataFrame({"class": ["cup"] * 40 + ["odd_hat"] * 10, "tone": ["red"] * 45 + [None] * 5}),
         counts={"photos": {"train": 40, "val": 9, "test": 53}, "items": {"train": 8, "val": 2, "test": 11},
                 "labels": {"class": 2, "tone": 3}, "missing": {"class": 0, "tone": 5}},
+        params="training:\n  seed: 4711\n",
         scores=pd.DataFrame(scores),
+        comparisons=pd.DataFrame(comparisons),
+        calibration=pd.DataFrame(calibration),
         per_label=pd.DataFrame(labels),
         cost=pd.DataFrame(cost),
         retrieval=pd.DataFrame(retrieval),
         near_duplicates=pd.DataFrame({"image_path_a": ["x", "y"]}),
-        right=pd.DataFrame({"a": first, "b": second}),
     )  # fmt: skip
 
 
-def test_numbers_stand_in_the_report() -> None:
-    text = write_report(report_data([1.0, 0.4], [0.6, 0.4]))
-    for shown in (
-        "81.2 %",
-        "74.6 %",
-        "11.1 %",
-        "1.23 M",
-        "5.57 M",
-        "4.7 MB",
-        "0.57 G",
-        "33.3 %",
-        "4.8 %",
-        "precision@4",
-    ):
-        assert shown in text, shown
-    assert "| odd\\|cup | 9 | 12.3 % | 50.0 % | 20.0 % |" in text
-    assert "tone 5" in text
-    assert "near duplicates across splits: 2" in text
+def test_numbers_stand_in_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = report_data(0.05, 0.3)
+    text = write_report(data)
+    shown = (
+        *("81.2 % [20, 95]", "7 of 11 items", "7/11, 63.6 % [20, 95]", "11.1 %", "1.23 M", "5.57 M", "0.57 G"),
+        *("33.3 %", "4.8 %", "precision@4", "2.500 \u2192 1.500", "87.5 %", "0.66", "seed: 4711"),
+        *("| class | 2 | cup 40 | odd hat 10 | 4.0 | 1 | 0 |", "| tone | 3 | red 45 | red 45 | 1.0 | 0 | 5 |"),
+        *("| odd\\|cup | 9 | 12.3 % | 50.0 % | 20.0 % |", "near duplicates across splits: 2"),
+    )
+    for part in shown:
+        assert part in text, part
     assert "nan" not in text
-    assert write_report(report_data([1.0, 0.4], [0.6, 0.4])) == text
+    assert write_report(data) == text
+
+
+def test_a_network_that_loses_to_the_machine_is_said_to_lose() -> None:
+    assert "**ensemble** loses to **svm** (-9.0 points [-19, +1], p < 0.001)" in write_report(report_data(0.05, 0.3))
 
 
 def test_no_winner_is_named_without_evidence() -> None:
-    text = write_report(report_data([1.0] * 5 + [0.0], [0.5] * 6))  # 5 to 1: p = 0.22
-    assert "a cannot be told from b" in text
-    assert "p = 0.22" in text
-    assert "Take **b**, the smallest: that a is better cannot be shown" in text
+    text = write_report(report_data(0.05, 0.3))
+    assert "No difference between **b** and **a** can be shown (-5.0 points [-15, +5], p = 0.300)." in text
+    assert "Take **b**, the smaller." in text
 
 
 def test_a_winner_is_named_with_evidence() -> None:
-    text = write_report(report_data([1.0] * 8, [0.5] * 8))  # 8 to 0: p = 0.008
-    assert "a is better than b" in text
-    assert "Take **a** for quality, and **b** where size counts" in text
-    assert "it scores best and is the smallest" in write_report(report_data([1.0] * 8, [0.5] * 8, small="a"))
+    assert "Take **a** for quality, and **b** where size counts" in write_report(report_data(0.2, 0.01))
+    assert "Take **a**: it is better, and smaller" in write_report(report_data(0.2, 0.01, small="a"))
 
 
-@pytest.mark.parametrize(("wins", "losses"), [(5, 1), (8, 0), (3, 3), (0, 0)])
-def test_the_sign_test_by_hand(wins: int, losses: int) -> None:
-    first = pd.Series([1.0] * wins + [0.0] * losses + [0.5] * 4)
-    found = compare_items(first, pd.Series([0.5] * len(first)))
-    n = wins + losses
-    tail = sum(comb(n, k) for k in range(max(wins, losses), n + 1)) / 2**n
-    assert found == (wins, losses, pytest.approx(min(1.0, 2 * tail)))
+def test_how_sure_it_is_stands_in_the_verdict() -> None:
+    assert "(0.66) lie 25.0 % of the test photographs; of those 87.5 % are right" in write_report(report_data(0, 1))
+    assert "It never is" in write_report(report_data(0, 1, sure=0.0))
+
+
+def test_differences_can_be_read_both_ways() -> None:
+    table = pd.DataFrame([compared("a", "b", 0.25, 0.04)])
+    back = difference(table, "b", "a", "class")
+    ends = (back["difference"], back["difference_ci_low"], back["difference_ci_high"])
+    assert ends == pytest.approx((-0.25, -0.35, -0.15))
+    assert in_points(difference(table, "a", "b", "class")) == "+25.0 points [+15, +35], p = 0.040"
+    assert in_words("a", "b", table) == "**a** beats **b** (+25.0 points [+15, +35], p = 0.040)."
+    assert in_words("b", "a", table).startswith("**b** loses to **a**")
 
 
 def test_tables_and_percentages() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vitrine.labels import MISSING
-from vitrine.scoring import compare, mean_of, number_items, score, with_interval
+from vitrine.scoring import compare, number_items, rate, score, with_interval
 
 
 def one_hot(predicted: list[int], num_labels: int = 2, sure: float = 0.9) -> np.ndarray:
@@ -59,9 +59,11 @@ def test_a_clear_difference_is_found_and_none_is_not() -> None:
     assert compare(codes, good, good, items)["p_value"] == 1.0
 
 
-def test_the_ensemble_is_the_mean() -> None:
-    mean = mean_of([{"class": np.array([[0.2, 0.8]])}, {"class": np.array([[0.6, 0.4]])}])
-    np.testing.assert_allclose(mean["class"], [[0.4, 0.6]], rtol=1e-6)
+def test_a_rate_by_hand() -> None:
+    # Two items: 3 of 4 views right, and 0 of 2. Drawn twice: 3/4, 0 or 3/6.
+    row = rate(np.array([True, True, True, False, False, False]), np.array([5, 5, 5, 5, 9, 9]))
+    assert row["n"] == 6 and row["accuracy"] == 0.5
+    assert (row["accuracy_ci_low"], row["accuracy_ci_high"]) == (0.0, 0.75)
 
 
 def test_intervals_in_words() -> None:

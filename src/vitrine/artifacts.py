@@ -44,6 +44,11 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
+def read_text(path: Path) -> str:
+    text: str = _read(path, lambda: path.read_text(encoding="utf-8"))
+    return text
+
+
 def write_json(path: Path, document: Any) -> None:
     """Write JSON with sorted keys and finite numbers, so that equal content gives equal bytes."""
     write_text(path, json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
 import numpy as np
@@ -15,7 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-from vitrine.labels import MISSING
+from vitrine.labels import MISSING, LabelSpace
 from vitrine.params import Section
 
 FEATURE_SIZE_PX = 64
@@ -89,3 +90,22 @@ def _spread(probs: NDArray[np.floating], classes: NDArray[np.int64], num_labels:
     whole = np.zeros((len(probs), num_labels), dtype=np.float32)
     whole[:, classes] = probs
     return whole
+
+
+def svm_baseline(
+    photos: NDArray[np.uint8],
+    codes: Mapping[str, NDArray[np.int64]],
+    label_space: LabelSpace,
+    train: NDArray[np.bool_],
+    c: float,
+) -> dict[str, NDArray[np.float32]]:
+    """Fit a machine a task on the training photographs and predict all.
+
+    Shape:
+        photos: (photos, height, width, channels); codes[task], train: (photos,); returns: {task: (photos, labels)}
+    """
+    features = classical_features(photos)
+    return {
+        task: svm_probs(features[train], codes[task][train], features, label_space.num_labels(task), c)
+        for task in label_space
+    }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
@@ -16,14 +16,12 @@ from vitrine.calibration import fit_temperature, sharpen
 from vitrine.labels import CLASS_TASK, MISSING, LabelSpace
 from vitrine.params import Section
 from vitrine.predictions import Predictions
-from vitrine.reporting import SIGNIFICANCE, markdown_table
-from vitrine.scoring import compare, mean_of, number_items, score, with_interval
+from vitrine.reporting import BASELINE, MIN_PHOTOS, in_words, markdown_table
+from vitrine.scoring import compare_all, number_items, score_all, with_interval
+from vitrine.systems import ENSEMBLE, mean_of
 
 NETWORKS = ("deit", "mobilevit")
 BASELINES = ("majority", "svm", "neighbours")
-ENSEMBLE = "ensemble"
-MIN_PHOTOS = 15
-"""Of labels with fewer photographs nothing is claimed: three items of five views."""
 
 
 class JudgeParams(Section):
@@ -83,19 +81,7 @@ def judge(
         `scoring.compare`
     """
     items = number_items(instance_ids)
-    scores = [
-        {"system": name, "task": task, **score(codes[task], probs[task], items, num_bins)}
-        for name, probs in systems.items()
-        for task in codes
-    ]
-    names = list(systems)
-    comparisons = [
-        {"first": a, "second": b, "task": task, **compare(codes[task], systems[a][task], systems[b][task], items)}
-        for k, a in enumerate(names)
-        for b in names[k + 1 :]
-        for task in codes
-    ]
-    return pd.DataFrame(scores), pd.DataFrame(comparisons)
+    return score_all(systems, codes, items, num_bins), compare_all(systems, codes, items)
 
 
 def headline(scores: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
@@ -147,8 +133,8 @@ def write_crossval_report(
 ) -> str:
     """Return crossval.md; pictures are addressed from the folder report/."""
     one_class = scores[scores["task"] == CLASS_TASK].set_index("system")
-    lines = [f"- {_verdict(first, 'svm', comparisons)}" for first in (*NETWORKS, ENSEMBLE)]
-    lines += [f"- {_verdict(*NETWORKS, comparisons)}", f"- {_verdict(ENSEMBLE, NETWORKS[0], comparisons)}"]
+    lines = [f"- {in_words(first, BASELINE, comparisons)}" for first in (*NETWORKS, ENSEMBLE)]
+    lines += [f"- {in_words(*NETWORKS, comparisons)}", f"- {in_words(ENSEMBLE, NETWORKS[0], comparisons)}"]
     tables = []
     for task, group in scores.groupby("task", sort=False):
         rows = [
@@ -188,20 +174,3 @@ def write_crossval_report(
         "![Photographs whose class looks wrong](../plots/crossval/suspicious_labels.jpg)",
     ]
     return "\n\n".join(sections) + "\n"
-
-
-def _verdict(first: str, second: str, comparisons: pd.DataFrame, task: str = CLASS_TASK) -> str:
-    """Say in words whether one system names more classes right than another."""
-    table = comparisons[comparisons["task"] == task]
-    row: dict[str, Any]
-    forward = table[(table["first"] == first) & (table["second"] == second)]
-    if len(forward):
-        row = dict(forward.iloc[0])
-        gain, low, high = row["difference"], row["difference_ci_low"], row["difference_ci_high"]
-    else:
-        row = dict(table[(table["first"] == second) & (table["second"] == first)].iloc[0])
-        gain, low, high = -row["difference"], -row["difference_ci_high"], -row["difference_ci_low"]
-    numbers = f"({100 * gain:+.1f} points [{100 * low:+.0f}, {100 * high:+.0f}], p = {row['p_value']:.3f})"
-    if row["p_value"] >= SIGNIFICANCE:
-        return f"No difference between **{first}** and **{second}** can be shown {numbers}."
-    return f"**{first}** {'beats' if gain > 0 else 'loses to'} **{second}** {numbers}."

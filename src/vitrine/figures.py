@@ -114,6 +114,39 @@ def training_curves(histories: dict[str, pd.DataFrame], path: Path) -> None:
     _save(figure, path)
 
 
+def calibration(reliability: pd.DataFrame, coverage: pd.DataFrame, path: Path) -> None:
+    """Draw reliability above, and accuracy against coverage below: a column a task, a line a model.
+
+    Args:
+        reliability: columns model, task, confidence, accuracy.
+        coverage: columns model, task, coverage, accuracy.
+    """
+    tasks, models = list(dict.fromkeys(reliability["task"])), list(dict.fromkeys(reliability["model"]))
+    figure, grid = pyplot.subplots(2, len(tasks), figsize=(3.1 * len(tasks), 6.6), layout="constrained", squeeze=False)
+    for column, task in enumerate(tasks):
+        top, bottom = grid[:, column]
+        top.plot([0, 1], [0, 1], color=FAINT, linewidth=1.5, zorder=0)
+        for number, name in enumerate(models):
+            bins, curve = (
+                table[(table["model"] == name) & (table["task"] == task)] for table in (reliability, coverage)
+            )
+            style: dict[str, Any] = {"color": COLOURS[number], "marker": MARKERS[number], "markersize": 5}
+            top.plot(bins["confidence"], bins["accuracy"], label=name if column == 0 else None, **style)
+            bottom.plot(curve["coverage"], curve["accuracy"], color=COLOURS[number])
+        top.set(title=words(task), xlabel="confidence")
+        bottom.set(xlabel="share answered")
+        for axes in (top, bottom):
+            axes.set(xlim=(0, 1), ylim=(0, 1.02))
+            axes.grid(color=FAINT, linewidth=0.6)
+            axes.set_axisbelow(True)
+    grid[0, 0].set_ylabel("share that is right")
+    grid[1, 0].set_ylabel("share right of the surest")
+    title = "Above: on the diagonal, confidence is honest. Below: what answering only when sure gains"
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
+    figure.legend(loc="outside lower center", ncols=len(models))
+    _save(figure, path)
+
+
 def confusion(counts: NDArray[np.int64], labels: Sequence[str], title: str, path: Path) -> None:
     """Draw a confusion matrix, coloured by the share of its row, with counts.
 
@@ -200,19 +233,22 @@ def photo_grid(rows: Sequence[GridRow], title: str, path: Path) -> None:
     _save(figure, path)
 
 
-def mistake_tiles(photos: NDArray[np.uint8], table: pd.DataFrame, predictions: Predictions) -> list[list[Tile]]:
-    """Make tiles, six a row, of wrongly classified photographs: what was said, how surely, and what is true.
+def mistake_rows(
+    photos: NDArray[np.uint8], predictions: Predictions, confusions: Sequence[tuple[int, int, NDArray[np.int64]]]
+) -> list[GridRow]:
+    """Make a row of at most six tiles for every pair of classes that are mixed up, the surest mistakes first.
 
     Shape:
-        photos: (photos, height, width, channels); table and predictions: the same photographs in the same order
+        photos: (photos, height, width, channels), addressed like predictions by the confusions' positions
     """
-    predicted, sure = predictions.predicted(CLASS_TASK), predictions.probs[CLASS_TASK].max(axis=1)
     labels = predictions.label_space.labels[CLASS_TASK]
-    tiles = [
-        Tile(photos[row], [words(labels[predicted[row]]), f"{100 * sure[row]:.0f} % sure; it is", words(truth)], False)
-        for row, truth in enumerate(table[CLASS_TASK])
-    ]
-    return [tiles[start : start + 6] for start in range(0, len(tiles), 6)]
+    sure = predictions.probs[CLASS_TASK].max(axis=1)
+    rows = []
+    for true, said, mistakes in confusions:
+        tiles = [Tile(photos[row], [f"{100 * sure[row]:.0f} % sure"], False) for row in mistakes[:6]]
+        times = f"{len(mistakes)} photograph" + ("s" if len(mistakes) > 1 else "")
+        rows.append(GridRow(f"{words(labels[true])}, taken for {words(labels[said])}: {times}", tiles))
+    return rows
 
 
 def search_rows(found: pd.DataFrame, photos: NDArray[np.uint8]) -> list[GridRow]:

@@ -2,41 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import softmax
 from torch.utils.flop_counter import FlopCounterMode
 
+from vitrine.artifacts import ArtifactError
 from vitrine.labels import LabelSpace
 from vitrine.model import MultiTaskModel, load_model
 from vitrine.photos import decode_photo
 from vitrine.predictions import Predictions
+from vitrine.systems import System, answer, load_systems
 
 
-class Predictor:
-    """A trained model, ready to predict."""
+class Network:
+    """A trained network; its probabilities are not calibrated."""
 
-    def __init__(self, name: str, model: MultiTaskModel, checkpoint_bytes: int) -> None:
-        self.name = name
+    def __init__(self, model: MultiTaskModel) -> None:
         self.model = model.eval()
-        self.checkpoint_bytes = checkpoint_bytes
 
     @classmethod
-    def load(cls, folder: Path) -> Predictor:
-        """Load a training stage's folder; its name is the model's name.
+    def load(cls, folder: Path) -> Network:
+        """Load a training stage's folder.
 
         Raises:
             ArtifactError: the folder does not hold a whole checkpoint.
         """
-        model = load_model(folder).to(memory_format=torch.channels_last)
-        return cls(folder.name, model, (folder / "model.safetensors").stat().st_size)
-
-    @property
-    def label_space(self) -> LabelSpace:
-        return self.model.spec.label_space
+        return cls(load_model(folder).to(memory_format=torch.channels_last))
 
     def predict(self, photos: NDArray[np.uint8], image_paths: Sequence[str]) -> Predictions:
         """Predict decoded photographs.
@@ -45,23 +41,11 @@ class Predictor:
             photos: (photos, height, width, channels), square, as `decode_photo` gives them
         """
         logits, embeddings = self.model.infer(photos)
-        probs = {task: softmax(scores) for task, scores in logits.items()}
-        return Predictions(self.label_space, tuple(image_paths), probs, embeddings)
-
-    def predict_files(self, paths: Sequence[Path], max_megapixels: float) -> Predictions:
-        """Decode and predict files.
-
-        Raises:
-            PhotoError: a file is not a readable photograph.
-        """
-        side = self.model.spec.preprocessing.photo_size_px
-        photos = np.empty((len(paths), side, side, 3), dtype=np.uint8)
-        for row, path in enumerate(paths):
-            photos[row] = decode_photo(path, side, max_megapixels)
-        return self.predict(photos, [str(path) for path in paths])
+        probs = {task: softmax(scores.astype(np.float64), axis=1).astype(np.float32) for task, scores in logits.items()}
+        return Predictions(self.model.spec.label_space, tuple(image_paths), probs, embeddings)
 
     def cost(self) -> dict[str, str | int]:
-        """Return what the model costs: parameters, bytes of its checkpoint, and FLOPs for one photograph.
+        """Return what the network costs: its parameters, and FLOPs for one photograph.
 
         A multiplication and an addition are two FLOPs; only matrix products and convolutions are counted.
         """
@@ -75,12 +59,60 @@ class Predictor:
             "architecture": spec.architecture,
             "image_size_px": spec.preprocessing.image_size_px,
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
-            "checkpoint_bytes": self.checkpoint_bytes,
             "flops": int(counter.get_total_flops()),
         }
 
 
-def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Turn logits into probabilities. Shape: (photos, labels)."""
-    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    return (shifted / shifted.sum(axis=1, keepdims=True)).astype(np.float32)
+class Predictor:
+    """A system, ready to predict: a network or the ensemble, calibrated."""
+
+    def __init__(self, name: str, systems: Mapping[str, System], networks: Mapping[str, Network]) -> None:
+        self.name = name
+        self.systems = systems
+        self.networks = networks
+
+    @classmethod
+    def load(cls, name: str, folder: Path = Path("models")) -> Predictor:
+        """Load system `name` from the folder that holds the networks and systems.json.
+
+        Raises:
+            ArtifactError: there is no such system, or a file is missing or broken.
+        """
+        systems = load_systems(folder / "systems.json")
+        if name not in systems:
+            raise ArtifactError(f"{folder}: no system '{name}'. There are: {', '.join(systems)}")
+        return cls(name, systems, {member: Network.load(folder / member) for member in systems[name].members})
+
+    @property
+    def label_space(self) -> LabelSpace:
+        return self._model.spec.label_space
+
+    @property
+    def sure_thresholds(self) -> Mapping[str, float]:
+        """Confidence per task below which the answer is "not sure"."""
+        return self.systems[self.name].sure_thresholds
+
+    @property
+    def _model(self) -> MultiTaskModel:
+        return next(iter(self.networks.values())).model
+
+    def predict(self, photos: NDArray[np.uint8], image_paths: Sequence[str]) -> Predictions:
+        """Predict decoded photographs.
+
+        Shape:
+            photos: (photos, height, width, channels), square, as `decode_photo` gives them
+        """
+        raw = {name: network.predict(photos, image_paths) for name, network in self.networks.items()}
+        return answer(self.name, self.systems, raw)
+
+    def predict_files(self, paths: Sequence[Path], max_megapixels: float) -> Predictions:
+        """Decode and predict files.
+
+        Raises:
+            PhotoError: a file is not a readable photograph.
+        """
+        side = self._model.spec.preprocessing.photo_size_px
+        photos = np.empty((len(paths), side, side, 3), dtype=np.uint8)
+        for row, path in enumerate(paths):
+            photos[row] = decode_photo(path, side, max_megapixels)
+        return self.predict(photos, [str(path) for path in paths])

@@ -1,4 +1,4 @@
-"""Scores from label codes and probabilities: NumPy and scikit-learn alone."""
+"""The tables behind evaluate: scores of every system on val and test, of every label, calibration, mistakes."""
 
 from __future__ import annotations
 
@@ -12,19 +12,28 @@ from pydantic import Field
 from sklearn.decomposition import PCA
 from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support
 
-from vitrine.labels import MISSING, LabelSpace
+from vitrine.calibration import brier, coverage_curve, expected_calibration_error, nll, reliability
+from vitrine.labels import CLASS_TASK, MISSING, LabelSpace
 from vitrine.params import Section
 from vitrine.predictions import Predictions
+from vitrine.scoring import rate, score
+from vitrine.systems import System, answer, mix
+
+Codes = Mapping[str, NDArray[np.int64]]
+Probs = Mapping[str, NDArray[np.float32]]
 
 ALL_TASKS = "all_tasks"
 """Name of the row that asks for every task of a photograph to be right at once."""
 
 
 class EvaluateParams(Section):
-    """What to judge."""
+    """What to judge, and how."""
 
     models: Annotated[list[str], Field(min_length=1)]
-    num_mistakes: Annotated[int, Field(ge=1, le=60)]
+    sure_accuracy: Annotated[float, Field(gt=0, le=1)]
+    calibration_bins: Annotated[int, Field(ge=1, le=50)]
+    svm_c: Annotated[float, Field(gt=0)]
+    num_confusions: Annotated[int, Field(ge=1, le=20)]
 
 
 def task_scores(codes: NDArray[np.int64], probs: NDArray[np.float32], majority: int) -> dict[str, float | int]:
@@ -56,47 +65,95 @@ def majority_label(codes: NDArray[np.int64]) -> int:
     return int(np.argmax(np.bincount(codes[codes != MISSING], minlength=1)))
 
 
-def all_tasks_right(codes: Mapping[str, NDArray[np.int64]], predictions: Predictions) -> NDArray[np.bool_]:
+def all_tasks_right(codes: Codes, probs: Probs) -> NDArray[np.bool_]:
     """Say of each photograph whether all tasks that it has labels for are right. Shape: (photos,)."""
-    right = [(codes[task] == MISSING) | (codes[task] == predictions.predicted(task)) for task in codes]
+    right = [(codes[task] == MISSING) | (codes[task] == probs[task].argmax(axis=1)) for task in codes]
     return np.logical_and.reduce(right)
 
 
 def score_table(
-    name: str, codes: Mapping[str, NDArray[np.int64]], splits: NDArray[Any], predictions: Predictions
+    name: str, codes: Codes, splits: NDArray[Any], items: NDArray[np.int64], probs: Probs, num_bins: int
 ) -> pd.DataFrame:
-    """Return the scores of a model on val and test: one row per split and task, and one for all tasks at once.
+    """Return the scores of a system on val and test: one row per split and task, and one for all tasks at once.
 
     Columns:
-        model, split, task, n, accuracy, balanced_accuracy, macro_f1, weighted_f1, majority_accuracy
+        model, split, task, and the keys of `task_scores` and of `scoring.score`
 
     Shape:
-        codes[task], splits: (photos,)
+        codes[task], splits, items: (photos,); probs[task]: (photos, labels)
     """
     rows: list[dict[str, Any]] = []
     train = splits == "train"
     for split in ("val", "test"):
         chosen = splits == split
         for task, values in codes.items():
-            scores = task_scores(values[chosen], predictions.probs[task][chosen], majority_label(values[train]))
-            rows.append({"model": name, "split": split, "task": task, **scores})
-        right = all_tasks_right(codes, predictions)[chosen]
-        rows.append({"model": name, "split": split, "task": ALL_TASKS, "n": len(right), "accuracy": right.mean()})
+            scores = task_scores(values[chosen], probs[task][chosen], majority_label(values[train]))
+            intervals = score(values[chosen], probs[task][chosen], items[chosen], num_bins)
+            rows.append({"model": name, "split": split, "task": task, **scores, **intervals})
+        right = all_tasks_right(codes, probs)[chosen]
+        rows.append({"model": name, "split": split, "task": ALL_TASKS, **rate(right, items[chosen])})
     return pd.DataFrame(rows)
 
 
 def headline(scores: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
-    """Pick the few numbers of the test split that `dvc metrics diff` compares: {model: {task: {metric: value}}}."""
+    """Pick the few numbers of the test split that `dvc metrics diff` compares: {model: {task: {metric: value}}}.
+
+    Accuracy and macro F1 with the ends of their intervals and the number of photographs; of the class also accuracy by
+    item and the number of items.
+    """
     picked: dict[str, dict[str, dict[str, float]]] = {}
     for row in scores[scores["split"] == "test"].to_dict("records"):
-        values = {key: row[key] for key in ("n", "accuracy", "macro_f1") if not pd.isna(row.get(key))}
+        names = ["accuracy", "macro_f1", *(["item_accuracy"] if row["task"] == CLASS_TASK else [])]
+        keys = ["n", *(["item_n"] if row["task"] == CLASS_TASK else [])]
+        keys += [f"{name}{end}" for name in names for end in ("", "_ci_low", "_ci_high")]
+        values = {key: row[key] for key in keys if not pd.isna(row.get(key))}
         picked.setdefault(row["model"], {})[row["task"]] = values
     return picked
 
 
-def per_label_table(
-    name: str, label_space: LabelSpace, codes: Mapping[str, NDArray[np.int64]], predictions: Predictions
-) -> pd.DataFrame:
+def calibration_tables(
+    codes: Codes,
+    test: NDArray[np.bool_],
+    raw: Mapping[str, Predictions],
+    systems: Mapping[str, System],
+    num_bins: int,
+) -> dict[str, pd.DataFrame]:
+    """Say what the temperatures did on test, and what the thresholds mean there.
+
+    Args:
+        raw: uncalibrated predictions of every network.
+
+    Returns:
+        reliability: model, task and the columns of `calibration.reliability`, after calibration
+        coverage: model, task and the columns of `calibration.coverage_curve`, after calibration
+        calibration: model, task, temperature, nll_before, nll_after, brier_before, brier_after, ece_before, ece_after,
+        sure_threshold, coverage (share of photographs above it), sure_accuracy (of those; empty if there are none)
+
+    Shape:
+        codes[task], test: (photos,)
+    """
+    tables: dict[str, list[pd.DataFrame]] = {"reliability": [], "coverage": [], "calibration": []}
+    for name, system in systems.items():
+        before, after = mix(name, systems, raw), answer(name, systems, raw)
+        for task, values in codes.items():
+            labelled = test & (values != MISSING)
+            true = values[labelled]
+            row: dict[str, Any] = {"model": name, "task": task, "temperature": system.temperatures[task]}
+            for when, probs in (("before", before.probs[task][labelled]), ("after", after.probs[task][labelled])):
+                bins = reliability(true, probs, num_bins)
+                row |= {f"nll_{when}": nll(true, probs), f"brier_{when}": brier(true, probs)}
+                row[f"ece_{when}"] = expected_calibration_error(bins)
+            curve = coverage_curve(true, probs)
+            sure = curve[curve["threshold"] >= system.sure_thresholds[task]]
+            row |= {"sure_threshold": system.sure_thresholds[task]}
+            row |= {"coverage": sure["coverage"].max() if len(sure) else 0.0}
+            row |= {"sure_accuracy": sure["accuracy"].iloc[-1] if len(sure) else np.nan}
+            for kind, table in (("reliability", bins), ("coverage", curve), ("calibration", pd.DataFrame([row]))):
+                tables[kind].append(table if kind == "calibration" else table.assign(model=name, task=task))
+    return {kind: pd.concat(parts, ignore_index=True) for kind, parts in tables.items()}
+
+
+def per_label_table(name: str, label_space: LabelSpace, codes: Codes, predictions: Predictions) -> pd.DataFrame:
     """Return the scores of every label. Columns: model, task, label, precision, recall, f1, n (the support)."""
     tables = []
     for task, values in codes.items():
@@ -116,14 +173,24 @@ def confusion_counts(codes: NDArray[np.int64], predicted: NDArray[np.int64], num
     return np.asarray(confusion_matrix(codes[labelled], predicted[labelled], labels=range(num_labels)), dtype=np.int64)
 
 
-def worst_mistakes(codes: NDArray[np.int64], probs: NDArray[np.float32], num: int) -> NDArray[np.int64]:
-    """Return the positions of the most confident mistakes, the most confident first; ties in the given order.
+def commonest_confusions(
+    codes: NDArray[np.int64], probs: NDArray[np.float32], num: int
+) -> list[tuple[int, int, NDArray[np.int64]]]:
+    """Return the pairs of labels that are mixed up most often: true, predicted, and the mistakes, the surest first.
+
+    Equally common pairs come in the order of their labels.
 
     Shape:
-        codes: (photos,); probs: (photos, labels); returns: at most (num,)
+        codes: (photos,); probs: (photos, labels); each pair's mistakes: positions
     """
-    wrong = np.flatnonzero((codes != MISSING) & (probs.argmax(axis=1) != codes))
-    return wrong[np.argsort(-probs[wrong].max(axis=1), kind="stable")][:num]
+    predicted = probs.argmax(axis=1)
+    wrong = np.flatnonzero((codes != MISSING) & (predicted != codes))
+    wrong = wrong[np.argsort(-probs[wrong].max(axis=1), kind="stable")]
+    pairs: dict[tuple[int, int], list[int]] = {}
+    for row in wrong:
+        pairs.setdefault((int(codes[row]), int(predicted[row])), []).append(int(row))
+    commonest = sorted(pairs.items(), key=lambda pair: (-len(pair[1]), pair[0]))[:num]
+    return [(true, said, np.array(rows, dtype=np.int64)) for (true, said), rows in commonest]
 
 
 def principal_components(embeddings: NDArray[np.float32]) -> NDArray[np.float64]:

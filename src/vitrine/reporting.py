@@ -1,4 +1,4 @@
-"""Write the comparison of the models as Markdown, from metrics and tables alone."""
+"""Write the comparison of the systems as Markdown, from metrics and tables alone."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from scipy.stats import binomtest
 
-from vitrine.artifacts import read_csv, read_json
-from vitrine.labels import CLASS_TASK
+from vitrine.artifacts import read_csv, read_json, read_text
+from vitrine.labels import CLASS_TASK, read_photos
 from vitrine.metrics import ALL_TASKS
+from vitrine.scoring import with_interval
 
 SIGNIFICANCE = 0.05
+BASELINE = "svm"
+MIN_PHOTOS = 15
+"""Of labels with fewer photographs nothing is claimed: three items of five views."""
 
 
 @dataclass(frozen=True)
@@ -22,75 +25,85 @@ class ReportData:
     """What the earlier stages measured. Columns are those that their writers document.
 
     Attributes:
+        photos: the photographs (photos.csv)
         counts: metrics/split.json
-        right: per model, the share of right class predictions for every test item
+        params: params.yaml, as it stands
     """
 
+    photos: pd.DataFrame
     counts: Mapping[str, Any]
+    params: str
     scores: pd.DataFrame
+    comparisons: pd.DataFrame
+    calibration: pd.DataFrame
     per_label: pd.DataFrame
     cost: pd.DataFrame
     retrieval: pd.DataFrame
     near_duplicates: pd.DataFrame
-    right: pd.DataFrame
 
     @classmethod
-    def read(cls, table: pd.DataFrame, predicted: Mapping[str, Sequence[str]]) -> ReportData:
+    def read(cls) -> ReportData:
         """Read the tables of split, evaluate and index.
-
-        Args:
-            table: the photographs (photos.csv).
-            predicted: per model, the class of every photograph.
 
         Raises:
             ArtifactError: a file is missing or broken.
         """
         plots = Path("plots")
-        test = (table["split"] == "test").to_numpy()
-        right = {
-            name: (pd.Series(labels) == table[CLASS_TASK].reset_index(drop=True))[test]
-            .groupby(table["instance_id"].to_numpy()[test])
-            .mean()
-            for name, labels in predicted.items()
-        }
         return cls(
+            read_photos(Path("data/splits/photos.csv")),
             read_json(Path("metrics/split.json")),
+            read_text(Path("params.yaml")),
             read_csv(plots / "evaluate/scores.csv"),
+            read_csv(plots / "evaluate/comparisons.csv"),
+            read_csv(plots / "evaluate/calibration.csv"),
             read_csv(plots / "evaluate/per_label.csv"),
             read_csv(plots / "evaluate/cost.csv"),
             read_csv(plots / "index/retrieval.csv"),
             read_csv(plots / "split/near_duplicates.csv"),
-            pd.DataFrame(right),
         )
+
+    @property
+    def systems(self) -> list[str]:
+        """The networks and their ensemble."""
+        return list(dict.fromkeys(self.calibration["model"]))
+
+    @property
+    def networks(self) -> list[str]:
+        return list(self.cost["model"])
 
 
 def write_report(data: ReportData) -> str:
     """Return report.md; pictures are addressed from the folder report/."""
-    models = list(data.cost["model"])
+    systems = data.systems
     sections = [
         "# How well the models see and find",
-        *_verdict(data, models),
+        *_verdict(data),
         "## Quality",
-        *_quality(data, models),
+        *_quality(data),
+        "## Differences",
+        *_differences(data),
+        "## Confidence",
+        *_confidence(data),
         "## Cost",
         *_cost(data),
         "## Learning",
         "![Loss and macro F1 by epoch](../plots/evaluate/curves.png)",
         "## Confusion",
-        *(f"![Confusion matrix of {name}](../plots/evaluate/confusion_{name}.png)" for name in models),
+        *(f"![Confusion matrix of {name}](../plots/evaluate/confusion_{name}.png)" for name in systems),
         "## Every class",
-        *_classes(data, models),
+        *_classes(data, systems),
         "## Mistakes",
-        *(f"![The mistakes {name} is surest of](../plots/evaluate/mistakes_{name}.jpg)" for name in models),
+        *(f"![Classes that {name} mixes up](../plots/evaluate/mistakes_{name}.jpg)" for name in systems),
         "## Embeddings",
-        *(f"![Embeddings of {name} in two dimensions](../plots/evaluate/pca_{name}.png)" for name in models),
+        *(f"![Embeddings of {name} in two dimensions](../plots/evaluate/pca_{name}.png)" for name in systems),
         "## Search",
-        *_search(data, models),
-        "## Data",
+        *_search(data, systems),
+        "## Data card",
         *_data(data),
+        "## Model card",
+        *_model_card(data),
         "## How to make this report",
-        "`dvc repro` writes it from params.yaml and the data; the same inputs give the same bytes. "
-        "`dvc metrics diff`, `dvc params diff` and `dvc plots diff` compare it with another commit.",
+        *_reproduction(data),
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -105,80 +118,149 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def _score(data: ReportData, model: str, split: str, task: str, metric: str) -> float:
+def _row(data: ReportData, model: str, split: str, task: str) -> dict[str, Any]:
     scores = data.scores
-    row = scores[(scores["model"] == model) & (scores["split"] == split) & (scores["task"] == task)]
-    return float(row[metric].iloc[0]) if len(row) else float("nan")
+    rows = scores[(scores["model"] == model) & (scores["split"] == split) & (scores["task"] == task)]
+    return {str(key): value for key, value in rows.iloc[0].items()} if len(rows) else {}
 
 
-def compare_items(first: pd.Series, second: pd.Series) -> tuple[int, int, float]:
-    """Compare two models item by item: items on which each has more views right, and the sign test's p-value.
-
-    Views of an item are not independent, so the item is the unit.
-
-    Source:
-        exact two-sided sign test, ties left out (Conover, Practical Nonparametric Statistics, section 3.4).
-    """
-    wins, losses = int((first > second).sum()), int((first < second).sum())
-    p_value = float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
-    return wins, losses, p_value
+def difference(comparisons: pd.DataFrame, first: str, second: str, task: str) -> dict[str, Any]:
+    """Return the comparison of two systems on a task, first minus second, whichever way round it was made."""
+    table = comparisons[comparisons["task"] == task]
+    forward = table[(table["first"] == first) & (table["second"] == second)]
+    if len(forward):
+        return {str(key): value for key, value in forward.iloc[0].items()}
+    row = table[(table["first"] == second) & (table["second"] == first)].iloc[0]
+    turned = {"difference": -row["difference"], "p_value": row["p_value"]}
+    return turned | {"difference_ci_low": -row["difference_ci_high"], "difference_ci_high": -row["difference_ci_low"]}
 
 
-def _verdict(data: ReportData, models: list[str]) -> list[str]:
+def in_points(row: Mapping[str, Any]) -> str:
+    """Write a difference of accuracies with its interval and p-value."""
+    gain, low, high = (100 * row[key] for key in ("difference", "difference_ci_low", "difference_ci_high"))
+    p_value = "p < 0.001" if row["p_value"] < 0.0005 else f"p = {row['p_value']:.3f}"
+    return f"{gain:+.1f} points [{low:+.0f}, {high:+.0f}], {p_value}"
+
+
+def in_words(first: str, second: str, comparisons: pd.DataFrame, task: str = CLASS_TASK) -> str:
+    """Say whether one system names more labels right than another, or that no difference can be shown."""
+    row = difference(comparisons, first, second, task)
+    if row["p_value"] >= SIGNIFICANCE:
+        return f"No difference between **{first}** and **{second}** can be shown ({in_points(row)})."
+    return f"**{first}** {'beats' if row['difference'] > 0 else 'loses to'} **{second}** ({in_points(row)})."
+
+
+def _verdict(data: ReportData) -> list[str]:
     items = int(data.counts["items"]["test"])
-    ranked = sorted(models, key=lambda name: -_score(data, name, "test", CLASS_TASK, "accuracy"))
-    parameters = dict(zip(data.cost["model"], data.cost["parameters"], strict=True))
-    best, smallest = ranked[0], min(models, key=lambda name: int(parameters[name]))
-    lines = []
-    for name in ranked:
-        accuracy, majority = (
-            _score(data, name, "test", CLASS_TASK, metric) for metric in ("accuracy", "majority_accuracy")
-        )
-        lines.append(
-            f"- **{name}** names the class of {percent(accuracy)} of the test photographs right; always saying the "
-            f"commonest class would get {percent(majority)}."
-        )
-    equals = [best]
-    for other in ranked[1:]:
-        wins, losses, p_value = compare_items(data.right[best], data.right[other])
-        if p_value >= SIGNIFICANCE:
-            equals.append(other)
-        verdict = "is better than" if p_value < SIGNIFICANCE else "cannot be told from"
-        lines.append(
-            f"- {best} {verdict} {other} on these {items} test items: more views right on {wins}, fewer on {losses} "
-            f"(sign test over items, p = {p_value:.2f})."
-        )
-    if smallest == best:
-        lines.append(f"- Take **{best}**: it scores best and is the smallest.")
-    elif smallest in equals:
-        lines.append(f"- Take **{smallest}**, the smallest: that {best} is better cannot be shown.")
-    else:
-        lines.append(f"- Take **{best}** for quality, and **{smallest}** where size counts.")
+    rows = {name: _row(data, name, "test", CLASS_TASK) for name in [*data.systems, BASELINE]}
+    best = max(data.systems, key=lambda name: rows[name]["accuracy"])
+    row = rows[best]
+    lines = [
+        f"- **{best}** names the class of {with_interval(row, 'accuracy')} of the test photographs right, and of "
+        f"{int(row['item_right'])} of {int(row['item_n'])} items from all their views; always saying the commonest "
+        f"class would get {percent(row['majority_accuracy'])}.",
+        f"- {in_words(best, BASELINE, data.comparisons)} `{BASELINE}` is a support vector machine on histograms.",
+    ]
+    lines += [f"- {_recommendation(data)}"] if len(data.networks) > 1 else []
     lines.append(
-        f"- {items} items are few: one more or less moves the accuracy by about {percent(1 / items)}. The epoch was "
-        "picked on val, so val scores flatter."
+        f"- {items} test items are few: one more or less moves the accuracy by about {percent(1 / items)}. "
+        "[Cross-validation](crossval.md) uses every item."
     )
+    of_class = data.calibration[(data.calibration["model"] == best) & (data.calibration["task"] == CLASS_TASK)]
+    lines.append(f"- Is it sure when it says so? {_sureness(dict(of_class.iloc[0]))}")
     return ["\n".join(lines)]
 
 
-def _quality(data: ReportData, models: list[str]) -> list[str]:
+def _recommendation(data: ReportData) -> str:
+    """Recommend a network by the paired test; where nothing can be shown, the smaller."""
+    parameters = dict(zip(data.cost["model"], data.cost["parameters"], strict=True))
+    first, second = sorted(data.networks, key=lambda name: int(parameters[name]))[:2]
+    row = difference(data.comparisons, first, second, CLASS_TASK)
+    said = in_words(first, second, data.comparisons)
+    if row["p_value"] >= SIGNIFICANCE:
+        return f"{said} Take **{first}**, the smaller."
+    if row["difference"] > 0:
+        return f"{said} Take **{first}**: it is better, and smaller."
+    return f"{said} Take **{second}** for quality, and **{first}** where size counts."
+
+
+def _sureness(row: Mapping[str, Any]) -> str:
+    if not row["coverage"]:
+        return "It never is: no confidence was right often enough on val, or no test photograph reached it."
+    return (
+        f"Above its threshold ({row['sure_threshold']:.2f}) lie {percent(row['coverage'])} of the test photographs; "
+        f"of those {percent(row['sure_accuracy'])} are right."
+    )
+
+
+def _quality(data: ReportData) -> list[str]:
     header = [
-        *("task", "model", "val accuracy", "val macro F1", "test accuracy", "test balanced", "test macro F1"),
-        *("test weighted F1", "commonest label", "test photographs"),
+        *("task", "system", "test accuracy", "items, views fused", "test macro F1", "test balanced", "val accuracy"),
+        *("commonest label", "test photographs"),
     ]
     rows = []
     for task in dict.fromkeys(data.scores["task"]):
-        for name in models:
-            val = [percent(_score(data, name, "val", task, metric)) for metric in ("accuracy", "macro_f1")]
-            metrics = ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "majority_accuracy")
-            test = [percent(_score(data, name, "test", task, metric)) for metric in metrics]
+        for name in [*data.systems, BASELINE]:
+            test, val = _row(data, name, "test", task), _row(data, name, "val", task)
+            by_item = ""
+            if task != ALL_TASKS and test["item_n"] > 0:
+                by_item = f"{int(test['item_right'])}/{int(test['item_n'])}, {with_interval(test, 'item_accuracy')}"
+            cells = [with_interval(test, "accuracy"), by_item, with_interval(test, "macro_f1")]
+            cells += [percent(test["balanced_accuracy"]), percent(val["accuracy"])]
             shown = "all at once" if task == ALL_TASKS else task
-            rows.append([shown, name, *val, *test, int(_score(data, name, "test", task, "n"))])
+            rows.append([shown, name, *cells, percent(test["majority_accuracy"]), int(test["n"])])
     return [
         markdown_table(header, rows),
-        "Photographs without a label for a task do not count for it. `commonest label`: accuracy of always saying the "
-        "label that is commonest in train. Balanced accuracy is the mean recall of the labels.",
+        "In brackets are 95 % intervals from drawing items, with all their views, with replacement. `items, views "
+        "fused`: items that are right when the probabilities of their views are multiplied. `ensemble`: the mean of "
+        "both networks' calibrated probabilities. `svm`: a support vector machine on histograms of gradients and "
+        "colours. `commonest label`: accuracy of always saying the label that is commonest in train. Balanced accuracy "
+        "is the mean recall of the labels. Photographs without a label for a task do not count for it. The epoch, the "
+        "temperatures and the thresholds were picked on val, so val scores flatter.",
     ]
+
+
+def _differences(data: ReportData) -> list[str]:
+    table = data.comparisons
+    tasks = list(dict.fromkeys(table["task"]))
+    rows = []
+    for first, second in dict.fromkeys(zip(table["first"], table["second"], strict=True)):
+        cells = [in_points(difference(table, first, second, task)) for task in tasks]
+        rows.append([f"{first} minus {second}", *cells])
+    return [
+        markdown_table(["accuracy on test", *tasks], rows),
+        "Points are percentage points with 95 % intervals. p is of a sign-flip permutation test over items. With many "
+        "pairs and tasks, one in twenty falls below 0.05 by chance.",
+    ]
+
+
+def _confidence(data: ReportData) -> list[str]:
+    rows = [
+        [
+            row["task"],
+            row["model"],
+            f"{row['temperature']:.2f}",
+            *(f"{row[f'{key}_before']:.3f} \u2192 {row[f'{key}_after']:.3f}" for key in ("nll", "brier", "ece")),
+            "never" if row["sure_threshold"] >= 1 else f"{row['sure_threshold']:.2f}",
+            percent(row["coverage"]),
+            percent(row["sure_accuracy"]),
+        ]
+        for row in data.calibration.sort_values("task", kind="stable", key=_order(data)).to_dict("records")
+    ]
+    header = ["task", "system", "temperature", "NLL", "Brier", "ECE", "sure from", "share sure", "right of those"]
+    return [
+        markdown_table(header, rows),
+        "One temperature a task is fitted on val; the scores are of test, before and after. NLL: mean negative "
+        "log-likelihood in nats. Brier: mean squared distance, 0 to 2. ECE: expected calibration error over bins of "
+        "equal numbers. `sure from`: the confidence from which on answers on val were right often enough "
+        "(evaluate.sure_accuracy); below it the answer is \u201cnot sure\u201d.",
+        "![Reliability, and accuracy against coverage](../plots/evaluate/calibration.png)",
+    ]
+
+
+def _order(data: ReportData) -> Any:
+    place = {task: number for number, task in enumerate(dict.fromkeys(data.calibration["task"]))}
+    return lambda column: column.map(place)
 
 
 def _cost(data: ReportData) -> list[str]:
@@ -188,13 +270,14 @@ def _cost(data: ReportData) -> list[str]:
             row["architecture"],
             f"{row['image_size_px']} px",
             f"{row['parameters'] / 1e6:.2f} M",
-            f"{row['checkpoint_bytes'] / 1e6:.1f} MB",
             f"{row['flops'] / 1e9:.2f} G",
         ]
         for row in data.cost.to_dict("records")
     ]
-    header = ["model", "architecture", "image size", "parameters", "checkpoint", "FLOPs a photograph"]
-    return [markdown_table(header, rows)]
+    return [
+        markdown_table(["network", "architecture", "image size", "parameters", "FLOPs a photograph"], rows),
+        "The ensemble costs the sum.",
+    ]
 
 
 def _classes(data: ReportData, models: list[str]) -> list[str]:
@@ -231,11 +314,47 @@ def _search(data: ReportData, models: list[str]) -> list[str]:
 def _data(data: ReportData) -> list[str]:
     counts = data.counts
     rows = [[split, counts["photos"][split], counts["items"][split]] for split in ("train", "val", "test")]
-    labels = ", ".join(f"{task} {number}" for task, number in sorted(counts["labels"].items()))
-    missing = ", ".join(f"{task} {number}" for task, number in sorted(counts["missing"].items()) if number) or "none"
+    tasks = []
+    for task in sorted(counts["labels"], key=lambda name: (name != CLASS_TASK, name)):
+        numbers = data.photos[task].value_counts()
+        commonest, rarest = (f"{numbers.index[k]} {numbers.iloc[k]}".replace("_", " ") for k in (0, -1))
+        few = int((numbers < MIN_PHOTOS).sum())
+        cells = [counts["labels"][task], commonest, rarest, f"{numbers.iloc[0] / numbers.iloc[-1]:.1f}", few]
+        tasks.append([task, *cells, counts["missing"].get(task, 0)])
+    header = ["task", "labels", "commonest", "rarest", "ratio", f"below {MIN_PHOTOS} photographs", "without a label"]
     return [
         markdown_table(["split", "photographs", "items"], rows),
-        f"Labels: {labels}. Photographs without a label (or with a masked one): {missing}. "
-        f"Pairs of near duplicates across splits: {len(data.near_duplicates)}. No item is in two splits.",
+        markdown_table(header, tasks),
+        f"Of labels with fewer than {MIN_PHOTOS} photographs nothing should be claimed. Pairs of near duplicates "
+        f"across splits: {len(data.near_duplicates)}. No item is in two splits.",
         "![Photographs and items of every class in each split](../plots/split/class_by_split.png)",
+    ]
+
+
+def _model_card(data: ReportData) -> list[str]:
+    networks = ", ".join(f"{row['model']} ({row['architecture']})" for row in data.cost.to_dict("records"))
+    return [
+        "\n".join(
+            [
+                f"- **Models**: {networks}, each a timm backbone with one head a task, and their ensemble.",
+                f"- **Trained on**: {data.counts['photos']['train']} photographs of {data.counts['items']['train']} "
+                "items; the weights that they start from stand under `weights` below.",
+                "- **Made for**: naming and finding products of these classes in photographs like these. Other things "
+                "get one of these labels too: the models know no \u201cnone of them\u201d.",
+                "- **Not for**: decisions about people, or any use where a wrong label does harm.",
+                "- **Limits**: the figures hold for items like the test items, of which there are few; another camera, "
+                "background or kind of product can be much worse.",
+            ]
+        )
+    ]
+
+
+def _reproduction(data: ReportData) -> list[str]:
+    return [
+        "`dvc repro` writes it from params.yaml and the data; the same inputs give the same bytes. The commit is that "
+        "of this file: `git log -1 -- report/report.md`. `dvc.lock` holds the hashes of code, data and models. "
+        "`dvc metrics diff`, `dvc params diff` and `dvc plots diff` compare with another commit, and `make gate` says "
+        "what is beyond noise.",
+        "The params:",
+        f"```yaml\n{data.params.strip()}\n```",
     ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -27,9 +28,9 @@ SEED = 13
 """Of the draws behind intervals and tests; another seed moves them by less than they are wide."""
 
 
-def number_items(instance_ids: Sequence[str]) -> NDArray[np.int64]:
+def number_items(instance_ids: Iterable[str]) -> NDArray[np.int64]:
     """Number items from 0 in alphabetical order. Shape: (photos,)."""
-    return np.unique(np.asarray(instance_ids, dtype=np.str_), return_inverse=True)[1].astype(np.int64)
+    return np.unique(np.array(list(instance_ids), dtype=np.str_), return_inverse=True)[1].astype(np.int64)
 
 
 def score(
@@ -100,12 +101,48 @@ def compare(
     }
 
 
-def mean_of(systems: Sequence[Mapping[str, NDArray[np.floating]]]) -> dict[str, NDArray[np.float32]]:
-    """Average the probabilities of several systems, task by task: the ensemble. Shape: each (photos, labels)."""
-    return {
-        task: np.asarray(np.mean([probs[task] for probs in systems], axis=0, dtype=np.float64), dtype=np.float32)
-        for task in systems[0]
-    }
+def score_all(
+    systems: Mapping[str, Mapping[str, NDArray[np.floating]]],
+    codes: Mapping[str, NDArray[np.int64]],
+    items: NDArray[np.int64],
+    num_bins: int,
+) -> pd.DataFrame:
+    """Score all systems on all tasks. Columns: system, task and the keys of `score`.
+
+    Shape:
+        systems[name][task]: (photos, labels); codes[task], items: (photos,)
+    """
+    return pd.DataFrame(
+        [
+            {"system": name, "task": task, **score(codes[task], probs[task], items, num_bins)}
+            for name, probs in systems.items()
+            for task in codes
+        ]
+    )
+
+
+def compare_all(
+    systems: Mapping[str, Mapping[str, NDArray[np.floating]]],
+    codes: Mapping[str, NDArray[np.int64]],
+    items: NDArray[np.int64],
+) -> pd.DataFrame:
+    """Compare all pairs of systems on all tasks. Columns: first, second, task and the keys of `compare`."""
+    return pd.DataFrame(
+        [
+            {"first": a, "second": b, "task": task, **compare(codes[task], systems[a][task], systems[b][task], items)}
+            for a, b in combinations(systems, 2)
+            for task in codes
+        ]
+    )
+
+
+def rate(right: NDArray[np.bool_], items: NDArray[np.int64]) -> dict[str, float | int]:
+    """Return n, and the share of right photographs as `accuracy` with its interval from drawing items."""
+    items = np.unique(items, return_inverse=True)[1]
+    counts = np.bincount(items)
+    drawn = draw_items(len(counts), SEED)
+    shares = (drawn @ np.bincount(items, weights=right)) / (drawn @ counts)
+    return {"n": len(right), "accuracy": float(right.mean()), **_ends("accuracy", shares)}
 
 
 def with_interval(row: Mapping[str, Any], name: str) -> str:

@@ -1,0 +1,57 @@
+"""Render one shard of the pre-training set, one view an item: python pretrain/render.py SHARD.
+
+Reads   pretrain/params.yaml
+Writes  pretrain/shards/SHARD.npz: JPEG files side by side (`bytes`, cut at `ends`) and one text array a label
+
+A killed run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field
+
+from vitrine.artifacts import write_npz
+from vitrine.params import ParamsError, Section, exit_on, read_section
+from vitrine.render.catalogue import LABELS, RenderError, RenderParams, in_parallel, jobs
+
+
+class ShardParams(Section):
+    """What to render, and how finely."""
+
+    seed: Annotated[int, Field(ge=0)]
+    items_per_shard: Annotated[int, Field(ge=1)]
+    image_size_px: Annotated[int, Field(ge=16, le=1024)]
+    samples_per_pixel: Annotated[int, Field(ge=1, le=4096)]
+
+
+def main(shard: int) -> None:
+    exit_on(ParamsError, RenderError)
+    params = read_section("render", ShardParams, Path("pretrain/params.yaml"))
+    catalogue = RenderParams(
+        seed=params.seed + shard,
+        num_items=params.items_per_shard,
+        views_per_item=1,
+        image_size_px=params.image_size_px,
+        samples_per_pixel=params.samples_per_pixel,
+        val_fraction=0.1,  # not used: shards are not split
+        test_fraction=0.1,
+    )
+    work = jobs(catalogue)
+    unfinished = Path("pretrain/.partial") / "-".join(str(value) for value in catalogue.model_dump().values())
+    for _ in in_parallel(work, unfinished, catalogue):
+        pass
+    files = [np.frombuffer((unfinished / job.image_path).read_bytes(), dtype=np.uint8) for job in work]
+    arrays = {label: np.array([getattr(job.item, label) for job in work], dtype=np.str_) for label in LABELS}
+    ends = np.cumsum([len(file) for file in files])
+    write_npz(Path("pretrain/shards") / f"{shard}.npz", {**arrays, "bytes": np.concatenate(files), "ends": ends})
+    shutil.rmtree(unfinished)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

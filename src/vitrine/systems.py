@@ -1,0 +1,103 @@
+"""The systems that answer: every network, and the ensemble of all; each with its temperatures and thresholds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitrine.artifacts import ArtifactError, read_json, write_json
+from vitrine.calibration import coverage_curve, fit_temperature, sharpen, sure_threshold
+from vitrine.predictions import Predictions
+
+ENSEMBLE = "ensemble"
+
+
+@dataclass(frozen=True)
+class System:
+    """How the raw predictions of networks become an answer.
+
+    Attributes:
+        members: the networks whose calibrated probabilities are averaged; a network has itself alone
+        temperatures: per task, what log probabilities are divided by after averaging
+        sure_thresholds: per task, the confidence below which the answer is "not sure"; 1 is never sure
+    """
+
+    members: tuple[str, ...]
+    temperatures: Mapping[str, float]
+    sure_thresholds: Mapping[str, float]
+
+
+def fit_systems(
+    raw: Mapping[str, Predictions], codes: Mapping[str, NDArray[np.int64]], val: NDArray[np.bool_], sure_accuracy: float
+) -> dict[str, System]:
+    """Fit temperatures and thresholds on val, for every network and, if there are several, their ensemble.
+
+    Args:
+        raw: uncalibrated predictions of every network, for the same photographs.
+        sure_accuracy: share of right answers above the threshold.
+
+    Shape:
+        codes[task], val: (photos,)
+    """
+    systems: dict[str, System] = {}
+    members = {name: (name,) for name in raw} | ({ENSEMBLE: tuple(raw)} if len(raw) > 1 else {})
+    for name, names in members.items():
+        mixed = mix(name, {**systems, name: System(names, {}, {})}, raw)
+        temperatures, thresholds = {}, {}
+        for task, values in codes.items():
+            on_val = mixed.probs[task][val]
+            temperatures[task] = round(fit_temperature(values[val], on_val), 6)
+            curve = coverage_curve(values[val], sharpen(on_val, temperatures[task]))
+            thresholds[task] = round(sure_threshold(curve, sure_accuracy), 6)
+        systems[name] = System(names, temperatures, thresholds)
+    return systems
+
+
+def mix(name: str, systems: Mapping[str, System], raw: Mapping[str, Predictions]) -> Predictions:
+    """Return a system's predictions before its own temperatures: raw, or the mean of its calibrated members.
+
+    An ensemble's embeddings are its members', each of length 1, side by side: their cosine is the mean cosine.
+    """
+    members = systems[name].members
+    if members == (name,):
+        return raw[name]
+    parts = [answer(member, systems, raw) for member in members]
+    lengths = [np.maximum(np.linalg.norm(part.embeddings, axis=1, keepdims=True), 1e-12) for part in parts]
+    embeddings = np.hstack([part.embeddings / length for part, length in zip(parts, lengths, strict=True)])
+    probs = mean_of([part.probs for part in parts])
+    return Predictions(parts[0].label_space, parts[0].image_paths, probs, embeddings.astype(np.float32))
+
+
+def answer(name: str, systems: Mapping[str, System], raw: Mapping[str, Predictions]) -> Predictions:
+    """Return a system's calibrated predictions from the raw ones of its networks."""
+    mixed = mix(name, systems, raw)
+    probs = {task: sharpen(values, systems[name].temperatures[task]) for task, values in mixed.probs.items()}
+    return Predictions(mixed.label_space, mixed.image_paths, probs, mixed.embeddings)
+
+
+def mean_of(systems: Sequence[Mapping[str, NDArray[np.floating]]]) -> dict[str, NDArray[np.float32]]:
+    """Average the probabilities of several systems, task by task. Shape: each (photos, labels)."""
+    return {
+        task: np.asarray(np.mean([probs[task] for probs in systems], axis=0, dtype=np.float64), dtype=np.float32)
+        for task in systems[0]
+    }
+
+
+def save_systems(path: Path, systems: Mapping[str, System]) -> None:
+    write_json(path, {name: asdict(system) for name, system in systems.items()})
+
+
+def load_systems(path: Path) -> dict[str, System]:
+    """Raises: ArtifactError when the file is missing or not a file of systems."""
+    document = read_json(path)
+    try:
+        return {
+            name: System(tuple(entry["members"]), entry["temperatures"], entry["sure_thresholds"])
+            for name, entry in document.items()
+        }
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{path}: not a file of systems ({error!r}). Run: dvc repro evaluate") from None

@@ -1,0 +1,72 @@
+"""Systems are calibrated on val alone, and the ensemble after averaging."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vitrine.artifacts import ArtifactError
+from vitrine.labels import LabelSpace
+from vitrine.predictions import Predictions
+from vitrine.systems import System, answer, fit_systems, load_systems, mean_of, mix, save_systems
+
+SPACE = LabelSpace({"class": ("a", "b")})
+
+
+def raw(confidences: list[float], feature: float = 3.0) -> Predictions:
+    """Predictions that always say a, with the given confidences."""
+    probs = np.array([[c, 1 - c] for c in confidences], dtype=np.float32)
+    return Predictions(SPACE, tuple(str(k) for k in range(len(probs))), {"class": probs},
+                       np.full((len(probs), 1), feature, dtype=np.float32))  # fmt: skip
+
+
+def test_the_ensemble_is_the_mean() -> None:
+    mean = mean_of([{"class": np.array([[0.2, 0.8]])}, {"class": np.array([[0.6, 0.4]])}])
+    np.testing.assert_allclose(mean["class"], [[0.4, 0.6]], rtol=1e-6)
+
+
+def test_temperatures_make_val_honest_and_other_photographs_do_not_count() -> None:
+    # On val a network that says 0.95 is right 3 times in 4; elsewhere it is always wrong.
+    codes = {"class": np.array([0, 0, 0, 1, 1, 1, 1])}
+    val = np.array([True] * 4 + [False] * 3)
+    predictions = {"one": raw([0.95] * 7), "two": raw([0.95] * 7, feature=-2.0)}
+    systems = fit_systems(predictions, codes, val, sure_accuracy=0.7)
+    assert list(systems) == ["one", "two", "ensemble"]
+    for name in systems:
+        calibrated = answer(name, systems, predictions).probs["class"][0, 0]
+        assert calibrated == pytest.approx(0.75, abs=0.01)
+        assert systems[name].sure_thresholds["class"] == pytest.approx(0.75, abs=0.01)
+    assert systems["ensemble"].temperatures["class"] == pytest.approx(1.0, abs=0.02)  # its members are honest already
+    assert fit_systems(predictions, codes, val, sure_accuracy=0.8)["one"].sure_thresholds["class"] == 1.0
+
+
+def test_one_network_has_no_ensemble() -> None:
+    codes, val = {"class": np.array([0, 1])}, np.array([True, True])
+    assert list(fit_systems({"one": raw([0.6, 0.7])}, codes, val, 0.9)) == ["one"]
+
+
+def test_embeddings_of_the_ensemble_have_the_mean_cosine() -> None:
+    rng = np.random.default_rng(0)
+    parts = {}
+    for name in ("one", "two"):
+        part = raw([0.6, 0.7])
+        parts[name] = Predictions(SPACE, part.image_paths, part.probs, rng.normal(size=(2, 3)).astype(np.float32))
+    plain = {name: System((name,), {"class": 1.0}, {"class": 1.0}) for name in parts}
+    both = mix("ensemble", {**plain, "ensemble": System(("one", "two"), {"class": 1.0}, {"class": 1.0})}, parts)
+
+    def cosine(e: np.ndarray) -> float:
+        return float(e[0] @ e[1] / np.linalg.norm(e[0]) / np.linalg.norm(e[1]))
+
+    expected = np.mean([cosine(part.embeddings) for part in parts.values()])
+    assert cosine(both.embeddings) == pytest.approx(expected, abs=1e-6)
+
+
+def test_systems_survive_saving_and_broken_files_are_named(tmp_path: Path) -> None:
+    systems = {"one": System(("one",), {"class": 1.5}, {"class": 0.8})}
+    save_systems(tmp_path / "systems.json", systems)
+    assert load_systems(tmp_path / "systems.json") == systems
+    (tmp_path / "systems.json").write_text('{"one": {"members": ["one"]}}')
+    with pytest.raises(ArtifactError, match="not a file of systems"):
+        load_systems(tmp_path / "systems.json")
