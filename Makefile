@@ -6,7 +6,7 @@ export DVC_NO_ANALYTICS := 1
 export VITRINE_TEAM13_DIR ?= $(abspath $(wildcard ../shared/team13))
 
 .DEFAULT_GOAL := help
-.PHONY: setup repro test check lock-check team13 crossval render realism diff bench kill-test help
+.PHONY: setup repro test check lock-check team13 team13-crossval crossval render realism diff gate bench kill-test help
 
 setup: .venv/installed  ## Make the environment (about 6 GB, once)
 
@@ -21,7 +21,11 @@ repro: setup  ## Run the pipeline: data, training, evaluation, index, report
 
 team13: setup  ## Fetch Team 13's real photographs and run the pipeline on them, as an experiment
 	dvc repro data/team13/dvc.yaml
-	grep -v '^#' data/team13/recipe | sed 's/^/-S /' | xargs dvc exp run
+	grep -hv '^#' data/team13/dataset data/team13/recipe | sed 's/^/-S /' | xargs dvc exp run
+
+team13-crossval: setup  ## Cross-validate on Team 13's photographs, as an experiment
+	dvc repro data/team13/dvc.yaml
+	grep -hv '^#' data/team13/dataset | sed 's/^/-S /' | xargs dvc exp run crossval/dvc.yaml
 
 crossval: setup  ## Cross-validate both models and the baselines, by item (about 25 minutes)
 	dvc repro crossval/dvc.yaml
@@ -39,6 +43,7 @@ check: setup  ## Lint, check formatting and types
 	ruff check .
 	ruff format --check .
 	mypy
+	check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 lock-check: setup  ## Check that dvc.lock matches code, params and data
 	python tests/lock_check.py
@@ -47,6 +52,10 @@ diff: setup  ## Compare metrics and params with the last commit
 	dvc metrics diff --md
 	dvc params diff --md
 
+REV ?= HEAD
+gate: setup  ## Fail if a metric is worse than at the git revision REV, beyond noise
+	vitrine gate $(REV)
+
 bench: setup  ## Measure training steps and inference against a plain loop
 	python benchmarks/throughput.py
 
@@ -54,4 +63,4 @@ kill-test: setup  ## Kill training at random moments; the weights must come out 
 	python benchmarks/kill_and_resume.py
 
 help:  ## List the targets
-	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18

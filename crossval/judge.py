@@ -13,6 +13,7 @@ from vitrine.artifacts import ArtifactError, read_csv, read_json, read_npy, writ
 from vitrine.crossval import JudgeParams, headline, judge, pool, suspicious_labels, write_crossval_report
 from vitrine.labels import CLASS_TASK, LabelSpace, read_photos
 from vitrine.params import ParamsError, exit_on, read_section
+from vitrine.scoring import named_rows
 
 NUM_SHOWN = 18
 
@@ -29,8 +30,8 @@ def main() -> None:
     scores, comparisons = judge(systems, codes, list(table["instance_id"]), params.calibration_bins)
     suspects = suspicious_labels(table, label_space, codes[CLASS_TASK], systems["ensemble"][CLASS_TASK])
 
-    write_csv(plots / "scores.csv", scores)
-    write_csv(plots / "comparisons.csv", comparisons)
+    write_csv(plots / "scores.csv", named_rows(scores, "task", "system"))
+    write_csv(plots / "comparisons.csv", named_rows(comparisons, "task", "first", "second"))
     write_csv(plots / "suspicious_labels.csv", suspects.drop(columns="row"))
     tiles = figures.suspect_rows(suspects.head(NUM_SHOWN), photos)
     figures.photo_grid(tiles, "Labels that deserve a second look", plots / "suspicious_labels.jpg")

@@ -16,7 +16,7 @@ from vitrine.baselines import svm_baseline
 from vitrine.inference import Network
 from vitrine.labels import CLASS_TASK, LabelSpace, read_photos
 from vitrine.params import ParamsError, exit_on, read_section
-from vitrine.scoring import compare_all, number_items
+from vitrine.scoring import compare_all, named_rows, number_items
 from vitrine.systems import answer, fit_systems, save_systems
 
 
@@ -44,10 +44,11 @@ def main() -> None:
     tested = {name: found.select(test) for name, found in judged.items()}
     per_label = [metrics.per_label_table(name, label_space, test_codes, found) for name, found in tested.items()]
     calibrated = metrics.calibration_tables(codes, test, raw, systems, bins)
-    write_csv(plots / "scores.csv", scores)
-    write_csv(plots / "comparisons.csv", compare_all(on_test, test_codes, items[test]))
-    write_csv(plots / "per_label.csv", pd.concat(per_label))
-    write_csv(plots / "calibration.csv", calibrated["calibration"])
+    write_csv(plots / "scores.csv", named_rows(scores, "task", "model", "split"))
+    compared = compare_all(on_test, test_codes, items[test])
+    write_csv(plots / "comparisons.csv", named_rows(compared, "task", "first", "second"))
+    write_csv(plots / "per_label.csv", named_rows(pd.concat(per_label), "task", "label", "model"))
+    write_csv(plots / "calibration.csv", named_rows(calibrated["calibration"], "task", "model"))
     write_csv(plots / "cost.csv", pd.DataFrame([{"model": name, **networks[name].cost()} for name in networks]))
     write_metrics(Path("metrics/evaluate.json"), metrics.headline(scores))
     figures.calibration(calibrated["reliability"], calibrated["coverage"], plots / "calibration.png")

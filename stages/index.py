@@ -1,13 +1,14 @@
-"""Build a text index of each model's predictions, and measure it on photographs that the models were not trained on.
+"""Index what each system predicts, and measure the search on photographs that the models were not trained on.
 
-Reads   predictions/, data/splits/
-Writes  index/MODEL/, metrics/retrieval.json, plots/index/
+Reads   predictions/, data/splits/, data/synonyms.yaml
+Writes  index/SYSTEM/, metrics/retrieval.json, plots/index/
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from vitrine.artifacts import ArtifactError, read_json, read_npy, write_csv, write_metrics
@@ -15,7 +16,10 @@ from vitrine.figures import photo_grid, search_rows
 from vitrine.labels import LabelSpace, read_photos
 from vitrine.params import ParamsError, exit_on, read_section
 from vitrine.predictions import Predictions
-from vitrine.retrieval import IndexParams, TextIndex, example_queries, headline, measure, search_table, true_queries
+from vitrine.queries import read_synonyms
+from vitrine.relevance import IndexParams, example_queries, headline, measure_text, measure_views, true_queries
+from vitrine.retrieval import Index, search_table
+from vitrine.scoring import named_rows
 
 
 def main() -> None:
@@ -24,24 +28,34 @@ def main() -> None:
     data, plots = Path("data/splits"), Path("plots/index")
     table, photos = read_photos(data / "photos.csv"), read_npy(data / "photos.npy")
     label_space = LabelSpace.from_json(read_json(data / "label_space.json"))
-    gallery = (table["split"] != "train").to_numpy()
-    queries = true_queries(table[gallery], label_space, params)
+    synonyms = read_synonyms(Path("data/synonyms.yaml"))
+    held_out = (table["split"] != "train").to_numpy()
+    gallery = table[held_out].reset_index(drop=True)
+    queries = true_queries(gallery, label_space, params)
 
-    measured, searches = [], []
+    measured, searches, gains, views = [], [], {}, {}
     for path in sorted(Path("predictions").glob("*.npz")):
-        name = path.stem
-        index = TextIndex.build(Predictions.load(path))
-        index.save(Path("index") / name)
-        measured.append(measure(name, index, queries, gallery, params.top_k))
-        found = search_table(name, index, example_queries(queries), gallery, top_k=6)
-        searches.append(found.drop(columns="row"))
-        title = f"{name}: what a search finds among val and test"
-        photo_grid(search_rows(found, photos), title, plots / f"searches_{name}.jpg")
+        name, predictions = path.stem, Predictions.load(path)
+        Index.build(name, predictions, table["instance_id"], synonyms).save(Path("index") / name)
+        seen = predictions.select(held_out)
+        index = Index.build(name, seen, gallery["instance_id"], synonyms)
+        found, gains[name] = measure_text(name, seen, index, gallery, queries, params.top_k)
+        measured.append(found)
+        views[name] = measure_views(index, params.top_k)
+        examples = [(query.text, query.relevant) for query in example_queries(queries)]
+        shown = search_table(name, index, examples, np.ones(len(index), dtype=bool), top_k=6)
+        searches.append(shown.drop(columns="row"))
+        photo_grid(
+            search_rows(shown, photos[held_out]),
+            f"{name}: what a search finds among val and test",
+            plots / f"searches_{name}.jpg",
+        )
 
     retrieval = pd.concat(measured)
-    write_csv(plots / "retrieval.csv", retrieval)
+    write_csv(plots / "retrieval.csv", named_rows(retrieval, "num_terms", "model", "system"))
+    write_csv(plots / "views.csv", pd.DataFrame([{"model": name, **values} for name, values in views.items()]))
     write_csv(plots / "searches.csv", pd.concat(searches))
-    write_metrics(Path("metrics/retrieval.json"), headline(retrieval))
+    write_metrics(Path("metrics/retrieval.json"), headline(retrieval, gains, views, params.top_k))
 
 
 if __name__ == "__main__":

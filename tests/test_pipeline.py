@@ -21,7 +21,7 @@ STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
 LIGHT = (
     *("params", "artifacts", "labels", "predictions", "photos", "catalog", "splits", "metrics", "retrieval", "figures"),
-    *("resampling", "calibration", "scoring", "systems", "reporting", "pages"),
+    *("resampling", "calibration", "scoring", "systems", "reporting", "pages", "queries", "relevance"),
 )
 
 
@@ -170,7 +170,8 @@ class Project:
         self.root = root
         for name in ("src", "stages"):
             shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-        for name in ("dvc.yaml", ".dvcignore"):
+        (root / "data").mkdir()
+        for name in ("dvc.yaml", ".dvcignore", "data/synonyms.yaml"):
             shutil.copy(ROOT / name, root / name)
         make_dataset(root / "data/small")
         params = {name: {**values, **SMALL.get(name, {})} for name, values in PARAMS.items()}
@@ -241,6 +242,17 @@ def test_a_run_makes_everything_and_a_second_one_does_nothing(project: Project) 
     assert len(pictures) >= 15
     for picture in pictures:
         assert (project.root / "report" / picture).is_file(), picture
+
+
+@pytest.mark.slow
+def test_examples_in_the_documentation_run(project: Project) -> None:
+    text = (ROOT / "docs/search.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        code = block.replace("data/sample", "data/small").replace("*.jpg", "*.png")
+        result = project.run(sys.executable, "-c", code)
+        assert result.returncode == 0 and result.stdout, result.stderr
 
 
 @pytest.mark.slow

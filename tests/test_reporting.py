@@ -48,10 +48,13 @@ def report_data(gain: float, p_value: float, small: str = "b", sure: float = 0.2
          "parameters": 1_230_000 if m == small else 5_570_000, "flops": 570_000_000} for m in "ab"
     ]  # fmt: skip
     retrieval = [
-        {"model": m, "num_terms": t, "num_queries": 17, "k": 4, "precision_at_k": 0.333,
-         "random_precision_at_k": 0.048}
-        for m in SYSTEMS for t in (0, 1)
+        {"model": m, "system": system, "num_terms": t, "num_queries": 17, "k": 4, "map": 0.333, "map_ci_low": 0.2,
+         "map_ci_high": 0.4, "ndcg_at_10": 0.44, "precision_at_k": 0.55, "recall_at_10": 0.048}
+        for m in SYSTEMS for t in (0, 1) for system in ("hard", "soft_and", "random")
     ]  # fmt: skip
+    views = [{"model": m, "n": 20, "recall": 0.61, "recall_ci_low": 0.5, "recall_ci_high": 0.7} for m in SYSTEMS]
+    gains = {m: {"map_gain": 0.1, "map_gain_ci_low": low, "map_gain_ci_high": 0.2}
+             for m, low in zip(SYSTEMS, (0.05, -0.01, 0.02), strict=True)}  # fmt: skip
     return ReportData(
         photos=pd.DataFrame({"class": ["cup"] * 40 + ["odd_hat"] * 10, "tone": ["red"] * 45 + [None] * 5}),
         counts={"photos": {"train": 40, "val": 9, "test": 53}, "items": {"train": 8, "val": 2, "test": 11},
@@ -63,6 +66,8 @@ def report_data(gain: float, p_value: float, small: str = "b", sure: float = 0.2
         per_label=pd.DataFrame(labels),
         cost=pd.DataFrame(cost),
         retrieval=pd.DataFrame(retrieval),
+        views=pd.DataFrame(views),
+        search=gains,
         near_duplicates=pd.DataFrame({"image_path_a": ["x", "y"]}),
     )  # fmt: skip
 
@@ -72,7 +77,16 @@ def test_numbers_stand_in_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
     text = write_report(data)
     shown = (
         *("81.2 % [20, 95]", "7 of 11 items", "7/11, 63.6 % [20, 95]", "11.1 %", "1.23 M", "5.57 M", "0.57 G"),
-        *("33.3 %", "4.8 %", "precision@4", "2.500 \u2192 1.500", "87.5 %", "0.66", "seed: 4711"),
+        *(
+            "33.3 % [20, 40]",
+            "4.8 %",
+            "precision@4",
+            "| ensemble | 61.0 % [50, 70] |",
+            "2.500 \u2192 1.500",
+            "87.5 %",
+            "0.66",
+            "seed: 4711",
+        ),
         *("| class | 2 | cup 40 | odd hat 10 | 4.0 | 1 | 0 |", "| tone | 3 | red 45 | red 45 | 1.0 | 0 | 5 |"),
         *("| odd\\|cup | 9 | 12.3 % | 50.0 % | 20.0 % |", "near duplicates across splits: 2"),
     )
@@ -100,6 +114,12 @@ def test_a_winner_is_named_with_evidence() -> None:
 def test_how_sure_it_is_stands_in_the_verdict() -> None:
     assert "(0.66) lie 25.0 % of the test photographs; of those 87.5 % are right" in write_report(report_data(0, 1))
     assert "It never is" in write_report(report_data(0, 1, sure=0.0))
+
+
+def test_a_search_that_is_not_shown_to_be_better_is_not_called_so() -> None:
+    text = write_report(report_data(0.05, 0.3))
+    assert "**a**: searching probabilities beats searching words (+10.0 points of mAP [+5.0, +20.0])" in text
+    assert "**b**: that searching probabilities beats searching words cannot be shown" in text
 
 
 def test_differences_can_be_read_both_ways() -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from vitrine.labels import MISSING
-from vitrine.scoring import compare, number_items, rate, score, with_interval
+from vitrine.scoring import compare, named_rows, number_items, rate, score, with_interval
 
 
 def one_hot(predicted: list[int], num_labels: int = 2, sure: float = 0.9) -> np.ndarray:
@@ -70,3 +71,8 @@ def test_intervals_in_words() -> None:
     row = {"accuracy": 0.4149, "accuracy_ci_low": 0.2251, "accuracy_ci_high": 0.6, "empty": float("nan")}
     assert with_interval(row, "accuracy") == "41.5 % [23, 60]"
     assert with_interval(row, "empty") == "" and with_interval(row, "absent") == ""
+
+
+def test_rows_are_named_by_columns() -> None:
+    table = named_rows(pd.DataFrame({"task": ["class", "class"], "n": [1, 2], "x": [0.5, 0.6]}), "task", "n")
+    assert table["row"].tolist() == ["class, 1", "class, 2"] and next(iter(table.columns)) == "row"

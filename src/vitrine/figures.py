@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -262,7 +261,7 @@ def search_rows(found: pd.DataFrame, photos: NDArray[np.uint8]) -> list[GridRow]
         tiles = [
             Tile(
                 photos[hit["row"]],
-                [f"{hit['score']:.2f}", *textwrap.wrap(str(hit["document"]), 30)[:3]],
+                [f"{hit['score']:.3f}", *str(hit["matches"]).split("; ")[:3]],
                 bool(hit["relevant"]),
             )
             for hit in hits.to_dict("records")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -88,6 +89,11 @@ class Predictor:
         return self._model.spec.label_space
 
     @property
+    def photo_size_px(self) -> int:
+        """Side of the squares that photographs are decoded to."""
+        return self._model.spec.preprocessing.photo_size_px
+
+    @property
     def sure_thresholds(self) -> Mapping[str, float]:
         """Confidence per task below which the answer is "not sure"."""
         return self.systems[self.name].sure_thresholds
@@ -111,8 +117,30 @@ class Predictor:
         Raises:
             PhotoError: a file is not a readable photograph.
         """
-        side = self._model.spec.preprocessing.photo_size_px
+        side = self.photo_size_px
         photos = np.empty((len(paths), side, side, 3), dtype=np.uint8)
         for row, path in enumerate(paths):
             photos[row] = decode_photo(path, side, max_megapixels)
         return self.predict(photos, [str(path) for path in paths])
+
+    def describe(self, photos: NDArray[np.uint8], image_paths: Sequence[str], top_k: int = 3) -> list[dict[str, Any]]:
+        """Say in words what is on decoded photographs.
+
+        Returns:
+            for each {"photo": its name, "tasks": {task: {"sure": whether the first label is above the threshold,
+            "labels": [{"label", "probability"}], the most probable first}}}
+
+        Shape:
+            photos: as `predict`
+        """
+        found = self.predict(photos, image_paths)
+        answers = []
+        for row, name in enumerate(found.image_paths):
+            tasks = {}
+            for task, labels in self.label_space.labels.items():
+                probs = found.probs[task][row]
+                best = np.argsort(-probs, kind="stable")[:top_k]
+                named = [{"label": labels[code], "probability": round(float(probs[code]), 4)} for code in best]
+                tasks[task] = {"sure": bool(probs[best[0]] >= self.sure_thresholds[task]), "labels": named}
+            answers.append({"photo": name, "tasks": tasks})
+        return answers

@@ -107,6 +107,7 @@ def headline(scores: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
         keys = ["n", *(["item_n"] if row["task"] == CLASS_TASK else [])]
         keys += [f"{name}{end}" for name in names for end in ("", "_ci_low", "_ci_high")]
         values = {key: row[key] for key in keys if not pd.isna(row.get(key))}
+        values |= {key: int(values[key]) for key in ("n", "item_n") if key in values}
         picked.setdefault(row["model"], {})[row["task"]] = values
     return picked
 

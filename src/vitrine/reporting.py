@@ -28,6 +28,7 @@ class ReportData:
         photos: the photographs (photos.csv)
         counts: metrics/split.json
         params: params.yaml, as it stands
+        search: metrics/retrieval.json
     """
 
     photos: pd.DataFrame
@@ -39,6 +40,8 @@ class ReportData:
     per_label: pd.DataFrame
     cost: pd.DataFrame
     retrieval: pd.DataFrame
+    views: pd.DataFrame
+    search: Mapping[str, Any]
     near_duplicates: pd.DataFrame
 
     @classmethod
@@ -59,6 +62,8 @@ class ReportData:
             read_csv(plots / "evaluate/per_label.csv"),
             read_csv(plots / "evaluate/cost.csv"),
             read_csv(plots / "index/retrieval.csv"),
+            read_csv(plots / "index/views.csv"),
+            read_json(Path("metrics/retrieval.json")),
             read_csv(plots / "split/near_duplicates.csv"),
         )
 
@@ -294,21 +299,43 @@ def _classes(data: ReportData, models: list[str]) -> list[str]:
 
 
 def _search(data: ReportData, models: list[str]) -> list[str]:
-    k = int(data.retrieval["k"].iloc[0])
+    table = data.retrieval
+    k = int(table["k"].iloc[0])
     rows = []
-    for num_terms in sorted(set(data.retrieval["num_terms"])):
-        group = data.retrieval[data.retrieval["num_terms"] == num_terms].set_index("model")
+    for num_terms in sorted(set(table["num_terms"])):
         asked = "all queries" if num_terms == 0 else f"{num_terms} label" + ("s" if num_terms > 1 else "")
-        cells = [percent(group.loc[name, "precision_at_k"]) for name in models]
-        rows.append([asked, int(group["num_queries"].iloc[0]), *cells, percent(group["random_precision_at_k"].iloc[0])])
-    header = ["query", "number", *(f"{name} precision@{k}" for name in models), "random order"]
+        for _, row in table[(table["num_terms"] == num_terms)].iterrows():
+            known = row["system"] in ("oracle", "random")
+            if known and row["model"] != models[0]:
+                continue  # the same for every model
+            measured = [percent(row[key]) for key in ("ndcg_at_10", "precision_at_k", "recall_at_10")]
+            cells = ["" if known else row["model"], row["system"], int(row["num_queries"])]
+            rows.append([asked, *cells, with_interval(dict(row), "map"), *measured])
+    header = ["query", "model", "system", "queries", "mAP", "nDCG@10", f"precision@{k}", "recall@10"]
+    views = [[row["model"], with_interval(dict(row), "recall")] for _, row in data.views.iterrows()]
     return [
-        "A photograph's document is its predicted labels; TF-IDF and cosine rank them. Queries are made of true "
-        "labels; a hit is right if all of them are true of it. Searched are val and test: a model knows its training "
-        "photographs by heart.",
+        "\n".join(_soft_or_hard(name, data.search[name]) for name in models),
         markdown_table(header, rows),
+        "Queries are made of true labels; a photograph is relevant if all of them are true of it, and nDCG counts the "
+        "share of them, the class twice. Searched are val and test: a model knows its training photographs by heart. "
+        "`hard`: a document of the most probable labels, TF-IDF and cosine. `soft_or`: the probabilities weighted by "
+        "rarity, summed. `soft_and`: their product; the search uses this one. `oracle` knows the true labels, `random` "
+        "nothing. Equals are ranked in ten random orders. In brackets are 95 % intervals from leaving out items; "
+        "queries share photographs, so no interval is drawn over queries.",
+        markdown_table(["likeness", f"other views of an item among the first {k}"], views),
         *(f"![Example searches with {name}](../plots/index/searches_{name}.jpg)" for name in models),
     ]
+
+
+def _soft_or_hard(name: str, found: Mapping[str, Any]) -> str:
+    """Say whether probabilities search better than words."""
+    gain, low, high = (100 * found[f"map_gain{end}"] for end in ("", "_ci_low", "_ci_high"))
+    numbers = f"({gain:+.1f} points of mAP [{low:+.1f}, {high:+.1f}])"
+    if low > 0:
+        return f"- **{name}**: searching probabilities beats searching words {numbers}."
+    if high < 0:
+        return f"- **{name}**: searching probabilities loses to searching words {numbers}."
+    return f"- **{name}**: that searching probabilities beats searching words cannot be shown {numbers}."
 
 
 def _data(data: ReportData) -> list[str]:

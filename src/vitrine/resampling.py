@@ -6,6 +6,7 @@ from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import t as student
 
 from vitrine.labels import MISSING
 
@@ -65,6 +66,25 @@ def interval(values: NDArray[np.float64], level: float = 0.95) -> tuple[float, f
         return float("nan"), float("nan")
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def jackknife_interval(whole: float, without: NDArray[np.float64], level: float = 0.95) -> tuple[float, float]:
+    """Return an interval from leaving out one item at a time, for measures that repeated items would flatter.
+
+    Args:
+        whole: the measure with all items.
+
+    Shape:
+        without: (items,), the measure without each
+    Source:
+        Efron and Tibshirani, An Introduction to the Bootstrap, section 11.2, with Student's t.
+    """
+    num = len(without)
+    if num < 2:
+        return float("nan"), float("nan")
+    error = float(np.sqrt((num - 1) / num * ((without - without.mean()) ** 2).sum()))
+    half = float(student.ppf((1 + level) / 2, num - 1)) * error
+    return whole - half, whole + half
 
 
 def sign_flip_test(differences: NDArray[np.float64], seed: int, draws: int = DRAWS) -> float:

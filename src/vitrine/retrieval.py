@@ -1,263 +1,451 @@
-"""Find photographs by words: documents from predicted labels, a TF-IDF index, ranking, and how good the ranking is."""
+"""Find photographs by words, by another photograph, or by both: a soft index over calibrated probabilities."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pydantic import Field
-from scipy.sparse import csr_matrix
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from vitrine.artifacts import ArtifactError, read_json, read_npz, write_json, write_npz
+from vitrine.artifacts import ArtifactError, atomic_path, read_json, read_npy, write_json, write_npy
 from vitrine.labels import CLASS_TASK, LabelSpace
-from vitrine.params import Section
 from vitrine.predictions import Predictions
+from vitrine.queries import ParsedQuery, Term, Vocabulary
 
-TOKEN_PATTERN = r"[^\W_]+"
-"""Letters and digits of any script; an underscore parts words, so `travel_handbag` answers `handbag`."""
+FLOOR = 1e-3
+"""Added to every probability of an AND, so that one label that a model missed does not end everything."""
 
-MAX_TERMS = 3
-SEARCH_COLUMNS = ["model", "query", "rank", "image_path", "score", "document", "relevant", "row"]
-SCORE_DIGITS = 9
-"""Scores are compared at this many places: equal documents tie, whatever the last bits of a sum."""
+ARRAYS = ("image_paths", "instance_ids", "probs", "embeddings")
+
+EXACT_LIMIT = 100_000
+"""Up to so many photographs, likeness is searched exactly: one product of a matrix and a vector."""
+
+BLOCK = 1024
+"""Photographs whose best score is looked at first, when the best of many are sought."""
 
 
-class IndexParams(Section):
-    """What to measure."""
+@dataclass(frozen=True)
+class Match:
+    """Why a photograph was found: a term of the query, the label that answers it best, and how probable it is."""
 
-    top_k: Annotated[int, Field(ge=1, le=20)]
-    min_relevant: Annotated[int, Field(ge=1)]
-    max_relevant_fraction: Annotated[float, Field(gt=0, le=1)]
+    term: str
+    wanted: bool
+    label: str
+    probability: float
 
 
 @dataclass(frozen=True)
 class Hit:
-    """A found photograph."""
+    """A found photograph.
 
+    Attributes:
+        row: its place in the index
+        score: of an AND the product of what the query asks for; of an OR a sum
+        similarity: cosine with the photograph that was given; None without one
+    """
+
+    row: int
     image_path: str
+    instance_id: str
     score: float
-    document: str
+    matches: tuple[Match, ...]
+    similarity: float | None
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """Hits, the best first, and the words of the query that no document has."""
+    """Hits, the best first; how the query was understood; and a sentence where there is something to say."""
 
     hits: tuple[Hit, ...]
-    unknown_words: tuple[str, ...]
+    query: ParsedQuery
+    message: str | None
 
 
-@dataclass(frozen=True)
-class Query:
-    """Words made from true labels, and the photographs that carry all of them.
+class Index:
+    """What one system predicts of many photographs, laid out for search.
 
     Shape:
-        relevant: (photos,), boolean
+        image_paths, instance_ids: (photos,), text
+        probs: (labels of all tasks, photos), float32: a label's photographs lie side by side
+        embeddings: (photos, features), float32, each of length 1
+
+    Above EXACT_LIMIT photographs likeness alone is searched in a graph (USearch's HNSW) that is approximate; `graph`
+    is None below. Words, and words with likeness, are always searched exactly.
     """
 
-    text: str
-    num_terms: int
-    relevant: NDArray[np.bool_]
+    def __init__(
+        self,
+        name: str,
+        label_space: LabelSpace,
+        synonyms: Mapping[str, Sequence[str]],
+        image_paths: NDArray[np.str_],
+        instance_ids: NDArray[np.str_],
+        probs: NDArray[np.float32],
+        embeddings: NDArray[np.float32],
+    ) -> None:
+        self.graph: Any = None
+        self.name = name
+        self.label_space = label_space
+        self.vocabulary = Vocabulary(label_space, synonyms)
+        self.image_paths = image_paths
+        self.instance_ids = instance_ids
+        self.probs = probs
+        self.embeddings = embeddings
+        sizes = [label_space.num_labels(task) for task in label_space]
+        self._start = dict(zip(label_space, np.cumsum([0, *sizes[:-1]]).tolist(), strict=True))
+
+    def __len__(self) -> int:
+        return len(self.image_paths)
+
+    @classmethod
+    def build(
+        cls, name: str, predictions: Predictions, instance_ids: Iterable[str], synonyms: Mapping[str, Sequence[str]]
+    ) -> Index:
+        """Index what system `name` predicts.
+
+        Raises:
+            ArtifactError: there are no photographs.
+        """
+        if not len(predictions):
+            raise ArtifactError("nothing to index: there are no photographs")
+        lengths = np.maximum(np.linalg.norm(predictions.embeddings, axis=1, keepdims=True), 1e-12)
+        return cls(
+            name,
+            predictions.label_space,
+            synonyms,
+            np.array(predictions.image_paths, dtype=np.str_),
+            np.array(list(instance_ids), dtype=np.str_),
+            np.ascontiguousarray(np.concatenate([predictions.probs[task].T for task in predictions.label_space])),
+            (predictions.embeddings / lengths).astype(np.float32),
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write one plain array a file, named by its content, then index.json, which names them.
+
+        Replacing index.json is what makes a new index valid: a killed run leaves the old one whole.
+        """
+        files = {}
+        for name in ARRAYS:
+            array = np.ascontiguousarray(getattr(self, name))
+            files[name] = f"{name}-{hashlib.sha256(array.tobytes()).hexdigest()[:12]}.npy"
+            if not (folder / files[name]).exists():
+                write_npy(folder / files[name], array)
+        if len(self) > EXACT_LIMIT:
+            files["graph"] = f"{files['embeddings'].removesuffix('.npy')}.usearch"
+            if not (folder / files["graph"]).exists():
+                with atomic_path(folder / files["graph"]) as temporary:
+                    build_graph(self.embeddings).save(str(temporary))
+        document = {"system": self.name, "label_space": self.label_space.to_json(), "photos": len(self)}
+        write_json(folder / "index.json", {**document, "files": files, "synonyms": self.vocabulary.synonyms})
+        kept = {"index.json", *files.values()}
+        for stale in [
+            path for path in folder.iterdir() if path.name not in kept and path.suffix in (".npy", ".usearch")
+        ]:
+            stale.unlink()
+
+    @classmethod
+    def load(cls, folder: Path) -> Index:
+        """Load what `save` wrote; the arrays are memory-mapped.
+
+        Raises:
+            ArtifactError: the folder does not hold a whole index.
+        """
+        document = read_json(folder / "index.json")
+        try:
+            arrays = [read_npy(folder / document["files"][name]) for name in ARRAYS]
+            label_space = LabelSpace.from_json(document["label_space"])
+            index = cls(document["system"], label_space, document["synonyms"], *arrays)
+            if "graph" in document["files"]:
+                index.graph = _view_graph(folder / document["files"]["graph"])
+            num_labels = sum(label_space.num_labels(task) for task in label_space)
+            shapes = [array.shape[0] for array in arrays[:2]] + [arrays[2].shape[1], arrays[3].shape[0]]
+            whole = set(shapes) == {document["photos"]} and arrays[2].shape[0] == num_labels
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            if isinstance(error, ArtifactError):
+                raise
+            raise ArtifactError(f"{folder}: not a whole index ({error!r}). Make it with: dvc repro index") from None
+        if not whole:
+            raise ArtifactError(f"{folder}: its files do not belong together. Make it with: dvc repro index")
+        return index
+
+    def joined(self, other: Index) -> Index:
+        """Return an index of both's photographs; where both have a path, the other's replaces it.
+
+        Raises:
+            ArtifactError: the other index is of another system or of other labels.
+        """
+        if (self.name, self.label_space) != (other.name, other.label_space):
+            raise ArtifactError(f"an index of {other.name} cannot be joined to one of {self.name} or of other labels")
+        kept = self.without(set(other.image_paths.tolist()))
+        arrays = [
+            np.concatenate([getattr(kept, name), getattr(other, name)], axis=1 if name == "probs" else 0)
+            for name in ARRAYS
+        ]
+        return Index(self.name, self.label_space, self.vocabulary.synonyms, *arrays)
+
+    def without(self, image_paths: set[str]) -> Index:
+        """Return an index without some photographs."""
+        kept = np.array([path not in image_paths for path in self.image_paths.tolist()], dtype=bool)
+        arrays = [getattr(self, name)[:, kept] if name == "probs" else getattr(self, name)[kept] for name in ARRAYS]
+        return Index(self.name, self.label_space, self.vocabulary.synonyms, *arrays)
+
+    # -- scores ----------------------------------------------------------------------------------------------------
+
+    def label_probs(self, task: str, code: int) -> NDArray[np.float32]:
+        """Probability of a label. Shape: (photos,)."""
+        row: NDArray[np.float32] = self.probs[self._start[task] + code]
+        return row
+
+    def term_probs(self, term: Term) -> NDArray[np.float32]:
+        """Probability that a photograph answers a term: labels of one task exclude each other, tasks do not.
+
+        Shape:
+            (photos,); of an unwanted term the probability that it is not there
+        """
+        by_task: dict[str, NDArray[np.floating]] = {}
+        for task, code in term.labels:
+            probs = self.label_probs(task, code)
+            by_task[task] = by_task[task] + probs if task in by_task else probs
+        tasks = list(by_task.values())
+        found: Any = tasks[0]
+        if len(tasks) > 1:
+            found = 1 - np.prod([1 - np.minimum(probs, 1) for probs in tasks], axis=0, dtype=np.float32)
+        return np.asarray(found if term.wanted else np.maximum(1 - found, 0), dtype=np.float32)
+
+    def all_of(self, query: ParsedQuery) -> NDArray[np.float32]:
+        """Score an AND: the product of the terms' probabilities, each a little raised. Shape: (photos,)."""
+        scores = np.ones(len(self), dtype=np.float32)
+        for term in query.terms:
+            scores *= self.term_probs(term) + np.float32(FLOOR)
+        return scores
+
+    def any_of(self, query: ParsedQuery) -> NDArray[np.float32]:
+        """Score an OR: the terms' probabilities, each weighted by how rare it is, summed. Shape: (photos,).
+
+        Source:
+            expected term counts in place of counts, as for uncertain text (Chelba and Acero, ACL 2005), with
+            scikit-learn's smooth idf: ln((1 + photos) / (1 + expected photos)) + 1.
+        """
+        scores = np.zeros(len(self), dtype=np.float32)
+        for term in query.terms:
+            probs = self.term_probs(term)
+            scores += np.float32(np.log((1 + len(self)) / (1 + float(probs.sum()))) + 1) * probs
+        return scores
+
+    def similarity(self, embedding: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Cosine of an embedding with every photograph's. Shape: (features,) -> (photos,)."""
+        length = max(float(np.linalg.norm(embedding)), 1e-12)
+        return np.asarray(self.embeddings @ (embedding / length).astype(np.float32))
+
+    # -- search ----------------------------------------------------------------------------------------------------
+
+    def search(
+        self,
+        text: str = "",
+        *,
+        like: NDArray[np.floating] | None = None,
+        top_k: int = 10,
+        by_item: bool = False,
+        only: NDArray[np.bool_] | None = None,
+    ) -> SearchResult:
+        """Rank photographs by words, by likeness to an embedding, or by both; equals in the index's order.
+
+        With both, likeness counts as one more thing that must hold, its cosine as the probability. Any text is
+        answered: with hits, or with a message that says what to do.
+
+        Args:
+            by_item: keep the best photograph of every item.
+
+        Shape:
+            like: (features,), as this system's Predictor gives it; only: (photos,), keeps the search to some
+        """
+        query = self.vocabulary.parse(text)
+        message = self._message(text, query, like is not None)
+        if not query.terms and like is None:
+            return SearchResult((), query, message)
+        if like is not None and not query.terms and only is None and self.graph is not None:
+            return SearchResult(self._nearest(like, top_k, by_item), query, message)
+        scores = self.all_of(query)
+        cosines = None
+        if like is not None:
+            cosines = self.similarity(like)
+            scores *= np.maximum(cosines, 0) + np.float32(FLOOR)
+        if only is not None:
+            scores[~only] = -1
+        rows = self._best(scores, top_k, by_item)
+        hits = tuple(
+            Hit(
+                row,
+                str(self.image_paths[row]),
+                str(self.instance_ids[row]),
+                float(scores[row]),
+                tuple(self._explain(term, row) for term in query.terms),
+                None if cosines is None else float(cosines[row]),
+            )
+            for row in rows
+        )
+        return SearchResult(hits, query, message)
+
+    def _nearest(self, like: NDArray[np.floating], top_k: int, by_item: bool) -> tuple[Hit, ...]:
+        """Ask the graph, and score what it finds exactly."""
+        wanted = top_k * (8 if by_item else 1)
+        rows = np.sort(self.graph.search(like.astype(np.float32), wanted).keys.astype(np.int64))
+        cosines = self.embeddings[rows] @ (like / max(float(np.linalg.norm(like)), 1e-12)).astype(np.float32)
+        hits: dict[Any, Hit] = {}
+        for place in np.argsort(-cosines, kind="stable"):
+            row, cosine = int(rows[place]), float(cosines[place])
+            path, item = str(self.image_paths[row]), str(self.instance_ids[row])
+            hits.setdefault(item if by_item else row, Hit(row, path, item, max(cosine, 0.0) + FLOOR, (), cosine))
+        return tuple(hits.values())[:top_k]
+
+    def _best(self, scores: NDArray[np.float32], top_k: int, by_item: bool) -> list[int]:
+        wanted = top_k
+        while True:
+            rows = [row for row in best_rows(scores, wanted).tolist() if scores[row] >= 0]
+            if not by_item:
+                return rows
+            best: dict[str, int] = {}
+            for row in rows:
+                best.setdefault(str(self.instance_ids[row]), row)
+            first = list(best.values())
+            if len(first) >= top_k or wanted >= len(self):
+                return first[:top_k]
+            wanted *= 4
+
+    def _explain(self, term: Term, row: int) -> Match:
+        probs = [float(self.label_probs(*label)[row]) for label in term.labels]
+        best = int(np.argmax(probs))
+        shown = self.vocabulary.words_of(term.labels[best])
+        probability = float(self.term_probs_at(term, row))
+        return Match(term.text, term.wanted, shown, probability)
+
+    def term_probs_at(self, term: Term, row: int) -> float:
+        """Probability of a term for one photograph; as `term_probs`."""
+        by_task: dict[str, float] = {}
+        for task, code in term.labels:
+            by_task[task] = by_task.get(task, 0.0) + float(self.label_probs(task, code)[row])
+        found = 1 - float(np.prod([1 - min(p, 1.0) for p in by_task.values()]))
+        return found if term.wanted else max(1 - found, 0.0)
+
+    def _message(self, text: str, query: ParsedQuery, has_photo: bool) -> str | None:
+        parts = []
+        if query.unknown_words:
+            parts.append(f"Nothing here is called {', '.join(repr(word) for word in query.unknown_words)}.")
+        parts += [f"Took '{t.text}' for '{t.read_as}'." for t in query.terms if t.read_as]
+        if not query.terms and not has_photo:
+            parts.insert(0, "Nothing to search for." if not query.unknown_words else "")
+            parts.append(f"Try words such as: {', '.join(self.vocabulary.suggestions())}.")
+        return " ".join(part for part in parts if part) or None
+
+
+def build_graph(embeddings: NDArray[np.float32]) -> Any:
+    """Build USearch's HNSW graph of cosines. Shape: (photos, features)."""
+    from usearch.index import Index as Graph
+
+    graph = Graph(ndim=embeddings.shape[1], metric="cos", dtype="f16", connectivity=16, expansion_search=96)
+    graph.add(np.arange(len(embeddings)), np.ascontiguousarray(embeddings), log=True)
+    return graph
+
+
+def _view_graph(path: Path) -> Any:
+    from usearch.index import Index as Graph
+
+    if not path.is_file():
+        raise ArtifactError(f"{path}: not found. Add or remove a photograph, or delete the index and make it anew")
+    graph: Any = Graph.restore(str(path), view=True)
+    graph.expansion_search = 96
+    return graph
+
+
+def best_rows(scores: NDArray[np.float32], top_k: int) -> NDArray[np.int64]:
+    """Return the rows of the highest scores, the highest first, equals in order.
+
+    Exact: the best k lie in the blocks whose maxima are among the k highest.
+
+    Shape:
+        scores: (photos,); returns: at most (top_k,)
+    """
+    num = len(scores)
+    top_k = min(top_k, num)
+    if top_k <= 0:
+        return np.empty(0, dtype=np.int64)
+    rows = np.arange(num)
+    if num > 4 * BLOCK * top_k:
+        whole = num // BLOCK * BLOCK
+        maxima = scores[:whole].reshape(-1, BLOCK).max(axis=1)
+        blocks = np.flatnonzero(maxima >= np.partition(maxima, -top_k)[-top_k])
+        rows = np.concatenate([(blocks[:, None] * BLOCK + np.arange(BLOCK)).ravel(), np.arange(whole, num)])
+    found = scores[rows]
+    limit = np.partition(found, len(found) - top_k)[len(found) - top_k]
+    above, equal = rows[found > limit], rows[found == limit]
+    chosen = np.concatenate([above, equal[: top_k - len(above)]])
+    return np.asarray(chosen[np.lexsort((chosen, -scores[chosen]))], dtype=np.int64)
+
+
+# -- the reference's way, to be beaten ---------------------------------------------------------------------------
+
+TOKEN_PATTERN = r"[^\W_]+"
+SCORE_DIGITS = 9
+"""Scores are compared at this many places: equal documents tie, whatever the last bits of a sum."""
+
+
+class HardIndex:
+    """TF-IDF over documents made of each photograph's most probable labels, ranked by cosine."""
+
+    def __init__(self, predictions: Predictions) -> None:
+        self.vectorizer = TfidfVectorizer(token_pattern=TOKEN_PATTERN)
+        try:
+            self.matrix = self.vectorizer.fit_transform(documents(predictions))
+        except ValueError as error:
+            raise ArtifactError(f"nothing to index: {error}") from None
+
+    def scores(self, text: str) -> NDArray[np.float64]:
+        """Return the cosine of a query with every document; 0 where no word is shared. Shape: (photos,)."""
+        vector = self.vectorizer.transform([text])
+        return np.round(np.asarray((self.matrix @ vector.T).todense()).ravel(), SCORE_DIGITS)
 
 
 def documents(predictions: Predictions) -> list[str]:
     """Write each photograph's predicted labels as a document: attributes first, then the class."""
-    tasks = _spoken_order(predictions.label_space)
+    tasks = spoken_order(predictions.label_space)
     chosen = {task: predictions.predicted(task) for task in tasks}
     labels = predictions.label_space.labels
-    return [_phrase([labels[task][chosen[task][row]] for task in tasks]) for row in range(len(predictions))]
+    return [phrase([labels[task][chosen[task][row]] for task in tasks]) for row in range(len(predictions))]
 
 
-def _spoken_order(label_space: LabelSpace) -> list[str]:
+def spoken_order(label_space: LabelSpace) -> list[str]:
+    """Attributes first, then the class."""
     return [*(task for task in label_space if task != CLASS_TASK), CLASS_TASK]
 
 
-def _phrase(labels: Sequence[str]) -> str:
+def phrase(labels: Sequence[str]) -> str:
+    """Write labels as people say them: "blue plastic tableware water bottle"."""
     return " ".join(label.replace("_", " ") for label in labels)
 
 
-class TextIndex:
-    """TF-IDF over documents, ranked by cosine."""
-
-    def __init__(
-        self, image_paths: Sequence[str], texts: Sequence[str], vectorizer: TfidfVectorizer, matrix: csr_matrix
-    ) -> None:
-        self.image_paths = tuple(image_paths)
-        self.documents = tuple(texts)
-        self.vectorizer = vectorizer
-        self.matrix = matrix
-        self._rank_of_path = np.argsort(np.argsort(np.array(self.image_paths, dtype=np.str_)))
-
-    @classmethod
-    def build(cls, predictions: Predictions) -> TextIndex:
-        """Index what a model predicts.
-
-        Raises:
-            ArtifactError: there are no photographs, or their labels hold no words.
-        """
-        texts = documents(predictions)
-        vectorizer = TfidfVectorizer(token_pattern=TOKEN_PATTERN)
-        try:
-            matrix = csr_matrix(vectorizer.fit_transform(texts))
-        except ValueError as error:
-            raise ArtifactError(f"nothing to index: {error}") from None
-        return cls(predictions.image_paths, texts, vectorizer, matrix)
-
-    def scores(self, query: str) -> NDArray[np.float64]:
-        """Return the cosine of a query with every document; 0 where no word is shared. Shape: (photos,)."""
-        vector = self.vectorizer.transform([query])
-        return np.round(np.asarray((self.matrix @ vector.T).todense()).ravel(), SCORE_DIGITS)
-
-    def search(self, query: str, top_k: int, only: NDArray[np.bool_] | None = None) -> SearchResult:
-        """Rank photographs by score, those of equal score by path; what shares no word with the query is left out.
-
-        Shape:
-            only: (photos,), keeps the search to some photographs
-        """
-        scores = self.scores(query)
-        found = scores > 0 if only is None else (scores > 0) & only
-        order = [row for row in np.lexsort((self._rank_of_path, -scores)) if found[row]][:top_k]
-        hits = tuple(Hit(self.image_paths[row], float(scores[row]), self.documents[row]) for row in order)
-        words = dict.fromkeys(self.vectorizer.build_analyzer()(query))
-        return SearchResult(hits, tuple(word for word in words if word not in self.vectorizer.vocabulary_))
-
-    def save(self, folder: Path) -> None:
-        """Write index.npz (the matrix and the words' weights) and index.json (words, photographs, documents)."""
-        arrays = {name: getattr(self.matrix, name) for name in ("data", "indices", "indptr")}
-        write_npz(folder / "index.npz", {**arrays, "idf": self.vectorizer.idf_})
-        vocabulary = {word: int(column) for word, column in self.vectorizer.vocabulary_.items()}
-        photos = [{"image_path": p, "document": d} for p, d in zip(self.image_paths, self.documents, strict=True)]
-        write_json(folder / "index.json", {"vocabulary": vocabulary, "photos": photos})
-
-    @classmethod
-    def load(cls, folder: Path) -> TextIndex:
-        """Raises: ArtifactError when the folder does not hold a whole index."""
-        document, arrays = read_json(folder / "index.json"), read_npz(folder / "index.npz")
-        try:
-            vocabulary, photos = document["vocabulary"], document["photos"]
-            vectorizer = TfidfVectorizer(token_pattern=TOKEN_PATTERN, vocabulary=vocabulary)
-            vectorizer.idf_ = arrays["idf"]
-            shape = (len(photos), len(vocabulary))
-            matrix = csr_matrix((arrays["data"], arrays["indices"], arrays["indptr"]), shape=shape)
-            paths, texts = [photo["image_path"] for photo in photos], [photo["document"] for photo in photos]
-        except (KeyError, TypeError, ValueError) as error:
-            raise ArtifactError(f"{folder}: not a whole index ({error!r}). Make it with: dvc repro index") from None
-        return cls(paths, texts, vectorizer, matrix)
-
-
-def true_queries(table: pd.DataFrame, label_space: LabelSpace, params: IndexParams) -> list[Query]:
-    """Make a query from every combination of one to three true labels of different tasks.
-
-    Combinations with too few relevant photographs say little, and those with very many are hit by chance: both are
-    left out, as params say.
+def search_table(
+    name: str, index: Index, queries: Sequence[tuple[str, NDArray[np.bool_]]], only: NDArray[np.bool_], top_k: int
+) -> pd.DataFrame:
+    """Run queries over some of the photographs.
 
     Args:
-        table: the gallery, with a column for every task.
-    """
-    queries = []
-    tasks = _spoken_order(label_space)
-    for num_terms in range(1, min(MAX_TERMS, len(tasks)) + 1):
-        for chosen in combinations(tasks, num_terms):
-            labelled = table.dropna(subset=list(chosen))
-            for labels in sorted(set(labelled[list(chosen)].itertuples(index=False, name=None))):
-                relevant = np.logical_and.reduce(
-                    [(table[task] == label).to_numpy() for task, label in zip(chosen, labels, strict=True)]
-                )
-                if params.min_relevant <= relevant.sum() <= params.max_relevant_fraction * len(table):
-                    queries.append(Query(_phrase(labels), num_terms, relevant))
-    return queries
-
-
-def precision_at_k(scores: NDArray[np.float64], relevant: NDArray[np.bool_], k: int) -> float:
-    """Return the expected share of relevant photographs among the first k, equal scores in random order.
-
-    Documents of four words tie often; a fixed order among ties would decide the result by chance.
-
-    Shape:
-        scores, relevant: (photos,)
-    Source:
-        McSherry and Najork, Computing information retrieval performance measures efficiently in the presence of
-        tied scores, ECIR 2008.
-    """
-    k = min(k, len(scores))
-    if k == 0:
-        return 0.0
-    limit = np.sort(scores)[-k]
-    above, tied = scores > limit, scores == limit
-    places = k - int(above.sum())
-    return float((relevant[above].sum() + places * relevant[tied].mean()) / k)
-
-
-def measure(
-    name: str, index: TextIndex, queries: Sequence[Query], gallery: NDArray[np.bool_], top_k: int
-) -> pd.DataFrame:
-    """Return the mean precision@k by number of terms, and that of a random order.
+        queries: texts, and which photographs truly answer them, shape (photos,).
 
     Columns:
-        model, num_terms (0: all queries), num_queries, k, precision_at_k, random_precision_at_k
-
-    Shape:
-        gallery: (photos,), the photographs that may be found; queries' relevant: (gallery photographs,)
+        model, query, rank, image_path, score, matches (each term's label and probability), relevant, row
     """
-    rows = [
-        {
-            "num_terms": query.num_terms,
-            "precision_at_k": precision_at_k(index.scores(query.text)[gallery], query.relevant, top_k),
-            "random_precision_at_k": float(query.relevant.mean()),
-        }
-        for query in queries
-    ]
-    if not rows:
-        raise ArtifactError(
-            "no query is left to measure: lower index.min_relevant or raise index.max_relevant_fraction"
-        )
-    each = pd.DataFrame(rows)
-    table = pd.concat([each.assign(num_terms=0), each]).groupby("num_terms").mean().reset_index()
-    counts = [len(each), *each.groupby("num_terms").size()]
-    table.insert(0, "model", name)
-    table.insert(2, "num_queries", counts)
-    table.insert(3, "k", top_k)
-    return table
-
-
-def headline(measured: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """Pick, for every model, the few numbers over all queries that `dvc metrics diff` compares; the keys name k."""
-    every = measured[measured["num_terms"] == 0]
-    return {
-        row["model"]: {
-            "num_queries": row["num_queries"],
-            f"precision_at_{row['k']}": row["precision_at_k"],
-            f"random_precision_at_{row['k']}": row["random_precision_at_k"],
-        }
-        for row in every.to_dict("records")
-    }
-
-
-def example_queries(queries: Sequence[Query]) -> list[Query]:
-    """Pick, for every number of terms, the query with the most relevant photographs; of equals, the first."""
-    sizes = sorted({query.num_terms for query in queries})
-    return [max((q for q in queries if q.num_terms == size), key=lambda q: int(q.relevant.sum())) for size in sizes]
-
-
-def search_table(
-    name: str, index: TextIndex, queries: Sequence[Query], gallery: NDArray[np.bool_], top_k: int
-) -> pd.DataFrame:
-    """Run queries over the gallery. Columns: SEARCH_COLUMNS; `row` is the photograph's row in the index."""
     rows: list[dict[str, Any]] = []
-    position = {path: row for row, path in enumerate(index.image_paths)}
-    place_in_gallery = np.cumsum(gallery) - 1
-    for query in queries:
-        for rank, hit in enumerate(index.search(query.text, top_k, gallery).hits, start=1):
-            row = position[hit.image_path]
-            relevant = int(query.relevant[place_in_gallery[row]])
-            rows.append(
-                {"model": name, "query": query.text, "rank": rank, **hit.__dict__, "relevant": relevant, "row": row}
+    for text, relevant in queries:
+        for rank, hit in enumerate(index.search(text, top_k=top_k, only=only).hits, start=1):
+            why = "; ".join(
+                f"{'' if match.wanted else 'not '}{match.label} {match.probability:.2f}" for match in hit.matches
             )
-    return pd.DataFrame(rows, columns=SEARCH_COLUMNS)
+            found = {"model": name, "query": text, "rank": rank, "image_path": hit.image_path, "score": hit.score}
+            rows.append({**found, "matches": why, "relevant": int(relevant[hit.row]), "row": hit.row})
+    return pd.DataFrame(rows, columns=["model", "query", "rank", "image_path", "score", "matches", "relevant", "row"])

@@ -136,13 +136,23 @@ def compare_all(
     )
 
 
-def rate(right: NDArray[np.bool_], items: NDArray[np.int64]) -> dict[str, float | int]:
-    """Return n, and the share of right photographs as `accuracy` with its interval from drawing items."""
+def rate(right: NDArray[np.bool_ | np.floating], items: NDArray[np.int64]) -> dict[str, float | int]:
+    """Return n, and the mean of what is right in each photograph as `accuracy`, with its interval from drawing items.
+
+    Shape:
+        right: (photos,), in [0, 1]; items: (photos,)
+    """
     items = np.unique(items, return_inverse=True)[1]
     counts = np.bincount(items)
     drawn = draw_items(len(counts), SEED)
     shares = (drawn @ np.bincount(items, weights=right)) / (drawn @ counts)
     return {"n": len(right), "accuracy": float(right.mean()), **_ends("accuracy", shares)}
+
+
+def named_rows(table: pd.DataFrame, *columns: str) -> pd.DataFrame:
+    """Put a column `row` in front that names each row by some columns, so that plots have a bar for each."""
+    names = table[list(columns)].astype(str).agg(", ".join, axis=1)
+    return pd.concat([names.rename("row"), table], axis=1)
 
 
 def with_interval(row: Mapping[str, Any], name: str) -> str:

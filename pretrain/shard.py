@@ -1,4 +1,4 @@
-"""Render one shard of the pre-training set, one view an item: python pretrain/render.py SHARD.
+"""Render one shard of the pre-training set, one view an item: python pretrain/shard.py SHARD.
 
 Reads   pretrain/params.yaml
 Writes  pretrain/shards/SHARD.npz: JPEG files side by side (`bytes`, cut at `ends`) and one text array a label

@@ -1,0 +1,128 @@
+"""How fast is the search, and how large, with 10^4 to 10^6 photographs? Against TF-IDF, BM25 and exact products.
+
+Makes galleries of random probability vectors, as sharp as those of a good model, and of 192 features in clusters, and
+times queries one by one on one thread. Every alternative is timed on the same queries in the same run.
+
+    python benchmarks/search.py [--sizes 10000 100000 1000000] [--queries 200]
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import bm25s
+import numpy as np
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+from vitrine.artifacts import read_json
+from vitrine.labels import LabelSpace
+from vitrine.predictions import Predictions
+from vitrine.queries import read_synonyms
+from vitrine.retrieval import TOKEN_PATTERN, Index, best_rows, documents, phrase
+
+FEATURES, NUM_CLUSTERS, TOP_K, SEED = 192, 2000, 10, 13
+
+
+def gallery(label_space: LabelSpace, num: int, rng: np.random.Generator) -> Predictions:
+    probs = {}
+    for task in label_space:
+        sharp = rng.normal(size=(num, label_space.num_labels(task))).astype(np.float32)
+        sharp[np.arange(num), rng.integers(0, sharp.shape[1], num)] += 5
+        powers = np.exp(sharp)
+        probs[task] = powers / powers.sum(axis=1, keepdims=True)
+    centres = rng.normal(size=(NUM_CLUSTERS, FEATURES)).astype(np.float32)
+    embeddings = centres[rng.integers(0, NUM_CLUSTERS, num)]
+    embeddings += 0.5 * rng.normal(size=(num, FEATURES)).astype(np.float32)
+    return Predictions(label_space, tuple(f"{row:07d}.jpg" for row in range(num)), probs, embeddings)
+
+
+def texts(label_space: LabelSpace, num: int, rng: np.random.Generator) -> list[str]:
+    """Queries of one to three labels of different tasks."""
+    found = []
+    for number in range(num):
+        tasks = rng.permutation(list(label_space))[: number % 3 + 1]
+        found.append(phrase([str(rng.choice(label_space.labels[task])) for task in tasks]))
+    return found
+
+
+def timed(ask: Callable[[Any], Any], questions: list[Any]) -> str:
+    for question in questions[:3]:
+        ask(question)
+    took = []
+    for question in questions:
+        start = time.perf_counter()
+        ask(question)
+        took.append(1000 * (time.perf_counter() - start))
+    return f"{np.percentile(took, 50):.2f} | {np.percentile(took, 99):.2f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[10**4, 10**5, 10**6])
+    parser.add_argument("--queries", type=int, default=200)
+    arguments = parser.parse_args()
+    label_space = LabelSpace.from_json(read_json(Path("data/splits/label_space.json")))
+    synonyms = read_synonyms(Path("data/synonyms.yaml"))
+    print("| photographs | what | build, s | disk, MB | p50, ms | p99, ms | recall@10 |")
+    print("| ---: | --- | ---: | ---: | ---: | ---: | ---: |", flush=True)
+    for num in arguments.sizes:
+        rng = np.random.default_rng(SEED)
+        predictions = gallery(label_space, num, rng)
+        words = texts(label_space, arguments.queries, rng)
+        likes = list(predictions.embeddings[rng.integers(0, num, arguments.queries)])
+        likes = [like + 0.3 * rng.normal(size=FEATURES).astype(np.float32) for like in likes]
+        with tempfile.TemporaryDirectory() as folder:
+            start = time.perf_counter()
+            Index.build("m", predictions, predictions.image_paths, synonyms).save(Path(folder))
+            built = time.perf_counter() - start
+            size = sum(path.stat().st_size for path in Path(folder).iterdir()) / 1e6
+            index = Index.load(Path(folder))
+
+            def row(what: str, build: str, disk: str, times: str, recall: str = "", num: int = num) -> None:
+                print(f"| {num} | {what} | {build} | {disk} | {times} | {recall} |", flush=True)
+
+            def ask_words(text: str, index: Index = index) -> Any:
+                return index.search(text, top_k=TOP_K)
+
+            def ask_like(like: Any, index: Index = index) -> Any:
+                return index.search(like=like, top_k=TOP_K)
+
+            def exact(like: Any, index: Index = index) -> Any:
+                return best_rows(index.similarity(like), TOP_K)
+
+            kind = "exact" if index.graph is None else "USearch"
+            found = sum(len({h.row for h in ask_like(like).hits} & set(exact(like).tolist())) for like in likes)
+            row("words: ours", f"{built:.1f}", f"{size:.0f}", timed(ask_words, words))
+            recall = f"{found / TOP_K / len(likes):.3f}"
+            row(f"likeness: ours ({kind})", "with it", "in it", timed(ask_like, likes), recall)
+            row("likeness: exact product", "", "", timed(exact, likes), "1")
+        written = documents(predictions)
+        start = time.perf_counter()
+        vectorizer = TfidfVectorizer(token_pattern=TOKEN_PATTERN)
+        matrix = vectorizer.fit_transform(written)
+        built = time.perf_counter() - start
+
+        def ask_tf_idf(text: str, matrix: Any = matrix, vectorizer: Any = vectorizer) -> Any:
+            scores = np.asarray((matrix @ vectorizer.transform([text]).T).todense(), dtype=np.float32).ravel()
+            return best_rows(scores, TOP_K)
+
+        row("words: scikit-learn TF-IDF, cosine", f"{built:.1f}", "", timed(ask_tf_idf, words[:60]))
+        start = time.perf_counter()
+        ranker = bm25s.BM25()
+        tokens = [text.split() for text in written]
+        ranker.index(tokens, show_progress=False)
+        built = time.perf_counter() - start
+
+        def ask_bm25(text: str, ranker: Any = ranker) -> Any:
+            return ranker.retrieve([text.split()], k=TOP_K, show_progress=False, n_threads=0)
+
+        row("words: bm25s", f"{built:.1f}", "", timed(ask_bm25, words[:60]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,275 @@
+"""The `vitrine` command. Heavy modules are imported inside the commands, so that --help is quick."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+OPTIONS: dict[str, Any] = {"no_args_is_help": True, "add_completion": False, "rich_markup_mode": None}
+app = typer.Typer(help="See, judge and find product photographs.", **OPTIONS)
+index_app = typer.Typer(help="Show an index, add photographs to it, remove some.", **OPTIONS)
+app.add_typer(index_app, name="index")
+if TYPE_CHECKING:
+    from vitrine.retrieval import Hit
+
+MAX_MEGAPIXELS = 50.0
+"""Larger photographs are refused before they are decoded."""
+
+BATCH_SIZE = 64
+
+Model = Annotated[str, typer.Option(help="deit, mobilevit or ensemble: a system that `dvc repro` made.")]
+IndexFolder = Annotated[Path | None, typer.Option("--index", help="Folder of the index; without it index/MODEL.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+Revision = Annotated[str, typer.Argument(help="A git revision, such as HEAD, HEAD~1 or origin/main.")]
+
+
+def fail(error: Exception) -> typer.Exit:
+    """Print an error's message alone; the exit code is 2."""
+    Console(stderr=True, soft_wrap=True).print(f"ERROR: {error}", style="red", markup=False, highlight=False)
+    return typer.Exit(2)
+
+
+@app.command()
+def predict(
+    photos: Annotated[list[Path], typer.Argument(help="Photographs, of any format that Pillow reads.")],
+    model: Model = "ensemble",
+    as_json: Json = False,
+) -> None:
+    """Say what is on photographs: for every task the most probable labels, calibrated.
+
+    Photographs that cannot be read are named on standard error; the others are answered. The exit code is then 1.
+    """
+    import numpy as np
+
+    from vitrine.artifacts import ArtifactError
+    from vitrine.inference import Predictor
+    from vitrine.photos import PhotoError, decode_photo
+
+    try:
+        predictor = Predictor.load(model)
+    except ArtifactError as error:
+        raise fail(error) from None
+    decoded, names = [], []
+    for path in photos:
+        try:
+            decoded.append(decode_photo(path, predictor.photo_size_px, MAX_MEGAPIXELS))
+            names.append(str(path))
+        except PhotoError as error:
+            fail(error)
+    if names:
+        answers = predictor.describe(np.stack(decoded), names)
+        if as_json:
+            typer.echo(json.dumps(answers, indent=2, ensure_ascii=False))
+        else:
+            _print_answers(answers)
+    if len(names) < len(photos):
+        raise typer.Exit(1)
+
+
+def _print_answers(answers: list[dict[str, Any]]) -> None:
+    table = Table("photograph", "task", "label", "probability", "", "or", box=None, pad_edge=False)
+    for answer in answers:
+        for number, (task, found) in enumerate(answer["tasks"].items()):
+            first, *others = found["labels"]
+            rest = ", ".join(f"{other['label'].replace('_', ' ')} {other['probability']:.0%}" for other in others)
+            sure = "" if found["sure"] else "not sure"
+            shown = (first["label"].replace("_", " "), f"{first['probability']:.0%}", sure, rest)
+            table.add_row("" if number else answer["photo"], task, *shown)
+    Console().print(table)
+
+
+@app.command()
+def search(
+    words: Annotated[str, typer.Argument(help='What to find, such as "blue bottle, not plastic" or color:blue.')] = "",
+    like: Annotated[Path | None, typer.Option(help="A photograph to be like; with words, both count.")] = None,
+    model: Model = "ensemble",
+    folder: IndexFolder = None,
+    top_k: Annotated[int, typer.Option(min=1, max=1000, help="How many photographs to show.")] = 10,
+    by_item: Annotated[bool, typer.Option("--by-item", help="Show only the best photograph of every item.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Find indexed photographs by words, by another photograph, or by both. Exit code 1 if nothing is found."""
+    from vitrine.artifacts import ArtifactError
+    from vitrine.photos import PhotoError
+    from vitrine.retrieval import Index
+
+    try:
+        index = Index.load(folder or Path("index") / model)
+        embedding = None
+        if like is not None:
+            from vitrine.inference import Predictor
+
+            embedding = Predictor.load(index.name).predict_files([like], MAX_MEGAPIXELS).embeddings[0]
+    except (ArtifactError, PhotoError) as error:
+        raise fail(error) from None
+    result = index.search(words, like=embedding, top_k=top_k, by_item=by_item)
+    if as_json:
+        hits = [asdict(hit) for hit in result.hits]
+        document = {"hits": hits, "message": result.message, "unknown_words": result.query.unknown_words}
+        typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    else:
+        if result.message:
+            Console(stderr=True).print(result.message, markup=False, highlight=False)
+        if result.hits:
+            _print_hits(result.hits)
+    if not result.hits:
+        raise typer.Exit(1)
+
+
+def _print_hits(hits: Sequence[Hit]) -> None:
+    table = Table("photograph", "score", "why", box=None, pad_edge=False)
+    for hit in hits:
+        why = [f"{'' if m.wanted else 'not '}{m.label} {m.probability:.0%}" for m in hit.matches]
+        why += [] if hit.similarity is None else [f"like it {hit.similarity:.2f}"]
+        table.add_row(hit.image_path, f"{hit.score:.3f}", ", ".join(why))
+    Console().print(table)
+
+
+@index_app.command("info")
+def index_info(model: Model = "ensemble", folder: IndexFolder = None) -> None:
+    """Say what an index holds."""
+    from vitrine.artifacts import ArtifactError
+    from vitrine.retrieval import Index
+
+    place = folder or Path("index") / model
+    try:
+        index = Index.load(place)
+    except ArtifactError as error:
+        raise fail(error) from None
+    size = sum(path.stat().st_size for path in place.iterdir())
+    items, features = len(set(index.instance_ids.tolist())), index.embeddings.shape[1]
+    labels = ", ".join(f"{task} {index.label_space.num_labels(task)}" for task in index.label_space)
+    for name, value in (
+        ("system", index.name),
+        ("photographs", str(len(index))),
+        ("items", str(items)),
+        ("labels", labels),
+        ("features", str(features)),
+        ("likeness", "exact" if index.graph is None else "approximate (USearch)"),
+        ("megabytes", f"{size / 1e6:.1f}"),
+    ):
+        typer.echo(f"{name:12} {value}")
+
+
+@index_app.command("add")
+def index_add(
+    photos: Annotated[Path, typer.Argument(help="A folder; all files below it that are photographs are added.")],
+    model: Model = "ensemble",
+    folder: IndexFolder = None,
+) -> None:
+    """Add photographs to an index, or to a new one, each as an item of its own; known paths are replaced.
+
+    Files that cannot be read are named on standard error. Killed, it leaves the old index as it was.
+    """
+    import numpy as np
+    from tqdm import tqdm
+
+    from vitrine.artifacts import ArtifactError
+    from vitrine.inference import Predictor
+    from vitrine.photos import PhotoError, decode_photo
+    from vitrine.queries import read_synonyms
+    from vitrine.retrieval import Index
+
+    place = folder or Path("index") / model
+    if not photos.is_dir():
+        raise fail(ValueError(f"{photos}: not a folder"))
+    files = sorted(path for path in photos.rglob("*") if path.is_file() and not path.name.startswith("."))
+    try:
+        old = Index.load(place) if (place / "index.json").exists() else None
+        predictor = Predictor.load(old.name if old else model)
+        synonyms = old.vocabulary.synonyms if old else read_synonyms(Path("data/synonyms.yaml"))
+        parts, faults = [], []
+        for start in tqdm(range(0, len(files), BATCH_SIZE), unit="batch", disable=None):
+            decoded, names = [], []
+            for path in files[start : start + BATCH_SIZE]:
+                try:
+                    decoded.append(decode_photo(path, predictor.photo_size_px, MAX_MEGAPIXELS))
+                    names.append(path.as_posix())
+                except PhotoError as error:
+                    faults.append(str(error))
+            if names:
+                found = predictor.predict(np.stack(decoded), names)
+                parts.append(Index.build(predictor.name, found, names, synonyms))
+        if parts:
+            new = parts[0]
+            for part in parts[1:]:
+                new = new.joined(part)
+            (old.joined(new) if old else new).save(place)
+    except ArtifactError as error:
+        raise fail(error) from None
+    for fault in faults:
+        Console(stderr=True, soft_wrap=True).print(f"Skipped {fault}", markup=False, highlight=False)
+    added = sum(len(part) for part in parts)
+    typer.echo(f"Added {added} photographs to {place}, skipped {len(faults)} files.")
+    if not added:
+        raise typer.Exit(1)
+
+
+@index_app.command("remove")
+def index_remove(
+    paths: Annotated[list[str], typer.Argument(help="Paths as `vitrine search` shows them.")],
+    model: Model = "ensemble",
+    folder: IndexFolder = None,
+) -> None:
+    """Remove photographs from an index; the files stay."""
+    from vitrine.artifacts import ArtifactError
+    from vitrine.retrieval import Index
+
+    place = folder or Path("index") / model
+    try:
+        index = Index.load(place)
+        unknown = sorted(set(paths) - set(index.image_paths.tolist()))
+        if unknown:
+            raise ArtifactError(f"{place}: not indexed: {', '.join(unknown)}. Nothing was removed")
+        if len(set(paths)) == len(index):
+            raise ArtifactError(f"{place}: an index cannot be empty; delete the folder instead")
+        index.without(set(paths)).save(place)
+    except ArtifactError as error:
+        raise fail(error) from None
+    typer.echo(f"Removed {len(set(paths))} photographs from {place}.")
+
+
+@app.command()
+def gate(revision: Revision = "HEAD") -> None:
+    """Compare metrics with a revision; fail if one is worse beyond noise (exit code 1)."""
+    from vitrine.review import ORDER, ReviewError, count_changes, metric_changes, moved, shown
+
+    try:
+        changes = metric_changes(revision)
+    except ReviewError as error:
+        raise fail(error) from None
+    table = Table("metric", revision, "now", "change", "verdict", box=None, pad_edge=False)
+    for change in sorted(changes, key=lambda c: (ORDER.index(c.verdict), c.key)):
+        if change.old != change.new:
+            table.add_row(change.key, shown(change, "old"), shown(change, "new"), moved(change), change.verdict)
+    console = Console()
+    if table.rows:
+        console.print(table)
+    console.print(count_changes(changes))
+    if any(change.verdict == "worse" for change in changes):
+        raise typer.Exit(1)
+
+
+@app.command()
+def summary(
+    revision: Revision = "HEAD",
+    out: Annotated[Path, typer.Option(help="The Markdown file to write.")] = Path("summary.md"),
+    repository_url: Annotated[
+        str | None, typer.Option(help="Where GitHub shows the repository; else pictures are copied beside the file.")
+    ] = None,
+) -> None:
+    """Write what changed since a revision as Markdown, for a pull request."""
+    from vitrine.review import ReviewError, summarise
+
+    try:
+        summarise(revision, out, repository_url)
+    except ReviewError as error:
+        raise fail(error) from None
+    Console().print(f"Wrote {out}", markup=False, highlight=False)

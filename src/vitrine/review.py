@@ -1,0 +1,229 @@
+"""Compare metrics, params and pictures with a git revision: for the gate, and for a pull request's reader."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+HIGHER_IS_BETTER = ("accuracy", "macro_f1", "precision_at", "recall_at", "ndcg_at", "map", "mean_average_precision")
+LOWER_IS_BETTER = ("loss", "nll", "brier", "ece")
+NOT_OURS = ("random_", "majority_", "oracle_")
+"""Metrics of references, which no change can make better or worse."""
+
+ENDS = ("_ci_low", "_ci_high")
+PICTURES = ("plots/evaluate/curves.png", "plots/evaluate/calibration.png", "plots/evaluate/confusion_")
+ORDER = ("worse", "better", "within noise", "no interval", "neither")
+ARROWS = {"worse": "\u25bc", "better": "\u25b2"}
+
+
+class ReviewError(RuntimeError):
+    """The comparison cannot be made."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """A metric at the revision and now; `old` or `new` is missing where there is none.
+
+    Attributes:
+        noise: half the width of a 95 % interval of the change, were both measured on different photographs; missing
+            without intervals
+        verdict: worse, better, within noise, no interval (a change whose noise nobody knows) or neither (a count)
+    """
+
+    path: str
+    name: str
+    old: float | None
+    new: float | None
+    noise: float | None
+    verdict: str
+
+    @property
+    def key(self) -> str:
+        return f"{Path(self.path).stem}: {self.name}"
+
+
+def direction(name: str) -> int:
+    """Return 1 where higher is better, -1 where lower is, 0 where neither. Only the last part of a name counts."""
+    last = name.rsplit(".", 1)[-1]
+    if last.startswith(NOT_OURS):
+        return 0
+    if any(word in last for word in HIGHER_IS_BETTER):
+        return 1
+    return -1 if last.rsplit("_", 1)[-1] in LOWER_IS_BETTER else 0
+
+
+def judge_changes(document: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[Change]:
+    """Judge what `dvc metrics diff --json --all` found, by file and name; ends of intervals are not judged themselves.
+
+    A change is beyond noise if it exceeds the root of the summed squares of both half intervals. Both runs are mostly
+    judged on the same photographs, so this errs towards noise.
+    """
+    changes = []
+    for path, metrics in sorted(document.items()):
+        for name, values in sorted(metrics.items()):
+            if name.endswith(ENDS):
+                continue
+            old, new = values.get("old"), values.get("new")
+            if not all(value is None or isinstance(value, (int, float)) for value in (old, new)):
+                continue
+            halves = [_half(metrics, name, when) for when in ("old", "new")]
+            noise = math.hypot(*(half for half in halves if half is not None)) if None not in halves else None
+            changes.append(Change(path, name, old, new, noise, _verdict(name, old, new, noise)))
+    return changes
+
+
+def _half(metrics: Mapping[str, Mapping[str, Any]], name: str, when: str) -> float | None:
+    low, high = (metrics.get(f"{name}{end}", {}).get(when) for end in ENDS)
+    return None if low is None or high is None else (float(high) - float(low)) / 2
+
+
+def _verdict(name: str, old: float | None, new: float | None, noise: float | None) -> str:
+    if direction(name) == 0 or old is None or new is None:
+        return "neither"
+    if noise is None:
+        return "no interval"
+    if abs(new - old) <= noise:
+        return "within noise"
+    return "better" if (new > old) == (direction(name) > 0) else "worse"
+
+
+def metric_changes(revision: str) -> list[Change]:
+    """Compare the workspace's metrics with those of a git revision.
+
+    Raises:
+        ReviewError: this is no DVC project, or there is no such revision.
+    """
+    return judge_changes(_dvc("metrics", "diff", "--all", revision))
+
+
+def param_changes(revision: str) -> list[tuple[str, Any, Any]]:
+    """Return changed params, sorted: name, old, new. Raises: as `metric_changes`."""
+    found = _dvc("params", "diff", revision)
+    rows = [
+        (name, values.get("old"), values.get("new")) for params in found.values() for name, values in params.items()
+    ]
+    return sorted(rows, key=lambda row: row[0])
+
+
+def _dvc(*arguments: str) -> Any:
+    result = subprocess.run([sys.executable, "-m", "dvc", *arguments, "--json"], capture_output=True, text=True)
+    if result.returncode:
+        message = result.stderr.strip().splitlines() or ["dvc failed without a word"]
+        raise ReviewError(f"dvc {' '.join(arguments)}: {message[0].removeprefix('ERROR: ')}")
+    document = json.loads(result.stdout or "{}")
+    return document.get("diff", document) if isinstance(document, dict) else {}
+
+
+def _git(*arguments: str) -> bytes:
+    result = subprocess.run(["git", *arguments], capture_output=True)
+    if result.returncode:
+        raise ReviewError(f"git {' '.join(arguments)}: {result.stderr.decode(errors='replace').strip()}")
+    return result.stdout
+
+
+# -- words --------------------------------------------------------------------------------------------------------
+
+
+def count_changes(changes: Sequence[Change]) -> str:
+    """Say in one sentence how many metrics are worse, better and within noise."""
+    number = {verdict: sum(change.verdict == verdict for change in changes) for verdict in ORDER}
+    moved = sum(change.verdict == "no interval" and change.old != change.new for change in changes)
+    return (
+        f"{number['worse']} worse beyond noise, {number['better']} better beyond noise, "
+        f"{number['within noise']} within noise; {moved} more changed whose noise is not known."
+    )
+
+
+def shown(change: Change, when: str) -> str:
+    """Write a metric's value, to four places."""
+    value = change.old if when == "old" else change.new
+    return "" if value is None else f"{value:d}" if isinstance(value, int) else f"{value:.4f}"
+
+
+def moved(change: Change) -> str:
+    """Write a change with its noise, such as "+0.0312 \u00b1 0.1100"."""
+    if change.old is None or change.new is None:
+        return "new" if change.old is None else "gone"
+    noise = "" if change.noise is None else f" \u00b1 {change.noise:.4f}"
+    return f"{change.new - change.old:+.4f}{noise}"
+
+
+def summarise(revision: str, out: Path, repository_url: str | None) -> None:
+    """Write Markdown for a pull request: what is beyond noise, params, every changed metric, pictures before and now.
+
+    Args:
+        repository_url: where GitHub shows the repository; pictures are then addressed there by commit. Without it,
+            they are copied into a folder beside `out`.
+
+    Raises:
+        ReviewError: as `metric_changes`, or a picture is not in the revision.
+    """
+    changes, params = metric_changes(revision), param_changes(revision)
+    base, head = (_git("rev-parse", "--short", name).decode().strip() for name in (revision, "HEAD"))
+    beyond = sorted((c for c in changes if c.verdict in ARROWS), key=lambda c: (ORDER.index(c.verdict), c.key))
+    rest = [c for c in changes if c.old != c.new and c.verdict not in ARROWS and c.verdict != "neither"]
+    parts = [
+        f"## What `{head}` changes against `{base}`",
+        f"**{count_changes(changes)}**",
+        _table(["param", "before", "now"], [[f"`{name}`", _cell(old), _cell(new)] for name, old, new in params])
+        if params
+        else "No param changed.",
+        "### Beyond noise",
+        _metric_table(beyond) if beyond else "Nothing.",
+        f"<details><summary>{len(rest)} changes within noise or without an interval</summary>\n",
+        _metric_table(rest) if rest else "None.",
+        "\n</details>",
+        "### Pictures",
+        *_pictures(revision, out, repository_url),
+        "A change is beyond noise if it exceeds the combined 95 % intervals, from drawing items, of both runs. "
+        "\u25b2 better, \u25bc worse.",
+    ]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else f"`{value}`"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---", *("---:" for _ in header[1:])], *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _metric_table(changes: Sequence[Change]) -> str:
+    rows = [
+        [c.key, shown(c, "old"), shown(c, "new"), f"{moved(c)} {ARROWS.get(c.verdict, '')}".strip()] for c in changes
+    ]
+    return _table(["metric", "before", "now", "change"], rows)
+
+
+def _pictures(revision: str, out: Path, repository_url: str | None) -> list[str]:
+    changed = _git("diff", "--name-only", "--diff-filter=M", revision, "--", "plots").decode().split()
+    parts = []
+    for path in sorted(name for name in changed if name.startswith(PICTURES) and name.endswith(".png")):
+        if repository_url:
+            sides = [
+                f"{repository_url}/blob/{_git('rev-parse', name).decode().strip()}/{path}?raw=true"
+                for name in (revision, "HEAD")
+            ]
+        else:
+            folder = out.parent / f"{out.stem}_pictures"
+            folder.mkdir(parents=True, exist_ok=True)
+            sides = []
+            for when, content in (("before", _git("show", f"{revision}:{path}")), ("now", Path(path).read_bytes())):
+                copy = folder / f"{Path(path).stem}_{when}.png"
+                copy.write_bytes(content)
+                sides.append(os.path.relpath(copy, out.parent))
+        before, now = (
+            f"![{Path(path).stem} {when}]({side})" for when, side in zip(("before", "now"), sides, strict=True)
+        )
+        parts.append(f"| {Path(path).stem} before | now |\n| --- | --- |\n| {before} | {now} |")
+    return parts or ["None of those shown here changed."]

@@ -1,0 +1,159 @@
+"""The command answers people and machines, says what is wrong in one line, and starts quickly."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from vitrine.cli import app
+from vitrine.inference import Predictor
+from vitrine.labels import LabelSpace
+from vitrine.model import create_model, save_model
+from vitrine.retrieval import Index
+from vitrine.systems import System, save_systems
+
+SPACE = LabelSpace({"class": ("travel_bag", "water_bottle"), "color": ("blue", "red")})
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with one small system, four photographs and their index."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/synonyms.yaml").write_text("sack: bag\n")
+    torch.manual_seed(0)
+    save_model(create_model("test_vit", "none", SPACE, 24, 32, 0.0, 0.0), tmp_path / "models/small", {})
+    system = System(("small",), dict.fromkeys(SPACE, 1.0), {"class": 0.0, "color": 1.0})
+    save_systems(tmp_path / "models/systems.json", {"small": system})
+    rng = np.random.default_rng(0)
+    photos = rng.integers(0, 256, (4, 24, 24, 3), dtype=np.uint8)
+    names = [f"photo_{row}.png" for row in range(4)]
+    for name, photo in zip(names, photos, strict=True):
+        Image.fromarray(photo).save(tmp_path / name)
+    found = Predictor.load("small").predict(photos, names)
+    Index.build("small", found, ["A", "A", "B", "C"], {}).save(tmp_path / "index/small")
+    return tmp_path
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app, list(arguments), env={"COLUMNS": "200"})
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.output
+
+
+def test_predictions_for_people_and_for_machines(project: Path) -> None:
+    code, text = run("predict", "photo_0.png", "photo_1.png", "--model", "small")
+    assert code == 0
+    assert "photo_1.png" in text and "%" in text
+    assert "not sure" in text  # of the colour, whose threshold cannot be reached
+    code, text = run("predict", "photo_0.png", "--model", "small", "--json")
+    answer = json.loads(text)[0]
+    assert code == 0 and answer["photo"] == "photo_0.png"
+    assert answer["tasks"]["class"]["sure"] is True and answer["tasks"]["color"]["sure"] is False
+    for found in answer["tasks"].values():
+        probs = [label["probability"] for label in found["labels"]]
+        assert probs == sorted(probs, reverse=True) and sum(probs) == pytest.approx(1, abs=1e-3)
+
+
+def test_unreadable_photographs_are_named_and_the_others_answered(project: Path) -> None:
+    (project / "broken.png").write_bytes(b"no photograph")
+    code, text = run("predict", "broken.png", "photo_0.png", "absent.png", "--model", "small")
+    assert code == 1
+    assert "broken.png: is not an image" in text and "absent.png: not found" in text and "photo_0.png" in text
+
+
+def test_searches_by_words_likeness_and_both(project: Path) -> None:
+    code, text = run("search", "blue bottles", "--model", "small", "--json")
+    found = json.loads(text)
+    assert code == 0 and len(found["hits"]) == 4
+    assert [match["label"] for match in found["hits"][0]["matches"]] == ["blue", "water bottle"]
+    code, text = run("search", "--like", "photo_2.png", "--model", "small", "--json", "--top-k", "1")
+    hit = json.loads(text)["hits"][0]
+    assert hit["image_path"] == "photo_2.png" and hit["similarity"] == pytest.approx(1, abs=1e-5)
+    code, text = run("search", "not red", "--like", "photo_2.png", "--model", "small", "--by-item")
+    assert code == 0 and "not red" in text and "like it" in text
+    assert sum(f"photo_{row}.png" in text for row in (0, 1)) == 1
+
+
+def test_nothing_found_is_a_hint_and_an_exit_code(project: Path) -> None:
+    code, text = run("search", "zebra", "--model", "small")
+    assert code == 1 and "Nothing here is called 'zebra'. Try words such as: blue, travel bag." in text
+
+
+def test_photographs_are_added_replaced_and_removed(project: Path) -> None:
+    rng = np.random.default_rng(1)
+    (project / "new/deep").mkdir(parents=True)
+    for name in ("new/a.png", "new/deep/b.jpg"):
+        Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)).save(project / name)
+    (project / "new/notes.txt").write_text("no photograph")
+    code, text = run("index", "add", "new", "--model", "small")
+    assert code == 0
+    assert "Skipped new/notes.txt: is not an image" in text and "Added 2 photographs" in text
+    assert "photographs  6" in run("index", "info", "--model", "small")[1]
+    code, text = run("search", "--like", "new/deep/b.jpg", "--model", "small", "--json", "--top-k", "1")
+    assert json.loads(text)["hits"][0]["image_path"] == "new/deep/b.jpg"
+    assert run("index", "add", "new", "--model", "small")[0] == 0
+    assert "photographs  6" in run("index", "info", "--model", "small")[1]
+    assert run("index", "remove", "new/a.png", "photo_0.png", "--model", "small")[0] == 0
+    assert "photographs  4" in run("index", "info", "--model", "small")[1]
+    code, text = run("index", "remove", "new/a.png", "photo_1.png", "--model", "small")
+    assert code == 2 and "not indexed: new/a.png. Nothing was removed" in text
+    assert "photographs  4" in run("index", "info", "--model", "small")[1]
+
+
+@pytest.mark.slow
+def test_a_kill_while_adding_leaves_the_old_index_or_the_new_one(project: Path) -> None:
+    rng = np.random.default_rng(1)
+    (project / "new").mkdir()
+    for row in range(200):
+        Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)).save(project / f"new/{row:03d}.png")
+    command = [sys.executable, "-c", "from vitrine.cli import app; app()", "index", "add", "new", "--model", "small"]
+    before = Index.load(project / "index/small").search("blue")
+    started = time.monotonic()
+    subprocess.run([*command, "--index", "elsewhere"], cwd=project, check=True, capture_output=True)
+    whole = time.monotonic() - started
+    killed = 0
+    for moment in rng.uniform(0.5, 1.0, 5):
+        process = subprocess.Popen(command, cwd=project, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            process.wait(moment * whole)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            killed += 1
+        index = Index.load(project / "index/small")
+        assert len(index) in (4, 204)
+        if len(index) == 4:
+            assert index.search("blue") == before
+    assert killed
+    subprocess.run(command, cwd=project, check=True, capture_output=True)
+    assert len(Index.load(project / "index/small")) == 204
+    assert len(list((project / "index/small").iterdir())) == 5
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("search", "blue", "--model", "absent"), ("search", "--like", "absent.png", "--model", "small"),
+     ("predict", "photo_0.png", "--model", "absent")],
+)  # fmt: skip
+def test_faults_are_one_line_and_exit_code_2(project: Path, arguments: tuple[str, ...]) -> None:
+    code, text = run(*arguments)
+    assert code == 2 and text.startswith("ERROR: ") and "absent" in text and text.count("\n") == 1
+
+
+def test_help_and_text_search_never_import_torch(project: Path) -> None:
+    for arguments in (["--help"], ["search", "--help"], ["search", "blue", "--model", "small"]):
+        code = (
+            f"import sys; from vitrine.cli import app; app({arguments!r}, standalone_mode=False); "
+            "sys.exit(any(name in sys.modules for name in ('torch', 'timm', 'matplotlib')))"
+        )
+        subprocess.run([sys.executable, "-c", code], cwd=project, check=True, capture_output=True)
