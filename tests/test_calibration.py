@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -86,3 +87,8 @@ def test_coverage_answers_the_surest_first_and_equals_together() -> None:
     assert sure_threshold(curve, 0.9) == pytest.approx(0.7)
     assert sure_threshold(curve, 0.7) == pytest.approx(0.6)
     assert sure_threshold(curve[curve["accuracy"] < 0.9], 0.9) == 1.0
+
+
+def test_bins_count_by_their_photographs() -> None:
+    bins = pd.DataFrame({"confidence": [0.5, 0.9], "accuracy": [0.25, 1.0], "n": [3, 1]})
+    assert expected_calibration_error(bins) == pytest.approx((3 * 0.25 + 0.1) / 4)

@@ -58,6 +58,7 @@ def test_measures_by_hand() -> None:
     found = measures(np.array([0, 1, 2, 3]), query([1, 0.5, 1, 0]), top_k=2)
     assert found["map"] == pytest.approx((1 + 2 / 3) / 2)
     assert found["precision_at_k"] == 0.5 and found["recall_at_10"] == 1.0
+    assert measures(np.array([0, 1, 2, 3]), query([1, 0.5, 1, 0]), top_k=1)["precision_at_k"] == 1.0
     gained = 1 + 0.5 / math.log2(3) + 1 / 2
     assert found["ndcg_at_10"] == pytest.approx(gained / (1 + 1 / math.log2(3) + 0.5 / 2))
 

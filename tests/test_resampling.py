@@ -104,3 +104,8 @@ def test_views_are_fused_by_their_geometric_mean() -> None:
 def test_an_items_label_is_that_of_its_views() -> None:
     codes = np.array([1, MISSING, 0, 1, MISSING])
     assert item_codes(codes, np.array([0, 0, 1, 1, 2])).tolist() == [1, MISSING, MISSING]
+
+
+def test_with_many_items_the_observed_signs_count_as_one_draw() -> None:
+    # 40 items that all differ the same way: no random flip comes near.
+    assert sign_flip_test(np.ones(40), seed=0, draws=999) == pytest.approx(1 / 1000)

@@ -53,6 +53,13 @@ def test_a_comparison_by_hand() -> None:
     assert back["difference"] == -found["difference"] and back["difference_ci_high"] == 0.0
 
 
+def test_items_of_many_photographs_weigh_more_and_a_difference_stays_a_share() -> None:
+    codes, items = np.zeros(4, dtype=np.int64), np.array([0, 0, 0, 1])
+    found = compare(codes, one_hot([0, 0, 0, 0]), one_hot([1, 1, 1, 0]), items)
+    assert found["difference"] == pytest.approx(3 / 4)
+    assert (found["difference_ci_low"], found["difference_ci_high"]) == (0.0, 1.0)  # item 1 twice, item 0 twice
+
+
 def test_a_clear_difference_is_found_and_none_is_not() -> None:
     codes, items = np.zeros(60, dtype=np.int64), np.repeat(np.arange(20), 3)
     good, bad = one_hot([0] * 60), one_hot([1] * 45 + [0] * 15)

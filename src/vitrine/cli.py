@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 OPTIONS: dict[str, Any] = {"no_args_is_help": True, "add_completion": False, "rich_markup_mode": None}
 app = typer.Typer(help="See, judge and find product photographs.", **OPTIONS)
@@ -28,6 +28,14 @@ Model = Annotated[str, typer.Option(help="deit, mobilevit or ensemble: a system 
 IndexFolder = Annotated[Path | None, typer.Option("--index", help="Folder of the index; without it index/MODEL.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Revision = Annotated[str, typer.Argument(help="A git revision, such as HEAD, HEAD~1 or origin/main.")]
+
+
+PLAIN: dict[str, Any] = {"box": None, "pad_edge": False}
+
+
+def _whole(paths: Iterable[str]) -> Column:
+    """A column of paths that is never cut: paths are there to be copied."""
+    return Column("photograph", no_wrap=True, min_width=max(len(path) for path in paths))
 
 
 def fail(error: Exception) -> typer.Exit:
@@ -73,16 +81,18 @@ def predict(
         raise typer.Exit(1)
 
 
-def _print_answers(answers: list[dict[str, Any]]) -> None:
-    table = Table("photograph", "task", "label", "probability", "", "or", box=None, pad_edge=False)
+def _print_answers(answers: Sequence[dict[str, Any]]) -> None:
+    console = Console()
     for answer in answers:
-        for number, (task, found) in enumerate(answer["tasks"].items()):
+        console.print(answer["photo"], markup=False, highlight=False, soft_wrap=True)
+        table = Table(show_header=False, **PLAIN)
+        for task, found in answer["tasks"].items():
             first, *others = found["labels"]
             rest = ", ".join(f"{other['label'].replace('_', ' ')} {other['probability']:.0%}" for other in others)
             sure = "" if found["sure"] else "not sure"
-            shown = (first["label"].replace("_", " "), f"{first['probability']:.0%}", sure, rest)
-            table.add_row("" if number else answer["photo"], task, *shown)
-    Console().print(table)
+            label = first["label"].replace("_", " ")
+            table.add_row(f"  {task}", label, f"{first['probability']:.0%}", sure, f"or {rest}" if rest else "")
+        console.print(table)
 
 
 @app.command()
@@ -124,7 +134,7 @@ def search(
 
 
 def _print_hits(hits: Sequence[Hit]) -> None:
-    table = Table("photograph", "score", "why", box=None, pad_edge=False)
+    table = Table(_whole(hit.image_path for hit in hits), "score", "why", **PLAIN)
     for hit in hits:
         why = [f"{'' if m.wanted else 'not '}{m.label} {m.probability:.0%}" for m in hit.matches]
         why += [] if hit.similarity is None else [f"like it {hit.similarity:.2f}"]
@@ -245,7 +255,7 @@ def gate(revision: Revision = "HEAD") -> None:
         changes = metric_changes(revision)
     except ReviewError as error:
         raise fail(error) from None
-    table = Table("metric", revision, "now", "change", "verdict", box=None, pad_edge=False)
+    table = Table("metric", revision, "now", "change", "verdict", **PLAIN)
     for change in sorted(changes, key=lambda c: (ORDER.index(c.verdict), c.key)):
         if change.old != change.new:
             table.add_row(change.key, shown(change, "old"), shown(change, "new"), moved(change), change.verdict)
