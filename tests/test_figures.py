@@ -86,9 +86,9 @@ def test_mistakes_are_grouped_by_confusion() -> None:
 
 
 def test_searches_are_grouped_by_query() -> None:
-    hit: dict[str, Any] = {"score": 0.5, "matches": "blue 0.70; cup 0.60", "relevant": 1}
+    hit: dict[str, Any] = {"score": 0.5, "matches": "0.70 blue; 0.60 cup", "relevant": 1}
     found = pd.DataFrame([{"query": "cup", "row": 1, **hit}, {"query": "blue", "row": 0, **hit, "relevant": 0}])
     rows = figures.search_rows(found, np.zeros((2, 8, 8, 3), np.uint8))
     assert [row.heading for row in rows] == ["\u201ccup\u201d", "\u201cblue\u201d"]
     assert [row.tiles[0].good for row in rows] == [True, False]
-    assert list(rows[0].tiles[0].lines) == ["0.500", "blue 0.70", "cup 0.60"]
+    assert list(rows[0].tiles[0].lines) == ["0.500", "0.70 blue", "0.60 cup"]

@@ -170,7 +170,7 @@ def test_searches_as_a_table() -> None:
     relevant = np.array([True, False, False, True])
     table = search_table("m", INDEX, [("blue -red", relevant)], np.ones(4, dtype=bool), top_k=2)
     assert table[["rank", "row", "relevant"]].to_numpy().tolist() == [[1, 0, 1], [2, 3, 1]]
-    assert table["matches"].iloc[0] == "blue 0.80; not red 0.80"
+    assert table["matches"].iloc[0] == "0.80 blue; 0.80 not red"
 
 
 # -- the reference's way ------------------------------------------------------------------------------------------

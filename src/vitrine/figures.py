@@ -277,7 +277,7 @@ def suspect_rows(suspects: pd.DataFrame, photos: NDArray[np.uint8]) -> list[Grid
         photos: (photos, height, width, channels), addressed by the table's column `row`
     """
     tiles = [
-        Tile(photos[suspect["row"]], [f"{words(suspect['label'])};", f"looks like {words(suspect['looks_like'])}"])
+        Tile(photos[suspect["row"]], [f"{words(suspect['label'])};", "looks like", words(suspect["looks_like"])])
         for suspect in suspects.to_dict("records")
     ]
     return [GridRow("", tiles[start : start + 6]) for start in range(0, len(tiles), 6)]

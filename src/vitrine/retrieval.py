@@ -438,7 +438,7 @@ def search_table(
         queries: texts, and which photographs truly answer them, shape (photos,).
 
     Columns:
-        model, query, rank, image_path, score, matches (each term's label and probability), relevant, row
+        model, query, rank, image_path, score, matches (each term's probability and label), relevant, row
     """
     rows: list[dict[str, Any]] = []
     for text, relevant in queries:
