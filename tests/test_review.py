@@ -111,7 +111,7 @@ def test_the_summary_of_two_commits(repository: Repository) -> None:
     result = CliRunner().invoke(app, ["summary", "HEAD~1", "--out", "docs/pull_request.md"])
     assert result.exit_code == 0, result.output
     text = (repository.root / "docs/pull_request.md").read_text(encoding="utf-8")
-    assert "**1 worse beyond noise, 0 better beyond noise, 0 within noise; 1 more changed" in text
+    assert "**1 worse beyond noise, 0 better beyond noise, 0 changed within noise, 1 changed whose noise is" in text
     assert "| `train.learning_rate` | `0.001` | `0.002` |" in text
     assert "| evaluate: deit.class.accuracy | 0.8000 | 0.6500 | -0.1500 \u00b1 0.0707 \u25bc |" in text
     assert "| evaluate: deit.class.loss | 1.5000 | 1.2500 | -0.2500 |" in text

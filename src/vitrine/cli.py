@@ -255,7 +255,8 @@ def gate(revision: Revision = "HEAD") -> None:
         changes = metric_changes(revision)
     except ReviewError as error:
         raise fail(error) from None
-    table = Table("metric", revision, "now", "change", "verdict", **PLAIN)
+    key = Column("metric", no_wrap=True, min_width=max((len(change.key) for change in changes), default=0))
+    table = Table(key, revision, "now", Column("change", no_wrap=True), "verdict", **PLAIN)
     for change in sorted(changes, key=lambda c: (ORDER.index(c.verdict), c.key)):
         if change.old != change.new:
             table.add_row(change.key, shown(change, "old"), shown(change, "new"), moved(change), change.verdict)

@@ -133,11 +133,11 @@ def _git(*arguments: str) -> bytes:
 
 def count_changes(changes: Sequence[Change]) -> str:
     """Say in one sentence how many metrics are worse, better and within noise."""
-    number = {verdict: sum(change.verdict == verdict for change in changes) for verdict in ORDER}
-    moved = sum(change.verdict == "no interval" and change.old != change.new for change in changes)
+    moved = [change for change in changes if change.old != change.new]
+    number = {verdict: sum(change.verdict == verdict for change in moved) for verdict in ORDER}
     return (
         f"{number['worse']} worse beyond noise, {number['better']} better beyond noise, "
-        f"{number['within noise']} within noise; {moved} more changed whose noise is not known."
+        f"{number['within noise']} changed within noise, {number['no interval']} changed whose noise is not known."
     )
 
 
