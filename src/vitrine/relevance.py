@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Annotated, Any
 
+import bm25s
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from vitrine.labels import CLASS_TASK, LabelSpace
 from vitrine.params import Section
 from vitrine.predictions import Predictions
 from vitrine.resampling import jackknife_interval
-from vitrine.retrieval import HardIndex, Index, phrase, spoken_order
+from vitrine.retrieval import HardIndex, Index, documents, phrase, spoken_order
 from vitrine.scoring import SEED, number_items, rate
 
 MAX_TERMS = 3
@@ -27,7 +28,7 @@ CLASS_WEIGHT = 2
 ORDERS = 10
 """Random orders of equal scores over which measures are averaged."""
 
-SYSTEMS = ("hard", "soft_or", "soft_and", "oracle", "random")
+SYSTEMS = ("hard", "bm25", "soft_or", "soft_and", "oracle", "random")
 
 
 class IndexParams(Section):
@@ -123,14 +124,16 @@ def average_precision_without(
         return np.asarray((precision * right).sum(axis=1) / right.sum(axis=1))
 
 
-def query_scores(predictions: Predictions, index: Index, table: pd.DataFrame, query: Query) -> Mapping[str, Any]:
+def query_scores(hard: HardIndex, ranker: bm25s.BM25, index: Index, query: Query) -> dict[str, NDArray[np.floating]]:
     """Score the gallery by every system; `oracle` knows the true labels, `random` nothing. Shape: each (photos,)."""
     parsed = index.vocabulary.parse(query.text)
     return {
+        "hard": hard.scores(query.text),
+        "bm25": np.asarray(ranker.get_scores(query.text.split())),
         "soft_or": index.any_of(parsed),
         "soft_and": index.all_of(parsed),
         "oracle": query.gains,
-        "random": np.zeros(len(table)),
+        "random": np.zeros(len(index)),
     }
 
 
@@ -147,12 +150,13 @@ def measure_text(
         items: model, system, num_terms, num_queries, k, map, map_ci_low, map_ci_high, ndcg_at_10, precision_at_k,
         recall_at_10; and the gain of soft_and over hard in mAP, with its interval
     """
-    hard = HardIndex(predictions)
+    hard, ranker = HardIndex(predictions), bm25s.BM25()
+    ranker.index([text.split() for text in documents(predictions)], show_progress=False)
     items = number_items(table["instance_id"])
     rows: list[dict[str, Any]] = []
     without: dict[str, list[NDArray[np.float64]]] = {system: [] for system in SYSTEMS}
     for number, query in enumerate(queries):
-        scores = {"hard": hard.scores(query.text), **query_scores(predictions, index, table, query)}
+        scores = query_scores(hard, ranker, index, query)
         for system in SYSTEMS:
             rng = np.random.default_rng([SEED, number])
             orders = [rank(scores[system], rng) for _ in range(ORDERS)]
