@@ -320,9 +320,8 @@ def _search(data: ReportData, models: list[str]) -> list[str]:
         "share of them, the class twice. Searched are val and test: a model knows its training photographs by heart. "
         "`hard`: a document of the most probable labels, TF-IDF and cosine; `bm25`: the same documents, BM25 (bm25s). "
         "`soft_or`: the probabilities weighted by rarity, summed. `soft_and`: their product; the search uses this one. "
-        "`oracle` knows the true labels, `random` nothing. Equals are ranked in ten random orders. In brackets are 95 % "
-        "intervals from leaving out items; "
-        "queries share photographs, so no interval is drawn over queries.",
+        "`oracle` knows the true labels, `random` nothing. Equals are ranked in ten random orders. In brackets are 95 "
+        "% intervals from leaving out items; queries share photographs, so no interval is drawn over queries.",
         markdown_table(["likeness", f"other views of an item among the first {k}"], views),
         *(f"![Example searches with {name}](../plots/index/searches_{name}.jpg)" for name in models),
     ]
