@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -349,7 +350,7 @@ def build_graph(embeddings: NDArray[np.float32]) -> Any:
     from usearch.index import Index as Graph
 
     graph = Graph(ndim=embeddings.shape[1], metric="cos", dtype="f16", connectivity=16, expansion_search=96)
-    graph.add(np.arange(len(embeddings)), np.ascontiguousarray(embeddings), log=True)
+    graph.add(np.arange(len(embeddings)), np.ascontiguousarray(embeddings), log=sys.stderr.isatty())
     return graph
 
 
