@@ -54,7 +54,7 @@ def test_alternatives_of_one_task_add_up_and_those_of_several_may_both_hold() ->
     np.testing.assert_allclose(INDEX.term_probs(either), 1, rtol=1e-6)
     across = INDEX.vocabulary.parse("blue or bag").terms[0]
     np.testing.assert_allclose(INDEX.term_probs(across), 1 - np.array([0.02, 0.28, 0.24, 0.02]), rtol=1e-5)
-    assert INDEX.term_probs_at(across, 1) == pytest.approx(0.72)
+    assert INDEX.term_probs(across, np.array([1])).tolist() == pytest.approx([0.72])
 
 
 def test_the_best_of_every_item_can_be_kept_and_others_left_out() -> None:

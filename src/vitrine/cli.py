@@ -208,10 +208,8 @@ def index_add(
                 found = predictor.predict(np.stack(decoded), names)
                 parts.append(Index.build(predictor.name, found, names, synonyms))
         if parts:
-            new = parts[0]
-            for part in parts[1:]:
-                new = new.joined(part)
-            (old.joined(new) if old else new).save(place)
+            first, *more = [old, *parts] if old else parts
+            first.joined(*more).save(place)
     except ArtifactError as error:
         raise fail(error) from None
     for fault in faults:

@@ -175,18 +175,21 @@ class Index:
             raise ArtifactError(f"{folder}: its files do not belong together. Make it with: dvc repro index")
         return index
 
-    def joined(self, other: Index) -> Index:
-        """Return an index of both's photographs; where both have a path, the other's replaces it.
+    def joined(self, *others: Index) -> Index:
+        """Return an index of all photographs; a path that this index has already is replaced.
 
         Raises:
-            ArtifactError: the other index is of another system or of other labels.
+            ArtifactError: another index is of another system or of other labels.
         """
-        if (self.name, self.label_space) != (other.name, other.label_space):
-            raise ArtifactError(f"an index of {other.name} cannot be joined to one of {self.name} or of other labels")
-        kept = self.without(set(other.image_paths.tolist()))
+        for other in others:
+            if (self.name, self.label_space) != (other.name, other.label_space):
+                raise ArtifactError(
+                    f"an index of {other.name} cannot be joined to one of {self.name}, or their labels differ. "
+                    "Make a new index of one system's predictions"
+                )
+        parts = [self.without({path for other in others for path in other.image_paths.tolist()}), *others]
         arrays = [
-            np.concatenate([getattr(kept, name), getattr(other, name)], axis=1 if name == "probs" else 0)
-            for name in ARRAYS
+            np.concatenate([getattr(part, name) for part in parts], axis=1 if name == "probs" else 0) for name in ARRAYS
         ]
         return Index(self.name, self.label_space, self.vocabulary.synonyms, *arrays)
 
@@ -203,15 +206,16 @@ class Index:
         row: NDArray[np.float32] = self.probs[self._start[task] + code]
         return row
 
-    def term_probs(self, term: Term) -> NDArray[np.float32]:
-        """Probability that a photograph answers a term: labels of one task exclude each other, tasks do not.
+    def term_probs(self, term: Term, rows: NDArray[np.int64] | slice = slice(None)) -> NDArray[np.float32]:
+        """Probability that photographs answer a term: labels of one task exclude each other, tasks do not.
 
         Shape:
-            (photos,); of an unwanted term the probability that it is not there
+            rows: (n,), all photographs without it; returns: (n,), of an unwanted term the probability that it is not
+            there
         """
         by_task: dict[str, NDArray[np.floating]] = {}
         for task, code in term.labels:
-            probs = self.label_probs(task, code)
+            probs = self.label_probs(task, code)[rows]
             by_task[task] = by_task[task] + probs if task in by_task else probs
         tasks = list(by_task.values())
         found: Any = tasks[0]
@@ -320,19 +324,10 @@ class Index:
             wanted *= 4
 
     def _explain(self, term: Term, row: int) -> Match:
-        probs = [float(self.label_probs(*label)[row]) for label in term.labels]
-        best = int(np.argmax(probs))
-        shown = self.vocabulary.words_of(term.labels[best])
-        probability = float(self.term_probs_at(term, row))
-        return Match(term.text, term.wanted, shown, probability)
-
-    def term_probs_at(self, term: Term, row: int) -> float:
-        """Probability of a term for one photograph; as `term_probs`."""
-        by_task: dict[str, float] = {}
-        for task, code in term.labels:
-            by_task[task] = by_task.get(task, 0.0) + float(self.label_probs(task, code)[row])
-        found = 1 - float(np.prod([1 - min(p, 1.0) for p in by_task.values()]))
-        return found if term.wanted else max(1 - found, 0.0)
+        here = np.array([row])
+        best = max(term.labels, key=lambda label: float(self.label_probs(*label)[row]))
+        probability = float(self.term_probs(term, here)[0])
+        return Match(term.text, term.wanted, self.vocabulary.words_of(best), probability)
 
     def _message(self, text: str, query: ParsedQuery, has_photo: bool) -> str | None:
         parts = []

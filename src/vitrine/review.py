@@ -165,6 +165,8 @@ def summarise(revision: str, out: Path, repository_url: str | None) -> None:
     Raises:
         ReviewError: as `metric_changes`, or a picture is not in the revision.
     """
+    from vitrine.reporting import markdown_table  # here, so that the gate starts without scikit-learn
+
     changes, params = metric_changes(revision), param_changes(revision)
     base, head = (_git("rev-parse", "--short", name).decode().strip() for name in (revision, "HEAD"))
     beyond = sorted((c for c in changes if c.verdict in ARROWS), key=lambda c: (ORDER.index(c.verdict), c.key))
@@ -172,7 +174,7 @@ def summarise(revision: str, out: Path, repository_url: str | None) -> None:
     parts = [
         f"## What `{head}` changes against `{base}`",
         f"**{count_changes(changes)}**",
-        _table(["param", "before", "now"], [[f"`{name}`", _cell(old), _cell(new)] for name, old, new in params])
+        markdown_table(["param", "before", "now"], [[f"`{name}`", _cell(old), _cell(new)] for name, old, new in params])
         if params
         else "No param changed.",
         "### Beyond noise",
@@ -193,16 +195,13 @@ def _cell(value: Any) -> str:
     return "" if value is None else f"`{value}`"
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---", *("---:" for _ in header[1:])], *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-
-
 def _metric_table(changes: Sequence[Change]) -> str:
     rows = [
         [c.key, shown(c, "old"), shown(c, "new"), f"{moved(c)} {ARROWS.get(c.verdict, '')}".strip()] for c in changes
     ]
-    return _table(["metric", "before", "now", "change"], rows)
+    from vitrine.reporting import markdown_table
+
+    return markdown_table(["metric", "before", "now", "change"], rows)
 
 
 def _pictures(revision: str, out: Path, repository_url: str | None) -> list[str]:
