@@ -6,7 +6,7 @@ export DVC_NO_ANALYTICS := 1
 export VITRINE_TEAM13_DIR ?= $(abspath $(wildcard ../shared/team13))
 
 .DEFAULT_GOAL := help
-.PHONY: setup repro test check lock-check team13 team13-crossval crossval render realism diff gate bench kill-test help
+.PHONY: setup repro test check lock-check team13 team13-crossval crossval render realism app pictures diff gate bench kill-test help
 
 setup: .venv/installed  ## Make the environment (about 6 GB, once)
 
@@ -47,6 +47,12 @@ check: setup  ## Lint, check formatting and types
 
 lock-check: setup  ## Check that dvc.lock matches code, params and data
 	python tests/lock_check.py
+
+app: setup  ## Serve the web page at 127.0.0.1:7860
+	vitrine serve
+
+pictures: setup  ## Make the README's screenshots with the browser tests
+	VITRINE_SHOP=$(CURDIR) VITRINE_PICTURES=$(CURDIR)/docs/page_pictures python -m pytest -q tests/test_browser.py
 
 diff: setup  ## Compare metrics and params with the last commit
 	dvc metrics diff --md

@@ -1,6 +1,6 @@
 """Split the labelled photographs into train, val and test, item by item, and decode them once.
 
-Reads   ${data.path}/labels.csv, ${data.path}/images
+Reads   ${data.path}/labels.csv, ${data.path}/images, data/corrections.csv
 Writes  data/splits/photos.csv, data/splits/photos.npy, data/splits/label_space.json, metrics/split.json, plots/split/
 """
 
@@ -10,9 +10,11 @@ from pathlib import Path
 
 from vitrine.artifacts import write_csv, write_json, write_metrics, write_npy
 from vitrine.catalog import (
+    CORRECTIONS,
     SPLITS,
     CatalogError,
     DataParams,
+    apply_corrections,
     check_splits,
     decode_photos,
     missing_labels,
@@ -36,7 +38,7 @@ def main() -> None:
     exit_on(ParamsError, CatalogError, SplitError)
     data, params = read_section("data", DataParams), read_section("split", SplitParams)
     folder = Path(data.path)
-    table = read_catalog(folder, data)
+    table = apply_corrections(CORRECTIONS, read_catalog(folder, data), data)
     photos = decode_photos(folder, table, params.photo_size_px, params.max_megapixels)
     if params.source == "seeded" or "split" not in table:
         table["split"] = split_items(table, data.tasks, params)

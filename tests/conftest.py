@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from PIL import Image, ImageDraw
 
 CLASSES = {"tall_bottle": "ellipse", "soap_bar": "rectangle"}
@@ -57,3 +58,52 @@ def dataset(tmp_path: Path) -> tuple[Path, list[dict[str, str]], Callable[[list[
     folder = tmp_path / "data"
     rows = make_dataset(folder)
     return folder, rows, lambda changed: write_labels(folder, changed)
+
+
+@pytest.fixture(scope="session")
+def shop_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder like the project's after `dvc repro`: a small dataset, two untrained networks, their indexes, scores."""
+    import numpy as np
+    import pandas as pd
+    import torch
+
+    from vitrine.artifacts import write_csv, write_metrics
+    from vitrine.catalog import CORRECTION_COLUMNS, DataParams, decode_photos, read_catalog
+    from vitrine.inference import Network
+    from vitrine.labels import LabelSpace
+    from vitrine.model import create_model, save_model
+    from vitrine.retrieval import Index
+    from vitrine.systems import System, answer, save_systems
+
+    root = tmp_path_factory.mktemp("shop")
+    make_dataset(root / "data/made_up", side=32)
+    data = DataParams(path="data/made_up", attributes=["color", "material"], aliases={}, masked_labels={})
+    (root / "params.yaml").write_text(yaml.safe_dump({"data": data.model_dump()}))
+    table = read_catalog(root / "data/made_up", data)
+    space = LabelSpace.derive(table, data.tasks)
+    write_csv(root / "data/splits/photos.csv", table)
+    write_csv(root / "data/corrections.csv", pd.DataFrame(columns=list(CORRECTION_COLUMNS)))
+    photos = decode_photos(root / "data/made_up", table, 24, 1.0)
+
+    raw = {}
+    for seed, name in enumerate(("deit", "mobilevit")):
+        torch.manual_seed(seed)
+        save_model(create_model("test_vit", "none", space, 24, 32, 0.0, 0.0), root / "models" / name, {})
+        raw[name] = Network.load(root / "models" / name).predict(photos, list(table["image_path"]))
+    thresholds = {"class": 0.0, "color": 1.0, "material": 0.0}
+    members = {"deit": ("deit",), "mobilevit": ("mobilevit",), "ensemble": ("deit", "mobilevit")}
+    systems = {name: System(names, dict.fromkeys(space, 1.0), thresholds) for name, names in members.items()}
+    save_systems(root / "models/systems.json", systems)
+    for name in systems:
+        Index.build(name, answer(name, systems, raw), table["instance_id"], {}).save(root / "index" / name)
+
+    scores = [
+        {"model": name, "split": "test", "task": task, "accuracy": 0.5, "accuracy_ci_low": 0.4, "accuracy_ci_high": 0.6}
+        for name in systems
+        for task in space
+    ]
+    write_csv(root / "plots/evaluate/scores.csv", pd.DataFrame(scores))
+    Image.fromarray(np.zeros((60, 80, 3), np.uint8)).save(root / "plots/evaluate/curves.png")
+    counts = dict.fromkeys(("train", "val", "test"), 8)
+    write_metrics(root / "metrics/split.json", {"photos": counts, "items": counts})
+    return root

@@ -171,7 +171,7 @@ class Project:
         for name in ("src", "stages"):
             shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
         (root / "data").mkdir()
-        for name in ("dvc.yaml", ".dvcignore", "data/synonyms.yaml"):
+        for name in ("dvc.yaml", ".dvcignore", "data/synonyms.yaml", "data/corrections.csv"):
             shutil.copy(ROOT / name, root / name)
         make_dataset(root / "data/small")
         params = {name: {**values, **SMALL.get(name, {})} for name, values in PARAMS.items()}

@@ -24,6 +24,10 @@ REQUIRED_COLUMNS = ("image_path", "class_label", "attributes", "instance_id")
 RESERVED_TASKS = (CLASS_TASK, "image_path", "split", "instance_id", "caption")
 
 
+CORRECTIONS = Path("data/corrections.csv")
+CORRECTION_COLUMNS = ("dataset", "image_path", "task", "label")
+
+
 class CatalogError(ValueError):
     """A dataset breaks the data contract. `faults` holds one text for each fault."""
 
@@ -87,10 +91,15 @@ def read_catalog(folder: Path, params: DataParams) -> pd.DataFrame:
     return table
 
 
-def _read_table(path: Path) -> pd.DataFrame:
+def _read_table(path: Path, allow_empty: bool = False) -> pd.DataFrame:
     """Read all fields as text; the index becomes the line in the file (the header is line 1)."""
     if not path.is_file():
-        raise CatalogError(path, ["not found. Set data.path to a folder that holds labels.csv and its images"])
+        advice = (
+            "write its header: " + ",".join(CORRECTION_COLUMNS)
+            if allow_empty
+            else "set data.path to a folder that holds labels.csv and its images"
+        )
+        raise CatalogError(path, [f"not found; {advice}"])
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -100,7 +109,7 @@ def _read_table(path: Path) -> pd.DataFrame:
         rows = [(reader.line_num, row) for row in reader if row]
     except csv.Error as error:
         raise CatalogError(path, [f"line {reader.line_num}: not CSV ({error})"]) from None
-    if len(rows) < 2:
+    if len(rows) < (1 if allow_empty else 2):
         raise CatalogError(path, ["holds no photographs; expected a header and one line a photograph"])
     header = [name.strip() for name in rows[0][1]]
     faults = [f"line 1: column '{name}' stands twice" for name in sorted({n for n in header if header.count(n) > 1})]
@@ -256,6 +265,42 @@ def decode_photos(folder: Path, table: pd.DataFrame, size_px: int, max_megapixel
     if faults:
         raise CatalogError(folder / "labels.csv", faults)
     return photos
+
+
+def read_corrections(path: Path) -> pd.DataFrame:
+    """Read labels that replace those of labels.csv: one a line, of any dataset; a later line wins.
+
+    Raises:
+        CatalogError: the file is missing or is no such table.
+    """
+    table = _read_table(path, allow_empty=True)
+    if tuple(table.columns) != CORRECTION_COLUMNS:
+        raise CatalogError(path, [f"line 1: expected {','.join(CORRECTION_COLUMNS)}; found {','.join(table.columns)}"])
+    return table
+
+
+def apply_corrections(path: Path, table: pd.DataFrame, params: DataParams) -> pd.DataFrame:
+    """Return the table with the labels of this dataset replaced that `path` corrects.
+
+    Raises:
+        CatalogError: the file is missing or broken, or names a photograph, a task or an empty label.
+    """
+    corrected, faults = table.copy(), []
+    rows = {name: line for line, name in table["image_path"].items()}
+    for line, (dataset, name, task, label) in read_corrections(path).iterrows():
+        if dataset != params.path:
+            continue
+        if name not in rows:
+            faults.append(f"line {line}, column image_path: '{name}' is not in {params.path}/labels.csv")
+        elif task not in params.tasks:
+            faults.append(f"line {line}, column task: '{task}' is none of {', '.join(params.tasks)}")
+        elif not label.strip():
+            faults.append(f"line {line}, column label: is empty")
+        else:
+            corrected.loc[rows[name], task] = label.strip()
+    if faults:
+        raise CatalogError(path, faults)
+    return corrected
 
 
 def missing_labels(table: pd.DataFrame, tasks: Iterable[str]) -> Mapping[str, int]:

@@ -245,6 +245,25 @@ def index_remove(
 
 
 @app.command()
+def serve(
+    host: Annotated[str, typer.Option(help="Where to listen; any other than 127.0.0.1 lets others in.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port.")] = 7860,
+) -> None:
+    """Serve the web page over what `dvc repro` made. Needs the extra [app]."""
+    from vitrine.artifacts import ArtifactError
+    from vitrine.params import ParamsError
+
+    try:
+        from vitrine.app import serve as serve_page
+    except ModuleNotFoundError as error:
+        raise fail(ValueError(f"{error.name} is not installed. Install the extra: pip install -e '.[app]'")) from None
+    try:
+        serve_page(Path("."), host, port)
+    except (ArtifactError, ParamsError, OSError) as error:
+        raise fail(error) from None
+
+
+@app.command()
 def gate(revision: Revision = "HEAD") -> None:
     """Compare metrics with a revision; fail if one is worse beyond noise (exit code 1)."""
     from vitrine.review import ORDER, ReviewError, count_changes, metric_changes, moved, shown
@@ -282,3 +301,7 @@ def summary(
     except ReviewError as error:
         raise fail(error) from None
     Console().print(f"Wrote {out}", markup=False, highlight=False)
+
+
+if __name__ == "__main__":
+    app()

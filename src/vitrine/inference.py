@@ -17,6 +17,7 @@ from vitrine.labels import LabelSpace
 from vitrine.model import MultiTaskModel, load_model
 from vitrine.photos import decode_photo
 from vitrine.predictions import Predictions
+from vitrine.resampling import fuse_views
 from vitrine.systems import System, answer, load_systems
 
 
@@ -133,7 +134,10 @@ class Predictor:
         Shape:
             photos: as `predict`
         """
-        found = self.predict(photos, image_paths)
+        return self.in_words(self.predict(photos, image_paths), top_k)
+
+    def in_words(self, found: Predictions, top_k: int = 3) -> list[dict[str, Any]]:
+        """Say in words what predictions say, as `describe` does."""
         answers = []
         for row, name in enumerate(found.image_paths):
             tasks = {}
@@ -144,3 +148,12 @@ class Predictor:
                 tasks[task] = {"sure": bool(probs[best[0]] >= self.sure_thresholds[task]), "labels": named}
             answers.append({"photo": name, "tasks": tasks})
         return answers
+
+
+def fuse(found: Predictions, name: str) -> Predictions:
+    """Make one prediction of several photographs of one item: fused probabilities, the mean of unit embeddings."""
+    item = np.zeros(len(found), dtype=np.int64)
+    probs = {task: fuse_views(values, item).astype(np.float32) for task, values in found.probs.items()}
+    lengths = np.maximum(np.linalg.norm(found.embeddings, axis=1, keepdims=True), 1e-12)
+    embedding = (found.embeddings / lengths).mean(axis=0, keepdims=True)
+    return Predictions(found.label_space, (name,), probs, embedding)

@@ -1,0 +1,63 @@
+"""Train one backbone from nothing on renders and formula pictures: python pretrain/backbone.py ARM.
+
+Reads   pretrain/params.yaml, pretrain/shards/
+Writes  pretrain/backbones/ARM.safetensors (16-bit), pretrain/backbones/ARM.json (how it was made)
+
+A killed run goes on after its last finished epoch.
+"""
+
+from __future__ import annotations
+
+import platform
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from vitrine.artifacts import ArtifactError, write_json, write_tensors
+from vitrine.model import tensors_of
+from vitrine.params import ParamsError, exit_on, read_section
+from vitrine.pretraining import ArmParams, mimetic_init, pretraining_data, unaugmented
+from vitrine.strategies import Strategy, create
+from vitrine.training import Phase, TrainingError, TrainingParams, fit, pick_device
+
+NUM_VAL = 500
+"""Renders that no arm trains on; they only show that the training goes well."""
+
+
+def main(name: str) -> None:
+    exit_on(ParamsError, ArtifactError, TrainingError)
+    params = read_section("training", TrainingParams, Path("pretrain/params.yaml"))
+    arm = read_section(name, ArmParams, Path("pretrain/params.yaml"))
+    data = pretraining_data(Path("pretrain/shards"), arm, NUM_VAL)
+    phases = [Phase("full", arm.epochs, arm.learning_rate, arm.learning_rate)] if arm.epochs else []
+    model = create(Strategy(arm, phases, balanced=False), data, params)
+    if arm.init == "mimetic":
+        mimetic_init(model.backbone, torch.Generator().manual_seed(params.seed))
+
+    resume, began = Path(".resume") / f"pretrain_{name}.safetensors", time.monotonic()
+    augmented = params if arm.augmented else unaugmented(params)
+    fitted = fit(model, data, phases, augmented, False, resume, title=name) if phases else None
+    halves = {
+        tensor: values.astype(np.float16) if values.dtype == np.float32 else values
+        for tensor, values in tensors_of(model.backbone).items()
+    }
+    write_tensors(Path("pretrain/backbones") / f"{name}.safetensors", halves, {"format": "pt"})
+    scores = {} if fitted is None else fitted.history.iloc[-1].drop(["epoch", "phase"]).astype(float).to_dict()
+    card = {
+        "arm": arm.model_dump(),
+        "training": augmented.model_dump(),
+        "preprocessing": model.spec.preprocessing.to_json(),
+        "samples_seen": arm.epochs * len(data.train),
+        "minutes_since_last_start": round((time.monotonic() - began) / 60, 1),
+        "hardware": f"{torch.get_num_threads()} threads of {platform.machine()}, {pick_device().type}",
+        "scores_on_renders": {key: round(value, 4) for key, value in scores.items()},
+    }
+    write_json(Path("pretrain/backbones") / f"{name}.json", card)
+    resume.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

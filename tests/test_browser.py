@@ -1,0 +1,248 @@
+"""People use the page with a mouse, a phone or the keyboard alone; a real browser tries what they do."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from serving import BROWSER, serving
+
+pytest.importorskip("gradio")
+sync_api = pytest.importorskip("playwright.sync_api")
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.slow,
+    pytest.mark.enable_socket,
+    pytest.mark.filterwarnings("default"),
+    pytest.mark.skipif(
+        BROWSER is None and "VITRINE_NEEDS_BROWSER" not in os.environ, reason="no chromium; apt-get install chromium"
+    ),
+]
+
+SHOP = os.environ.get("VITRINE_SHOP")
+"""A finished project to look at instead of the small made-up one; then no label is corrected."""
+
+PICTURES = Path(os.environ["VITRINE_PICTURES"]) if "VITRINE_PICTURES" in os.environ else None
+"""Where screenshots are put."""
+
+WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+
+
+@pytest.fixture(scope="module")
+def folder(shop_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Path(SHOP) if SHOP else shutil.copytree(shop_folder, tmp_path_factory.mktemp("browsed") / "shop")
+
+
+@pytest.fixture(scope="module")
+def address(folder: Path) -> Iterator[str]:
+    with serving(folder) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    assert BROWSER, "VITRINE_NEEDS_BROWSER is set, but there is no chromium"
+    with sync_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox", "--disable-gpu"])
+        yield started
+        started.close()
+
+
+@pytest.fixture(params=[WIDE], ids=["wide"])
+def page(browser: Any, address: str, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """The opened page; ends the test badly if it asked another host for anything or logged an error."""
+    opened = browser.new_page(viewport=request.param)
+    opened.set_default_timeout(30_000)
+    elsewhere, errors = [], []
+
+    def note(request: Any) -> None:
+        if not request.url.startswith((address, "data:", "blob:")):
+            elsewhere.append(request.url)
+
+    opened.on("request", note)
+    opened.on("console", lambda message: errors.append(message.text) if is_error(message) else None)
+    opened.goto(address)
+    opened.wait_for_selector(".examples button")
+    yield opened
+    opened.close()
+    assert elsewhere == []
+    assert errors == []
+
+
+def is_error(message: Any) -> bool:
+    """Say whether a console message tells of a fault; leaving the page aborts what Gradio still listens to."""
+    return message.type == "error" and "abort" not in message.text.lower() and "Connection errored" not in message.text
+
+
+def both_sizes(test: Any) -> Any:
+    return pytest.mark.parametrize("page", [WIDE, PHONE], ids=["wide", "phone"], indirect=True)(test)
+
+
+def take(page: Any, name: str) -> None:
+    if PICTURES:
+        page.wait_for_timeout(500)
+        page.screenshot(path=PICTURES / f"{name}.png")
+
+
+def open_tab(page: Any, name: str) -> None:
+    page.get_by_role("tab", name=name, exact=True).click()
+
+
+def find(page: Any, words: str) -> None:
+    page.get_by_label("Words").fill(words)
+    page.get_by_role("button", name="Search", exact=True).click()
+
+
+def captions(page: Any, place: str = "#results") -> list[str]:
+    return page.locator(f"{place} .cards button .words").all_inner_texts()
+
+
+def no_sideways_scrolling(page: Any) -> bool:
+    return bool(page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"))
+
+
+@both_sizes
+def test_an_example_is_classified_with_words_for_every_level(page: Any) -> None:
+    page.locator(".examples button").first.click()
+    page.wait_for_selector(".answer .bar.first")
+    values = page.locator(".answer .bar.first .value").all_inner_texts()
+    assert values and all(value.split()[-1] in ("high", "medium", "low") for value in values)
+    page.wait_for_selector(".cards.six button")
+    assert no_sideways_scrolling(page)
+    take(page, "look" if page.viewport_size == WIDE else "look_phone")
+
+
+def test_a_file_is_uploaded_and_compared_side_by_side(page: Any, folder: Path) -> None:
+    image = next((folder / "data").glob("*/images/*"))
+    page.locator("#look-photo input[type=file]").set_input_files(str(image))
+    page.wait_for_selector(".answer")
+    page.locator("#look-model").get_by_label("Side by side").check()
+    page.wait_for_selector('.answer[data-system="mobilevit"]')
+    assert page.locator(".answer").count() == 2
+    take(page, "compare")
+
+
+def test_a_file_that_is_no_photograph_gets_a_sentence(page: Any, tmp_path: Path) -> None:
+    (tmp_path / "page.png").write_text("<html>")
+    page.locator("#look-photo input[type=file]").set_input_files(str(tmp_path / "page.png"))
+    sync_api.expect(page.locator(".empty").first).to_contain_text("is not an image")
+
+
+@both_sizes
+def test_words_find_photographs_and_say_why(page: Any) -> None:
+    open_tab(page, "Search")
+    find(page, "blue bottle")
+    sync_api.expect(page.locator("#results .cards .why").first).to_contain_text("blue")
+    assert "%" in captions(page)[0]
+    assert no_sideways_scrolling(page)
+    take(page, "search" if page.viewport_size == WIDE else "search_phone")
+
+
+def test_models_are_compared_in_a_search(page: Any) -> None:
+    open_tab(page, "Search")
+    page.locator("#search-model").get_by_label("Side by side").check()
+    page.wait_for_selector("#results .columns")
+    find(page, "blue bottle")
+    sync_api.expect(page.locator("#results .columns section").last.locator(".why").first).to_contain_text("blue")
+    take(page, "search_compare")
+
+
+def test_unknown_words_a_hint_a_filter_and_more(page: Any) -> None:
+    open_tab(page, "Search")
+    find(page, "zebra")
+    sync_api.expect(page.locator("#results .empty")).to_contain_text("zebra")
+    page.locator(".chips button").first.click()
+    page.wait_for_selector("#results .cards button")
+    assert page.locator("#results .cards button").count() == 24
+    page.get_by_role("button", name="Show more").click()
+    sync_api.expect(page.locator("#results .cards button").nth(24)).to_be_visible()
+    page.get_by_role("button", name="Class").click()
+    label = page.locator(".facet label").first
+    count = int(label.inner_text().rsplit("(", 1)[1].rstrip(")"))
+    label.locator("input").check()
+    sync_api.expect(page.locator(".note[role=status]")).to_contain_text(f"{count} photographs") if count else None
+
+
+def test_a_hit_opens_and_leads_to_others_like_it(page: Any) -> None:
+    open_tab(page, "Search")
+    page.locator("#results .cards button").nth(2).click()
+    page.wait_for_selector(".detail img")
+    source = page.locator(".detail img").get_attribute("src")
+    take(page, "detail")
+    page.get_by_role("button", name="Find photographs like this").click()
+    sync_api.expect(page.locator("#results .why").first).to_contain_text("like it 1.00")
+    assert page.locator("#results .cards img").first.get_attribute("src") == source
+    find(page, "red")  # words and likeness together
+    sync_api.expect(page.locator("#results .why").first).to_contain_text("red")
+    assert "like it" in captions(page)[0]
+    page.get_by_role("button", name="Forget the photograph").click()
+    sync_api.expect(page.locator("#results .why").first).not_to_contain_text("like it")
+
+
+def test_the_scores_and_their_pictures_are_shown(page: Any) -> None:
+    open_tab(page, "How good is it")
+    page.wait_for_selector("table.scores")
+    assert "to" in page.locator("table.scores .interval").first.inner_text()
+    page.locator(".figures img").first.scroll_into_view_if_needed()
+    page.wait_for_function("document.querySelector('.figures img').naturalWidth > 0")
+    take(page, "quality")
+
+
+def test_a_label_is_corrected_in_the_review(page: Any, folder: Path) -> None:
+    open_tab(page, "Review")
+    page.locator("#doubts .cards button").first.click()
+    page.wait_for_selector('#doubts button[aria-pressed="true"]')
+    take(page, "review")
+    if SHOP:
+        return
+    page.get_by_label("Right label").click()
+    page.get_by_role("option").first.click()
+    page.get_by_role("button", name="Save the correction").click()
+    sync_api.expect(page.get_by_text("in data/corrections.csv. dvc repro")).to_be_visible()
+    lines = (folder / "data/corrections.csv").read_text().splitlines()
+    assert lines[0] == "dataset,image_path,task,label" and len(lines) == 2
+
+
+def test_the_keyboard_is_enough_to_search(page: Any) -> None:
+    page.get_by_role("tab", name="Look", exact=True).focus()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#words textarea, #words input")
+    for _ in range(12):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.closest('#words') !== null"):
+            break
+    page.keyboard.type("red")
+    page.keyboard.press("Enter")
+    sync_api.expect(page.locator("#results .why").first).to_contain_text("red")
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.closest('#results button') !== null"):
+            break
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".detail")
+
+
+@pytest.mark.parametrize("tab", ["Look", "Search", "How good is it", "Review"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(page: Any, tab: str, scheme: str, address: str) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
+    page.emulate_media(color_scheme=scheme)
+    page.goto(f"{address}/?__theme={scheme}")
+    page.wait_for_selector(".examples button")
+    if tab == "Look":
+        page.locator(".examples button").first.click()
+        page.wait_for_selector(".answer")
+    open_tab(page, tab)
+    page.wait_for_timeout(1000)
+    if scheme == "dark":
+        take(page, f"dark_{tab.split()[0].lower()}")
+    found = Axe().run(page).response["violations"]
+    serious = [v for v in found if v["impact"] in ("serious", "critical")]
+    told = [(v["id"], v["help"], [node["html"][:160] for node in v["nodes"][:3]]) for v in serious]
+    assert told == []

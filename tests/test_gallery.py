@@ -1,0 +1,103 @@
+"""The gallery searches with facets, ranks doubtful labels, takes corrections and serves nothing but its photographs."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vitrine.artifacts import ArtifactError
+from vitrine.catalog import CatalogError, DataParams, apply_corrections, read_catalog, read_corrections
+from vitrine.gallery import Gallery
+from vitrine.params import read_section
+
+
+@pytest.fixture
+def gallery(shop_folder: Path, tmp_path: Path) -> Gallery:
+    folder = shutil.copytree(shop_folder, tmp_path / "shop")
+    return Gallery.load(folder, read_section("data", DataParams, folder / "params.yaml"))
+
+
+def test_without_a_question_everything_is_shown_in_order(gallery: Gallery) -> None:
+    page = gallery.search("deit", "  ", {}, None, 5)
+    assert [hit.row for hit in page.result.hits] == [0, 1, 2, 3, 4]
+    assert page.num_found == len(gallery.indexes["deit"]) == 32
+
+
+def test_facets_keep_what_is_predicted_and_count_what_the_other_choices_leave(gallery: Gallery) -> None:
+    index = gallery.indexes["deit"]
+    colours = np.array([index.label_probs("color", code) for code in range(2)]).argmax(axis=0)
+    chosen = index.label_space.labels["color"][int(colours[0])]
+    page = gallery.search("deit", "bottle", {"color": [chosen]}, None, 100)
+    assert {hit.row for hit in page.result.hits} == set(np.flatnonzero(colours == colours[0]).tolist())
+    assert page.num_found == int((colours == colours[0]).sum())
+    assert sum(page.facets["color"].values()) == 32  # a task's own choice does not hide its other labels
+    assert sum(page.facets["class"].values()) == page.num_found
+
+
+def test_labels_that_do_not_exist_choose_nothing(gallery: Gallery) -> None:
+    assert gallery.search("deit", "", {"color": ["<b>"], "size": ["x"]}, None, 3).num_found == 32
+
+
+def test_doubts_are_of_held_out_photographs_the_least_probable_label_first(gallery: Gallery) -> None:
+    found = gallery.doubts("deit", "class", 100)
+    assert len(found) == 16
+    assert all(gallery.split_of("deit", doubt.row) in ("val", "test") for doubt in found)
+    assert [d.probability for d in found] == sorted(d.probability for d in found)
+    first = found[0]
+    assert first.probability == pytest.approx(dict(gallery.probs_of("deit", first.row)["class"])[first.given])
+
+
+def test_corrections_are_appended_and_change_what_the_split_stage_reads(gallery: Gallery) -> None:
+    path = gallery.correct("deit", 3, "color", "red")
+    gallery.correct("ensemble", 3, "color", "blue")
+    gallery.correct("deit", 4, "class", "soap_bar")
+    written = read_corrections(gallery.root / "data/corrections.csv")
+    assert written["label"].tolist() == ["red", "blue", "soap_bar"]
+    table = read_catalog(gallery.root / gallery.data.path, gallery.data)
+    changed = apply_corrections(gallery.root / "data/corrections.csv", table, gallery.data)
+    assert changed.set_index("image_path").loc[path, "color"] == "blue"  # the later line wins
+    assert changed["class"].tolist()[4] == "soap_bar"
+    other = gallery.data.model_copy(update={"path": "data/another"})
+    assert apply_corrections(gallery.root / "data/corrections.csv", table, other).equals(table)
+
+
+def test_corrections_that_make_no_sense_are_refused_and_nothing_is_written(gallery: Gallery) -> None:
+    before = (gallery.root / "data/corrections.csv").read_bytes()
+    for task, label in (("color", "=1+1"), ("size", "small"), ("class", "")):
+        with pytest.raises(ArtifactError):
+            gallery.correct("deit", 3, task, label)
+    assert (gallery.root / "data/corrections.csv").read_bytes() == before
+
+
+def test_faults_in_corrections_are_named_by_line(gallery: Gallery) -> None:
+    path = gallery.root / "data/corrections.csv"
+    lines = ["data/made_up,images/none.png,color,red", "data/made_up,images/000.png,size,x", "d,e"]
+    table = read_catalog(gallery.root / gallery.data.path, gallery.data)
+    path.write_text("dataset,image_path,task,label\n" + "\n".join(lines[:2]) + "\n")
+    with pytest.raises(CatalogError, match=r"line 2, column image_path(.|\n)*line 3, column task"):
+        apply_corrections(path, table, gallery.data)
+    path.write_text("dataset,image_path,task,label\n" + lines[2] + "\n")
+    with pytest.raises(CatalogError, match="line 2: 2 fields"):
+        apply_corrections(path, table, gallery.data)
+    path.unlink()
+    with pytest.raises(CatalogError, match="write its header"):
+        apply_corrections(path, table, gallery.data)
+
+
+def test_thumbnails_are_drawn_anew_and_rows_outside_are_refused(gallery: Gallery) -> None:
+    with Image.open(io.BytesIO(gallery.thumbnail("deit", 0))) as image:
+        assert (image.format, image.size) == ("WEBP", (320, 320))
+    for system, row in (("deit", 32), ("deit", -1), ("nobody", 0)):
+        with pytest.raises(KeyError):
+            gallery.thumbnail(system, row)
+
+
+def test_a_project_that_has_not_run_is_named(tmp_path: Path) -> None:
+    data = DataParams(path="data", attributes=[], aliases={}, masked_labels={})
+    with pytest.raises(ArtifactError, match="holds no index"):
+        Gallery.load(tmp_path, data)
