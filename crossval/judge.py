@@ -1,6 +1,6 @@
 """Judge all systems on the predictions of photographs that they were not trained on, every photograph once.
 
-Reads   crossval/predictions/, crossval/folds.csv, data/splits/
+Reads   crossval/predictions/, crossval/folds.csv, data/splits/, data/synonyms.yaml
 Writes  metrics/crossval.json, plots/crossval/, report/crossval.md
 """
 
@@ -10,9 +10,19 @@ from pathlib import Path
 
 from vitrine import figures
 from vitrine.artifacts import ArtifactError, read_csv, read_json, read_npy, write_csv, write_metrics, write_text
-from vitrine.crossval import JudgeParams, headline, judge, pool, suspicious_labels, write_crossval_report
+from vitrine.crossval import (
+    JudgeParams,
+    headline,
+    judge,
+    pool,
+    search_scores,
+    suspicious_labels,
+    write_crossval_report,
+)
 from vitrine.labels import CLASS_TASK, LabelSpace, read_photos
 from vitrine.params import ParamsError, exit_on, read_section
+from vitrine.queries import read_synonyms
+from vitrine.relevance import IndexParams
 from vitrine.scoring import named_rows
 
 NUM_SHOWN = 18
@@ -21,6 +31,7 @@ NUM_SHOWN = 18
 def main() -> None:
     exit_on(ParamsError, ArtifactError)
     params = read_section("judge", JudgeParams, Path("crossval/params.yaml"))
+    searched = read_section("index", IndexParams)
     data, plots = Path("data/splits"), Path("plots/crossval")
     table, photos = read_photos(data / "photos.csv"), read_npy(data / "photos.npy")
     label_space = LabelSpace.from_json(read_json(data / "label_space.json"))
@@ -30,6 +41,10 @@ def main() -> None:
     scores, comparisons = judge(systems, codes, list(table["instance_id"]), params.calibration_bins)
     suspects = suspicious_labels(table, label_space, codes[CLASS_TASK], systems["ensemble"][CLASS_TASK])
 
+    synonyms = read_synonyms(Path("data/synonyms.yaml"))
+    retrieval, gains = search_scores(systems, table, label_space, searched, synonyms)
+
+    write_csv(plots / "retrieval.csv", named_rows(retrieval, "num_terms", "model", "system"))
     write_csv(plots / "scores.csv", named_rows(scores, "task", "system"))
     write_csv(plots / "comparisons.csv", named_rows(comparisons, "task", "first", "second"))
     write_csv(plots / "suspicious_labels.csv", suspects.drop(columns="row"))
@@ -37,7 +52,8 @@ def main() -> None:
     figures.photo_grid(tiles, "Labels that deserve a second look", plots / "suspicious_labels.jpg")
     write_metrics(Path("metrics/crossval.json"), headline(scores))
     num_folds = int(folds.max()) + 1
-    write_text(Path("report/crossval.md"), write_crossval_report(scores, comparisons, suspects, num_folds))
+    report = write_crossval_report(scores, comparisons, suspects, retrieval, gains, num_folds)
+    write_text(Path("report/crossval.md"), report)
 
 
 if __name__ == "__main__":

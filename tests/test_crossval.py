@@ -16,6 +16,7 @@ from vitrine.calibration import nll
 from vitrine.crossval import BASELINES, ENSEMBLE, NETWORKS, headline, judge, pool, suspicious_labels
 from vitrine.labels import CLASS_TASK, LabelSpace
 from vitrine.predictions import Predictions
+from vitrine.relevance import IndexParams
 
 SPACE = LabelSpace({CLASS_TASK: ("cap", "mug", "shoe")})
 STAGES = yaml.safe_load((ROOT / "crossval/dvc.yaml").read_text(encoding="utf-8"))["stages"]
@@ -78,7 +79,10 @@ def test_the_report_says_who_wins_who_loses_and_what_cannot_be_said(pooled) -> N
     systems, table, _, codes = pooled
     scores, comparisons = judge(systems, {CLASS_TASK: codes}, list(table["instance_id"]), 5)
     suspects = suspicious_labels(table, SPACE, codes, systems[ENSEMBLE][CLASS_TASK])
-    text = crossval.write_crossval_report(scores, comparisons, suspects, 5)
+    with_labels = table.assign(**{CLASS_TASK: [SPACE.labels[CLASS_TASK][code] for code in codes]})
+    params = IndexParams(top_k=5, min_relevant=2, max_relevant_fraction=0.5)
+    retrieval, gains = crossval.search_scores(systems, with_labels, SPACE, params, {})
+    text = crossval.write_crossval_report(scores, comparisons, suspects, retrieval, gains, 5)
     assert "**deit** beats **svm** (+" in text
     assert "No difference between **mobilevit** and **svm** can be shown" in text
     assert "**deit** beats **mobilevit** (+" in text
@@ -87,7 +91,12 @@ def test_the_report_says_who_wins_who_loses_and_what_cannot_be_said(pooled) -> N
         difference_ci_low=-comparisons["difference_ci_high"],
         difference_ci_high=-comparisons["difference_ci_low"],
     )
-    assert "**deit** loses to **svm** (-" in crossval.write_crossval_report(scores, worse, suspects, 5)
+    assert "**deit** loses to **svm** (-" in crossval.write_crossval_report(
+        scores, worse, suspects, retrieval, gains, 5
+    )
+    one = retrieval[retrieval["num_terms"] == 1].set_index(["model", "system"])["map"]
+    assert one["deit", "oracle"] == 1.0 > one["deit", "soft_and"] > one["mobilevit", "soft_and"] > one["deit", "random"]
+    assert f"| deit | soft_and | 3 | {100 * one['deit', 'soft_and']:.1f} % [" in text
     accuracy = scores.set_index("system").loc["deit", "accuracy"]
     assert f"{100 * accuracy:.1f} % [" in text
     assert headline(scores)["deit"][CLASS_TASK]["accuracy"] == accuracy

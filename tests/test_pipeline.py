@@ -19,6 +19,7 @@ from conftest import make_dataset
 ROOT = Path(__file__).parents[1]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+WEIGHTS = "weights/mobilevit_xxs.safetensors"
 LIGHT = (
     *("params", "artifacts", "labels", "predictions", "photos", "catalog", "splits", "metrics", "retrieval", "figures"),
     *("resampling", "calibration", "scoring", "systems", "reporting", "pages", "queries", "relevance"),
@@ -87,6 +88,13 @@ def test_deps_of_cross_validation_are_the_modules_that_it_reaches(name: str) -> 
     script = ROOT / f"crossval/{name}.py"
     assert undeclared_and_unused(script, ROOT / "src/vitrine", stage["deps"]) == (set(), set())
     assert f"crossval/{name}.py" in stage["deps"]
+
+
+def test_deps_of_pre_training_are_the_modules_that_it_reaches() -> None:
+    stage = yaml.safe_load((ROOT / "pretrain/dvc.yaml").read_text(encoding="utf-8"))["stages"]["train"]
+    assert undeclared_and_unused(ROOT / "pretrain/backbone.py", ROOT / "src/vitrine", stage["deps"]) == (set(), set())
+    sections = yaml.safe_load((ROOT / "pretrain/params.yaml").read_text(encoding="utf-8"))
+    assert set(stage["matrix"]["arm"]) <= set(sections)
 
 
 def sections_read(script: Path) -> set[str]:
@@ -171,7 +179,8 @@ class Project:
         for name in ("src", "stages"):
             shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
         (root / "data").mkdir()
-        for name in ("dvc.yaml", ".dvcignore", "data/synonyms.yaml", "data/corrections.csv"):
+        (root / "weights").mkdir()
+        for name in ("dvc.yaml", ".dvcignore", "data/synonyms.yaml", "data/corrections.csv", WEIGHTS):
             shutil.copy(ROOT / name, root / name)
         make_dataset(root / "data/small")
         params = {name: {**values, **SMALL.get(name, {})} for name, values in PARAMS.items()}

@@ -421,11 +421,10 @@ def build(shop: Shop) -> gr.Blocks:
                 judge = gr.Radio(names, value=shop.systems[0], label="Model")
                 doubted = gr.Radio([(task.replace("_", " "), task) for task in tasks], value=tasks[0], label="Task")
             reviewed = gr.State("")
-            about = gr.HTML("")
             with gr.Row(elem_classes="aligned"):
                 right = gr.Dropdown([], label="Right label", interactive=True, scale=3, elem_id="right-label")
                 keep = gr.Button("Save the correction", variant="primary", scale=1)
-            told = gr.HTML("")
+            told, about = gr.HTML(""), gr.HTML("")
             doubts = gr.HTML("", js_on_load=PICKED, elem_id="doubts")
             for trigger in (judge.change, doubted.change):
                 trigger(queue, [doubted, judge, reviewed], doubts, **private, **finding)
@@ -528,7 +527,8 @@ def create_app(root: Path, host: str) -> fastapi.FastAPI:
         page,
         path="/",
         theme=theme,
-        css_paths=Path(__file__).with_name("app.css"),
+        # Gradio rewrites style sheets that it is given as such, and drops what it does not know.
+        head=f"<style>{Path(__file__).with_name('app.css').read_text(encoding='utf-8')}</style>",
         show_error=False,
         max_file_size=MAX_UPLOAD_BYTES,
         footer_links=[],

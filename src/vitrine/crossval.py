@@ -16,7 +16,17 @@ from vitrine.calibration import fit_temperature, sharpen
 from vitrine.labels import CLASS_TASK, MISSING, LabelSpace
 from vitrine.params import Section
 from vitrine.predictions import Predictions
-from vitrine.reporting import BASELINE, MIN_PHOTOS, in_words, markdown_table
+from vitrine.relevance import IndexParams, measure_text, true_queries
+from vitrine.reporting import (
+    BASELINE,
+    HOW_SEARCHED,
+    MIN_PHOTOS,
+    in_words,
+    markdown_table,
+    retrieval_table,
+    soft_or_hard,
+)
+from vitrine.retrieval import Index
 from vitrine.scoring import compare_all, number_items, score_all, with_interval
 from vitrine.systems import ENSEMBLE, mean_of
 
@@ -128,8 +138,37 @@ def suspicious_labels(
 # -- report -------------------------------------------------------------------------------------------------------
 
 
+def search_scores(
+    systems: Mapping[str, Probs],
+    table: pd.DataFrame,
+    label_space: LabelSpace,
+    params: IndexParams,
+    synonyms: Mapping[str, Sequence[str]],
+) -> tuple[pd.DataFrame, dict[str, dict[str, float]]]:
+    """Measure the search by words among all photographs, each as it was predicted by a system that had not seen it.
+
+    Returns:
+        as `relevance.measure_text`, for both networks and their ensemble together; the gains by system
+    """
+    queries = true_queries(table, label_space, params)
+    measured, gains = [], {}
+    for name in (*NETWORKS, ENSEMBLE):
+        # Embeddings of different folds' networks cannot be compared: words alone are searched.
+        nowhere = np.zeros((len(table), 1), dtype=np.float32)
+        found = Predictions(label_space, tuple(table["image_path"]), systems[name], nowhere)
+        index = Index.build(name, found, table["instance_id"], synonyms)
+        rows, gains[name] = measure_text(name, found, index, table, queries, params.top_k)
+        measured.append(rows)
+    return pd.concat(measured, ignore_index=True), gains
+
+
 def write_crossval_report(
-    scores: pd.DataFrame, comparisons: pd.DataFrame, suspects: pd.DataFrame, num_folds: int
+    scores: pd.DataFrame,
+    comparisons: pd.DataFrame,
+    suspects: pd.DataFrame,
+    retrieval: pd.DataFrame,
+    gains: Mapping[str, Mapping[str, float]],
+    num_folds: int,
 ) -> str:
     """Return crossval.md; pictures are addressed from the folder report/."""
     one_class = scores[scores["task"] == CLASS_TASK].set_index("system")
@@ -166,6 +205,10 @@ def write_crossval_report(
         "label of train. `ensemble`: the mean of both networks' calibrated probabilities. Temperatures are fitted on "
         "the other folds. NLL: mean negative log-likelihood, in nats. ECE: expected calibration error over bins of "
         "equal numbers.",
+        "## Search",
+        "\n".join(soft_or_hard(name, gain) for name, gain in gains.items()),
+        retrieval_table(retrieval),
+        "Searched are all photographs, each as it was predicted by networks that had not seen it. " + HOW_SEARCHED,
         "## Labels that deserve a second look",
         f"cleanlab finds {len(suspects)} photographs whose class looks wrong to the ensemble; a model this unsure is "
         "often wrong itself. Of labels with fewer than "

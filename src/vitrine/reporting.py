@@ -299,35 +299,45 @@ def _classes(data: ReportData, models: list[str]) -> list[str]:
 
 
 def _search(data: ReportData, models: list[str]) -> list[str]:
-    table = data.retrieval
-    k = int(table["k"].iloc[0])
-    rows = []
-    for num_terms in sorted(set(table["num_terms"])):
-        asked = "all queries" if num_terms == 0 else f"{num_terms} label" + ("s" if num_terms > 1 else "")
-        for _, row in table[(table["num_terms"] == num_terms)].iterrows():
-            known = row["system"] in ("oracle", "random")
-            if known and row["model"] != models[0]:
-                continue  # the same for every model
-            measured = [percent(row[key]) for key in ("ndcg_at_10", "precision_at_k", "recall_at_10")]
-            cells = ["" if known else row["model"], row["system"], int(row["num_queries"])]
-            rows.append([asked, *cells, with_interval(dict(row), "map"), *measured])
-    header = ["query", "model", "system", "queries", "mAP", "nDCG@10", f"precision@{k}", "recall@10"]
+    k = int(data.retrieval["k"].iloc[0])
     views = [[row["model"], with_interval(dict(row), "recall")] for _, row in data.views.iterrows()]
     return [
-        "\n".join(_soft_or_hard(name, data.search[name]) for name in models),
-        markdown_table(header, rows),
-        "Queries are made of true labels; a photograph is relevant if all of them are true of it, and nDCG counts the "
-        "share of them, the class twice. Searched are val and test: a model knows its training photographs by heart. "
-        "`hard`: a document of the most probable labels, TF-IDF and cosine; `bm25`: the same documents, BM25 (bm25s). "
-        "`soft_or`: the probabilities weighted by rarity, summed. `soft_and`: their product; the search uses this one. "
-        "`oracle` knows the true labels, `random` nothing. Equals are ranked in ten random orders. In brackets are 95 "
-        "% intervals from leaving out items; queries share photographs, so no interval is drawn over queries.",
+        "\n".join(soft_or_hard(name, data.search[name]) for name in models),
+        retrieval_table(data.retrieval),
+        "Searched are val and test: a model knows its training photographs by heart. " + HOW_SEARCHED,
         markdown_table(["likeness", f"other views of an item among the first {k}"], views),
         *(f"![Example searches with {name}](../plots/index/searches_{name}.jpg)" for name in models),
     ]
 
 
-def _soft_or_hard(name: str, found: Mapping[str, Any]) -> str:
+HOW_SEARCHED = (
+    "Queries are made of true labels; a photograph is relevant if all of them are true of it, and nDCG counts the "
+    "share of them, the class twice. `hard`: a document of the most probable labels, TF-IDF and cosine; `bm25`: the "
+    "same documents, BM25 (bm25s). `soft_or`: the probabilities weighted by rarity, summed. `soft_and`: their product; "
+    "the search uses this one. `oracle` knows the true labels, `random` nothing. Equals are ranked in ten random "
+    "orders. In brackets are 95 % intervals from leaving out items; queries share photographs, so no interval is drawn "
+    "over queries."
+)
+
+
+def retrieval_table(table: pd.DataFrame) -> str:
+    """Write the rows of `relevance.measure_text`, by number of labels in the query; what knows all or nothing once."""
+    k, first = int(table["k"].iloc[0]), table["model"].iloc[0]
+    rows = []
+    for num_terms in sorted(set(table["num_terms"])):
+        asked = "all queries" if num_terms == 0 else f"{num_terms} label" + ("s" if num_terms > 1 else "")
+        for _, row in table[(table["num_terms"] == num_terms)].iterrows():
+            known = row["system"] in ("oracle", "random")
+            if known and row["model"] != first:
+                continue  # the same for every model
+            measured = [percent(row[key]) for key in ("ndcg_at_10", "precision_at_k", "recall_at_10")]
+            cells = ["" if known else row["model"], row["system"], int(row["num_queries"])]
+            rows.append([asked, *cells, with_interval(dict(row), "map"), *measured])
+    header = ["query", "model", "system", "queries", "mAP", "nDCG@10", f"precision@{k}", "recall@10"]
+    return markdown_table(header, rows)
+
+
+def soft_or_hard(name: str, found: Mapping[str, Any]) -> str:
     """Say whether probabilities search better than words."""
     gain, low, high = (100 * found[f"map_gain{end}"] for end in ("", "_ci_low", "_ci_high"))
     numbers = f"({gain:+.1f} points of mAP [{low:+.1f}, {high:+.1f}])"
