@@ -46,7 +46,7 @@ def finish(process: subprocess.Popen[str], root: Path) -> None:
 
 
 def copy_project(root: Path, epochs: int) -> None:
-    for name in ("src", "stages", "data"):
+    for name in ("src", "stages", "data", "weights"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__", "splits", "*.egg-info"))
     for name in ("dvc.yaml", ".dvcignore"):
         shutil.copy(ROOT / name, root / name)

@@ -3,12 +3,16 @@
 Makes galleries of random probability vectors, as sharp as those of a good model, and of 192 features in clusters, and
 times queries one by one on one thread. Every alternative is timed on the same queries in the same run.
 
+Memory is by how much the process has grown from before a system was built or loaded until its queries were answered;
+of ours, what was touched of the mapped files.
+
     python benchmarks/search.py [--sizes 10000 100000 1000000] [--queries 200]
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import tempfile
 import time
 from collections.abc import Callable
@@ -17,6 +21,7 @@ from typing import Any
 
 import bm25s
 import numpy as np
+import psutil
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from vitrine.artifacts import read_json
@@ -61,6 +66,12 @@ def timed(ask: Callable[[Any], Any], questions: list[Any]) -> str:
     return f"{np.percentile(took, 50):.2f} | {np.percentile(took, 99):.2f}"
 
 
+def resident() -> float:
+    """Resident memory of this process in megabytes."""
+    gc.collect()
+    return float(psutil.Process().memory_info().rss / 1e6)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[10**4, 10**5, 10**6])
@@ -68,8 +79,8 @@ def main() -> None:
     arguments = parser.parse_args()
     label_space = LabelSpace.from_json(read_json(Path("data/splits/label_space.json")))
     synonyms = read_synonyms(Path("data/synonyms.yaml"))
-    print("| photographs | what | build, s | disk, MB | p50, ms | p99, ms | recall@10 |")
-    print("| ---: | --- | ---: | ---: | ---: | ---: | ---: |", flush=True)
+    print("| photographs | what | build, s | disk, MB | memory, MB | p50, ms | p99, ms | recall@10 |")
+    print("| ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |", flush=True)
     for num in arguments.sizes:
         rng = np.random.default_rng(SEED)
         predictions = gallery(label_space, num, rng)
@@ -81,10 +92,12 @@ def main() -> None:
             Index.build("m", predictions, predictions.image_paths, synonyms).save(Path(folder))
             built = time.perf_counter() - start
             size = sum(path.stat().st_size for path in Path(folder).iterdir()) / 1e6
+            before = resident()
             index = Index.load(Path(folder))
 
-            def row(what: str, build: str, disk: str, times: str, recall: str = "", num: int = num) -> None:
-                print(f"| {num} | {what} | {build} | {disk} | {times} | {recall} |", flush=True)
+            def row(what: str, build: str, disk: str, times: str, recall: str, before: float, num: int = num) -> None:
+                memory = f"{max(0.0, resident() - before):.0f}"
+                print(f"| {num} | {what} | {build} | {disk} | {memory} | {times} | {recall} |", flush=True)
 
             def ask_words(text: str, index: Index = index) -> Any:
                 return index.search(text, top_k=TOP_K)
@@ -96,13 +109,16 @@ def main() -> None:
                 return best_rows(index.similarity(like), TOP_K)
 
             kind = "exact" if index.graph is None else "USearch"
-            found = sum(len({h.row for h in ask_like(like).hits} & set(exact(like).tolist())) for like in likes)
-            row("words: ours", f"{built:.1f}", f"{size:.0f}", timed(ask_words, words))
-            recall = f"{found / TOP_K / len(likes):.3f}"
-            row(f"likeness: ours ({kind})", "with it", "in it", timed(ask_like, likes), recall)
-            row("likeness: exact product", "", "", timed(exact, likes), "1")
+            row("words: ours", f"{built:.1f}", f"{size:.0f}", timed(ask_words, words), "", before)
+            before, times = resident(), timed(ask_like, likes)
+            found = [{hit.row for hit in ask_like(like).hits} for like in likes]
+            answered = resident()
+            agreed = sum(len(rows & set(exact(like).tolist())) for rows, like in zip(found, likes, strict=True))
+            recall = f"{agreed / TOP_K / len(likes):.3f}"
+            row(f"likeness: ours ({kind})", "with it", "in it", times, recall, before + resident() - answered)
+            row("likeness: exact product", "", "", timed(exact, likes), "1", before)
         written = documents(predictions)
-        start = time.perf_counter()
+        before, start = resident(), time.perf_counter()
         vectorizer = TfidfVectorizer(token_pattern=TOKEN_PATTERN)
         matrix = vectorizer.fit_transform(written)
         built = time.perf_counter() - start
@@ -111,8 +127,8 @@ def main() -> None:
             scores = np.asarray((matrix @ vectorizer.transform([text]).T).todense(), dtype=np.float32).ravel()
             return best_rows(scores, TOP_K)
 
-        row("words: scikit-learn TF-IDF, cosine", f"{built:.1f}", "", timed(ask_tf_idf, words[:60]))
-        start = time.perf_counter()
+        row("words: scikit-learn TF-IDF, cosine", f"{built:.1f}", "", timed(ask_tf_idf, words[:60]), "", before)
+        before, start = resident(), time.perf_counter()
         ranker = bm25s.BM25()
         tokens = [text.split() for text in written]
         ranker.index(tokens, show_progress=False)
@@ -121,7 +137,7 @@ def main() -> None:
         def ask_bm25(text: str, ranker: Any = ranker) -> Any:
             return ranker.retrieve([text.split()], k=TOP_K, show_progress=False, n_threads=0)
 
-        row("words: bm25s", f"{built:.1f}", "", timed(ask_bm25, words[:60]))
+        row("words: bm25s", f"{built:.1f}", "", timed(ask_bm25, words[:60]), "", before)
 
 
 if __name__ == "__main__":

@@ -17,9 +17,10 @@ import numpy as np
 import torch
 
 from vitrine.artifacts import ArtifactError, write_json, write_tensors
-from vitrine.model import tensors_of
+from vitrine.model import WeightsError, create_model, tensors_of
 from vitrine.params import ParamsError, exit_on, read_section
-from vitrine.pretraining import ArmParams, mimetic_init, pretraining_data, unaugmented
+from vitrine.pretraining import FORMULA_TASK, ArmParams, GuidedModel, mimetic_init, pretraining_data, unaugmented
+from vitrine.scoring import rate
 from vitrine.strategies import Strategy, create
 from vitrine.training import Phase, TrainingError, TrainingParams, fit, pick_device
 
@@ -28,24 +29,31 @@ NUM_VAL = 500
 
 
 def main(name: str) -> None:
-    exit_on(ParamsError, ArtifactError, TrainingError)
+    exit_on(ParamsError, ArtifactError, TrainingError, WeightsError)
     params = read_section("training", TrainingParams, Path("pretrain/params.yaml"))
     arm = read_section(name, ArmParams, Path("pretrain/params.yaml"))
     data = pretraining_data(Path("pretrain/shards"), arm, NUM_VAL)
-    phases = [Phase("full", arm.epochs, arm.learning_rate, arm.learning_rate)] if arm.epochs else []
+    phases = [Phase("full", arm.epochs, arm.learning_rate, arm.learning_rate)]
     model = create(Strategy(arm, phases, balanced=False), data, params)
     if arm.init == "mimetic":
         mimetic_init(model.backbone, torch.Generator().manual_seed(params.seed))
+    if arm.teacher != "none":
+        side = model.spec.preprocessing.image_size_px
+        teacher = create_model("mobilevit_xxs", arm.teacher, data.label_space, side, side, 0.0, 0.0)
+        model = GuidedModel(model, teacher.to(pick_device()), arm.guidance)
 
     resume, began = Path(".resume") / f"pretrain_{name}.safetensors", time.monotonic()
     augmented = params if arm.augmented else unaugmented(params)
-    fitted = fit(model, data, phases, augmented, False, resume, title=name) if phases else None
+    fitted = fit(model, data, phases, augmented, False, resume, title=name)
     halves = {
         tensor: values.astype(np.float16) if values.dtype == np.float32 else values
-        for tensor, values in tensors_of(model.backbone).items()
+        for tensor, values in tensors_of(fitted.model.backbone).items()
     }
     write_tensors(Path("pretrain/backbones") / f"{name}.safetensors", halves, {"format": "pt"})
-    scores = {} if fitted is None else fitted.history.iloc[-1].drop(["epoch", "phase"]).astype(float).to_dict()
+    logits, _ = fitted.model.infer(data.photos[data.val])
+    codes = {task: values[data.val] for task, values in data.codes.items() if task != FORMULA_TASK}
+    scores = {task: rate(logits[task].argmax(axis=1) == each, np.arange(NUM_VAL)) for task, each in codes.items()}
+    columns = {f"val_{task}_accuracy": task for task in codes}
     card = {
         "arm": arm.model_dump(),
         "training": augmented.model_dump(),
@@ -53,7 +61,10 @@ def main(name: str) -> None:
         "samples_seen": arm.epochs * len(data.train),
         "minutes_since_last_start": round((time.monotonic() - began) / 60, 1),
         "hardware": f"{torch.get_num_threads()} threads of {platform.machine()}, {pick_device().type}",
-        "scores_on_renders": {key: round(value, 4) for key, value in scores.items()},
+        "accuracy_on_renders": {
+            task: {key: round(value, 4) for key, value in score.items()} for task, score in scores.items()
+        },
+        "accuracy_by_epoch": fitted.history[list(columns)].rename(columns=columns).round(4).to_dict("list"),
     }
     write_json(Path("pretrain/backbones") / f"{name}.json", card)
     resume.unlink(missing_ok=True)

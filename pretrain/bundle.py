@@ -11,9 +11,8 @@ import sys
 from pathlib import Path
 
 from vitrine.artifacts import ArtifactError, read_csv, read_json, read_tensors, write_json, write_tensors
+from vitrine.model import BUNDLED
 from vitrine.params import exit_on
-
-NAMES = {"deit_tiny_patch16_224": "deit_tiny", "mobilevit_xxs": "mobilevit_xxs"}
 
 LICENCE = (
     "The licence of this project. Trained from random weights on pictures that this project renders or draws itself; "
@@ -28,11 +27,11 @@ def main(arm: str) -> None:
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
     scores = {
         row["task"]: {key: round(float(row[key]), 4) for key in ("accuracy", "accuracy_ci_low", "accuracy_ci_high")}
-        for row in probe[probe["backbone"] == arm].to_dict("records")
+        for row in probe[(probe["backbone"] == arm) & (probe["photographs"] == "team13")].to_dict("records")
     }
     if not scores:
         raise ArtifactError(f"pretrain/probe.csv: has no rows of {arm}. Run: python pretrain/probe.py")
-    target = Path("weights") / f"{NAMES[made['arm']['architecture']]}.safetensors"
+    target = BUNDLED[made["arm"]["architecture"]]
     write_tensors(target, read_tensors(source), {"format": "pt"})
     write_json(
         target.with_suffix(".json"),

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file
 from vitrine.artifacts import ArtifactError, write_tensors
 from vitrine.labels import LabelSpace
 from vitrine.model import (
+    BUNDLED,
     INFERENCE_BATCH_SIZE,
     MultiTaskModel,
     WeightsError,
@@ -115,9 +116,29 @@ def test_position_embeddings_are_resized_to_the_image(tmp_path: Path) -> None:
     path = tmp_path / "backbone.safetensors"
     write_tensors(path, tensors_of(source))
     model = build(weights=str(path), image=32)
-    assert model.backbone.pos_embed.shape[1] < source.pos_embed.shape[1]
+    width = source.pos_embed.shape[2]
+    grid = source.pos_embed[:, -16:].detach().permute(0, 2, 1).reshape(1, width, 4, 4)
+    small = torch.nn.functional.interpolate(grid, (2, 2), mode="bicubic", antialias=True)
+    prefix = source.pos_embed.shape[1] - 16
+    assert torch.allclose(model.backbone.pos_embed[:, prefix:], small.flatten(2).permute(0, 2, 1), atol=1e-6)
+    assert torch.equal(model.backbone.pos_embed[:, :prefix], source.pos_embed[:, :prefix])
     assert torch.equal(model.backbone.blocks[0].attn.qkv.weight, source.blocks[0].attn.qkv.weight)
     assert model(torch.zeros(1, 3, 32, 32))["class"].shape == (1, 3)
+
+
+@pytest.mark.parametrize("architecture", ["mobilevit_xxs"])
+def test_bundled_weights_are_loaded_and_finite(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).parents[1])
+    found = load_file(BUNDLED[architecture])
+    model = build(architecture, "bundled", image=128)
+    for name, tensor in tensors_of(model.backbone).items():
+        assert np.isfinite(tensor).all()
+        assert name == "pos_embed" or np.array_equal(tensor, found[name].astype(tensor.dtype)), name
+
+
+def test_bundled_weights_of_another_architecture_are_an_error() -> None:
+    with pytest.raises(WeightsError, match=r"none are bundled for test_vit.*deit_tiny.*imagenet"):
+        build(weights="bundled")
 
 
 def test_weights_that_cannot_be_had_are_one_clear_error(tmp_path: Path) -> None:

@@ -16,10 +16,13 @@ import pytest
 import yaml
 from conftest import make_dataset
 
+from vitrine.params import read_section
+from vitrine.pretraining import ArmParams
+
 ROOT = Path(__file__).parents[1]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-WEIGHTS = "weights/mobilevit_xxs.safetensors"
+WEIGHTS = ("weights/mobilevit_xxs.safetensors",)
 LIGHT = (
     *("params", "artifacts", "labels", "predictions", "photos", "catalog", "splits", "metrics", "retrieval", "figures"),
     *("resampling", "calibration", "scoring", "systems", "reporting", "pages", "queries", "relevance"),
@@ -90,11 +93,30 @@ def test_deps_of_cross_validation_are_the_modules_that_it_reaches(name: str) -> 
     assert f"crossval/{name}.py" in stage["deps"]
 
 
-def test_deps_of_pre_training_are_the_modules_that_it_reaches() -> None:
-    stage = yaml.safe_load((ROOT / "pretrain/dvc.yaml").read_text(encoding="utf-8"))["stages"]["train"]
-    assert undeclared_and_unused(ROOT / "pretrain/backbone.py", ROOT / "src/vitrine", stage["deps"]) == (set(), set())
+PRETRAINING = {
+    "render": "shard", "train_mobilevit": "backbone", "train_deit": "backbone", "ablate": "backbone",
+    "probe": "probe", "finetune": "finetune", "finetune_svm": "finetune",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "script"), PRETRAINING.items())
+def test_deps_of_pre_training_are_the_modules_that_it_reaches(name: str, script: str) -> None:
+    stages = yaml.safe_load((ROOT / "pretrain/dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    assert set(PRETRAINING) == set(stages)
+    path = ROOT / f"pretrain/{script}.py"
+    assert f"pretrain/{script}.py" in stages[name]["deps"]
+    if name != "render":  # whose modules form a package
+        assert undeclared_and_unused(path, ROOT / "src/vitrine", stages[name]["deps"]) == (set(), set())
+
+
+def test_every_arm_of_pre_training_is_valid_trained_and_probed() -> None:
+    stages = yaml.safe_load((ROOT / "pretrain/dvc.yaml").read_text(encoding="utf-8"))["stages"]
     sections = yaml.safe_load((ROOT / "pretrain/params.yaml").read_text(encoding="utf-8"))
-    assert set(stage["matrix"]["arm"]) <= set(sections)
+    arms = {name for name, section in sections.items() if "architecture" in section}
+    assert arms == {"deit", "mobilevit", *stages["ablate"]["matrix"]["arm"]}
+    assert {f"pretrain/backbones/{arm}.safetensors" for arm in arms} < set(stages["probe"]["deps"])
+    for arm in arms:
+        read_section(arm, ArmParams, ROOT / "pretrain/params.yaml")
 
 
 def sections_read(script: Path) -> set[str]:
@@ -166,7 +188,13 @@ SMALL: dict[str, dict[str, Any]] = {
     "data": {"path": "data/small", "attributes": ["color", "material"], "aliases": {}, "masked_labels": {}},
     "split": {"photo_size_px": 24},
     "training": {"batch_size": 8, "warmup_epochs": 0},
-    "train_deit": {"architecture": "test_vit", "image_size_px": 32, "head_epochs": 1, "full_epochs": 1},
+    "train_deit": {
+        "architecture": "test_vit",
+        "weights": "none",
+        "image_size_px": 32,
+        "head_epochs": 1,
+        "full_epochs": 1,
+    },
     "train_mobilevit": {"image_size_px": 32, "epochs": 1},
 }
 
@@ -180,7 +208,7 @@ class Project:
             shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
         (root / "data").mkdir()
         (root / "weights").mkdir()
-        for name in ("dvc.yaml", ".dvcignore", "data/synonyms.yaml", "data/corrections.csv", WEIGHTS):
+        for name in ("dvc.yaml", ".dvcignore", "data/synonyms.yaml", "data/corrections.csv", *WEIGHTS):
             shutil.copy(ROOT / name, root / name)
         make_dataset(root / "data/small")
         params = {name: {**values, **SMALL.get(name, {})} for name, values in PARAMS.items()}

@@ -10,18 +10,23 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import LeaveOneGroupOut, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from vitrine.artifacts import ArtifactError, write_npz
 from vitrine.formulas import formula_picture
-from vitrine.labels import MISSING
+from vitrine.labels import MISSING, LabelSpace
+from vitrine.model import create_model, tensors_of
 from vitrine.pretraining import (
     FORMULA_TASK,
     VARIANTS_PER_FORMULA,
     ArmParams,
-    linear_probe,
+    GuidedModel,
     mimetic_init,
     pretraining_data,
-    read_renders,
+    read_shard,
 )
 
 ARM = ArmParams(
@@ -29,6 +34,8 @@ ARM = ArmParams(
     weights="none",
     image_size_px=32,
     init="default",
+    teacher="none",
+    guidance=0.0,
     num_renders=3,
     num_formulas=2,
     augmented=True,
@@ -60,16 +67,35 @@ def shards(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_renders_come_in_the_order_of_the_shards_with_their_labels(shards: Path) -> None:
-    photos, table = read_renders(shards, 4)
-    assert [int(photo.mean().round()) for photo in photos] == pytest.approx([10, 101, 200, 100], abs=1)
-    assert table["class"].tolist() == ["class 0", "class 1", "class 0", "class 0"]
-    assert table["color"].tolist() == ["grey", "grey", "grey", None]
+def data_of(shards: Path, num_renders: int, num_val: int) -> tuple[list[int], list[int]]:
+    """Return the grey values of the train and the val photographs."""
+    arm = ARM.model_copy(update={"num_renders": num_renders, "num_formulas": 0})
+    data = pretraining_data(shards, arm, num_val)
+    greys = data.photos.mean(axis=(1, 2, 3)).round().astype(int)
+    return greys[data.train].tolist(), greys[data.val].tolist()
 
 
-def test_too_few_renders_are_an_error(shards: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"2\.npz: not found"):
-        read_renders(shards, 6)
+def test_renders_come_in_the_order_of_the_shards_and_the_last_ones_are_val(shards: Path) -> None:
+    assert data_of(shards, 2, 1) == ([10, 101], [51])
+    assert data_of(shards, 4, 1) == ([10, 101, 200, 100], [51])
+    (shards / "1.npz").rename(shards / "11.npz")
+    assert data_of(shards, 3, 2) == ([10, 101, 200], [100, 51])
+
+
+def test_a_shard_has_its_labels(shards: Path) -> None:
+    _, table = read_shard(shards / "1.npz")
+    assert table["class"].tolist() == ["class 0", "class 1"]
+    assert table["color"].tolist() == [None, "grey"]
+
+
+def test_too_few_renders_are_an_error(shards: Path, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"4 renders and 1 for val; num_renders is 5"):
+        data_of(shards, 5, 1)
+    (shards / "0.npz").unlink()
+    with pytest.raises(ArtifactError, match=r"0\.npz: not found"):
+        data_of(shards, 2, 1)
+    with pytest.raises(ArtifactError, match="has no shards"):
+        data_of(tmp_path / "none", 2, 1)
 
 
 def test_renders_and_formulas_have_only_their_own_labels(shards: Path) -> None:
@@ -107,8 +133,9 @@ def test_formulas_can_be_told_apart_by_shape_alone() -> None:
     features = np.array([[outline(3 * kind, variant) for variant in range(12)] for kind in range(4)])
     codes = np.repeat(np.arange(4), 12)
     folds = np.tile(np.arange(12) % 3, 4)
-    correct = linear_probe(features.reshape(48, -1).astype(np.float32), codes, folds, 0.01)
-    assert correct.mean() > 0.5  # chance is 0.25
+    probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=2000))
+    scores = cross_val_score(probe, features.reshape(48, -1), codes, groups=folds, cv=LeaveOneGroupOut())
+    assert scores.mean() > 0.5  # chance is 0.25
 
 
 def test_mimetic_attention_attends_to_itself_and_subtracts_the_value() -> None:
@@ -132,13 +159,46 @@ def test_mimetic_attention_attends_to_itself_and_subtracts_the_value() -> None:
     assert backbone(torch.zeros(1, 3, 96, 96)).isfinite().all()
 
 
-def test_the_probe_learns_what_is_in_the_features_and_nothing_else() -> None:
-    rng = np.random.default_rng(0)
-    codes = np.repeat([0, 1, MISSING], [40, 40, 10])
-    folds = np.arange(90) % 5
-    signal = rng.normal(size=(90, 8)).astype(np.float32)
-    signal[:, 0] += 6 * codes
-    correct = linear_probe(signal, codes, folds, 1.0)
-    assert correct[:80].mean() > 0.95 and not correct[80:].any()
-    noise = linear_probe(rng.normal(size=(90, 8)).astype(np.float32), codes, folds, 1.0)
-    assert 0.25 < noise[:80].mean() < 0.75
+# -- guidance -----------------------------------------------------------------------------------------------------
+
+
+def guided(weight: float) -> GuidedModel:
+    torch.manual_seed(0)
+    space = LabelSpace({"class": ("cup", "hat")})
+    student = create_model("test_vit", "none", space, 64, 64, 0.0, 0.0)
+    return GuidedModel(student, create_model("mobilevit_xxs", "none", space, 64, 64, 0.0, 0.0), weight)
+
+
+def test_a_guided_student_predicts_as_it_did_alone() -> None:
+    torch.manual_seed(0)
+    alone = create_model("test_vit", "none", LabelSpace({"class": ("cup", "hat")}), 64, 64, 0.0, 0.0)
+    photos = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
+    assert np.array_equal(guided(1.0).infer(photos)[0]["class"], alone.infer(photos)[0]["class"])
+
+
+def test_a_teacher_sees_the_students_picture_in_its_own_scale_and_place() -> None:
+    model = guided(1.0).eval()
+    pixels = torch.rand(2, 3, 64, 64)
+    targets = model._targets(model.spec.preprocessing.normalise(pixels), 4)
+    features = model.teacher.forward_intermediates(pixels, indices=[3])[1][0]  # MobileViT takes pixels in [0, 1]
+    patch = features[1, :, 2, 3]  # second row from below, last column
+    expected = (patch - patch.mean()) / (patch.var(unbiased=False) + 1e-5).sqrt()
+    assert torch.allclose(targets[1, 2 * 4 + 3, : len(patch)], expected, atol=1e-3)
+
+
+def test_guidance_teaches_the_student_and_never_the_teacher() -> None:
+    model = guided(2.0).train()
+    assert not model.teacher.training
+    before = {name: tensor.copy() for name, tensor in tensors_of(model.teacher).items()}
+    images = torch.rand(8, 3, 64, 64)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=3e-3)
+    losses = []
+    for _ in range(30):
+        loss = model.forward_training(images)[1]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+    assert all(np.array_equal(tensor, before[name]) for name, tensor in tensors_of(model.teacher).items())
+    assert guided(4.0).train().forward_training(images)[1].item() == pytest.approx(2 * losses[0], rel=1e-5)

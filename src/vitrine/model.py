@@ -22,6 +22,12 @@ from vitrine.preprocess import Preprocessing
 
 INFERENCE_BATCH_SIZE = 32
 
+BUNDLED = {
+    "deit_tiny_patch16_224": Path("weights/deit_tiny.safetensors"),
+    "mobilevit_xxs": Path("weights/mobilevit_xxs.safetensors"),
+}
+"""Backbones that come with the project, made by the pipeline in pretrain/. Paths are from the project's root."""
+
 
 class WeightsError(ValueError):
     """The weights that params ask for cannot be had, or belong to another architecture."""
@@ -91,6 +97,10 @@ class MultiTaskModel(nn.Module):
         """Shape: (batch, channels, height, width) -> per task (batch, labels), logits."""
         return self.classify(self.embed(images))
 
+    def forward_training(self, images: Tensor) -> tuple[dict[str, Tensor], Tensor | float]:
+        """Return the logits, as `forward`, and an auxiliary loss to add to the tasks' own: here none."""
+        return self(images), 0.0
+
     @torch.inference_mode()
     def infer(self, photos: NDArray[np.uint8]) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.float32]]:
         """Return logits per task and embeddings, in float32 and in fixed batches, so that results do not depend on use.
@@ -123,7 +133,7 @@ def create_model(
     feature_dropout: float,
     head_dropout: float,
 ) -> MultiTaskModel:
-    """Build a model with fresh heads on a backbone whose weights are `none`, `imagenet` or a safetensors file.
+    """Build a model with fresh heads on a backbone with weights `bundled`, `imagenet`, `none` or of a safetensors file.
 
     Raises:
         WeightsError: the architecture is unknown, does not fit the image size, or its weights cannot be loaded.
@@ -159,7 +169,7 @@ def _create_backbone(architecture: str, weights: str, image_size_px: int) -> nn.
             "reached"
         )
     else:
-        path = Path(weights)
+        path = _bundled(architecture) if weights == "bundled" else Path(weights)
         _check_weights(path, architecture, empty)
         source = {"pretrained_cfg_overlay": {"file": str(path)}}
         reason = f"weights: {path} does not load into {architecture}"
@@ -170,11 +180,20 @@ def _create_backbone(architecture: str, weights: str, image_size_px: int) -> nn.
     return loaded
 
 
+def _bundled(architecture: str) -> Path:
+    if architecture not in BUNDLED:
+        raise WeightsError(
+            f"weights: none are bundled for {architecture}, only for {' and '.join(BUNDLED)}. Set weights to imagenet, "
+            "none (random) or the path of a safetensors file"
+        )
+    return BUNDLED[architecture]
+
+
 def _check_weights(path: Path, architecture: str, backbone: nn.Module) -> None:
     """Compare a file's tensors with the backbone's: timm would load the ones that fit and stay silent on the rest."""
     if not path.is_file():
         raise WeightsError(
-            f"weights: {path} is not a file. Expected none, imagenet, or the path of a safetensors file of "
+            f"weights: {path} is not a file. Expected bundled, imagenet, none, or the path of a safetensors file of "
             f"{architecture}"
         )
     try:

@@ -78,9 +78,17 @@ class Preprocessing:
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Map pixels in [0, 1] to the backbone's mean and spread. Shape: (batch, channels, height, width)."""
-        mean = torch.tensor(self.mean, device=pixels.device).view(1, 3, 1, 1)
-        std = torch.tensor(self.std, device=pixels.device).view(1, 3, 1, 1)
+        mean, std = self._statistics(pixels.device)
         return (pixels - mean) / std
+
+    def denormalise(self, inputs: Tensor) -> Tensor:
+        """Undo `normalise`. Shape: (batch, channels, height, width)."""
+        mean, std = self._statistics(inputs.device)
+        return inputs * std + mean
+
+    def _statistics(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        mean, std = torch.tensor(self.mean, device=device), torch.tensor(self.std, device=device)
+        return mean.view(1, 3, 1, 1), std.view(1, 3, 1, 1)
 
 
 def _rgb(values: Sequence[float]) -> tuple[float, float, float]:

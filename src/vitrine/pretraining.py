@@ -1,8 +1,10 @@
-"""Pre-training: one data set from rendered shards and formula pictures, mimetic start weights, a linear probe."""
+"""Pre-training: one data set from rendered shards and formula pictures, mimetic start weights, a teacher."""
 
 from __future__ import annotations
 
 import io
+import itertools
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,19 +14,21 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
+from torch.nn import functional
 from tqdm import tqdm
 
 from vitrine.artifacts import ArtifactError, read_npz
 from vitrine.formulas import formula_picture
-from vitrine.labels import CLASS_TASK, MISSING, LabelSpace
+from vitrine.labels import CLASS_TASK, LabelSpace
+from vitrine.model import MultiTaskModel
 from vitrine.training import BackboneParams, Rate, TrainingData, TrainingParams
 
 RENDERED_TASKS = {CLASS_TASK: "class_label", "color": "color", "material": "material", "condition": "condition"}
 """Tasks of pre-training and the shards' columns that hold their labels."""
+
+TEACHER_LAYERS = [3, 4]
+"""timm's numbers of MobileViT's maps at strides 16 and 32."""
 
 FORMULA_TASK = "formula"
 VARIANTS_PER_FORMULA = 20
@@ -34,10 +38,12 @@ class ArmParams(BackboneParams):
     """What one backbone is trained on, and how long."""
 
     init: Literal["default", "mimetic"]
+    teacher: str
+    guidance: Annotated[float, Field(ge=0)]
     num_renders: Annotated[int, Field(ge=0)]
     num_formulas: Annotated[int, Field(ge=0)]
     augmented: bool
-    epochs: Annotated[int, Field(ge=0)]
+    epochs: Annotated[int, Field(ge=1)]
     learning_rate: Rate
 
 
@@ -47,41 +53,51 @@ def unaugmented(params: TrainingParams) -> TrainingParams:
     return params.model_copy(update={**off, "crop_area_min": 1.0, "erase_probability": 0.0})
 
 
-def read_renders(folder: Path, num: int) -> tuple[NDArray[np.uint8], pd.DataFrame]:
-    """Decode the first `num` renders of the folder's shards 0, 1, 2...
+def read_shard(path: Path) -> tuple[NDArray[np.uint8], pd.DataFrame]:
+    """Decode a shard's renders.
 
     Returns:
-        photographs, shape (num, height, width, channels); their labels, one column a task
-    Raises:
-        ArtifactError: there are fewer.
+        photographs, shape (renders, height, width, channels); their labels, one column a task
     """
-    photos: list[NDArray[np.uint8]] = []
-    tables = []
-    shard = 0
-    while len(photos) < num:
-        arrays = read_npz(folder / f"{shard}.npz")
-        starts = np.concatenate([[0], arrays["ends"][:-1]])
-        taken = min(num - len(photos), len(starts))
-        for start, end in zip(starts[:taken], arrays["ends"][:taken], strict=True):
-            with Image.open(io.BytesIO(arrays["bytes"][start:end].tobytes())) as image:
-                photos.append(np.asarray(image.convert("RGB")))
-        tables.append(pd.DataFrame({task: arrays[column][:taken] for task, column in RENDERED_TASKS.items()}))
-        shard += 1
-    table = pd.concat(tables, ignore_index=True).astype("object")
+    arrays = read_npz(path)
+    photos = []
+    for start, end in zip([0, *arrays["ends"][:-1]], arrays["ends"], strict=True):
+        with Image.open(io.BytesIO(arrays["bytes"][start:end].tobytes())) as image:
+            photos.append(np.asarray(image.convert("RGB")))
+    table = pd.DataFrame({task: arrays[column] for task, column in RENDERED_TASKS.items()}).astype("object")
     return np.stack(photos), table.where(table != "", None)
 
 
 def pretraining_data(folder: Path, arm: ArmParams, num_val: int) -> TrainingData:
-    """Put an arm's renders and formula pictures into one data set; the last `num_val` renders are val.
+    """Put an arm's renders and formula pictures into one data set; the last renders of the last shard are val.
 
-    A picture of a formula has no label for the renders' tasks, a render none for the formulas' task.
+    Every arm has the same val. A picture of a formula has no label for the renders' tasks, a render none for the
+    formulas' task.
 
+    Args:
+        folder: of the shards 0.npz, 1.npz and so on; those between what the arm needs and the last may be missing.
     Raises:
-        ArtifactError: there are too few shards.
+        ArtifactError: there are too few renders.
     """
     if arm.num_renders + arm.num_formulas == 0:
         raise ArtifactError("an arm that trains needs renders or formulas")
-    photos, table = read_renders(folder, arm.num_renders + num_val)
+    shards = sorted(folder.glob("*.npz"), key=lambda path: int(path.stem))
+    if not shards:
+        raise ArtifactError(f"{folder}: has no shards. Run: python pretrain/shard.py 0")
+    last_photos, last_table = read_shard(shards[-1])
+    photo_parts, table_parts, found = [], [], 0
+    for number in itertools.count():
+        path = folder / f"{number}.npz"
+        photos, table = read_shard(path) if path != shards[-1] else (last_photos[:-num_val], last_table[:-num_val])
+        photo_parts.append(photos[: arm.num_renders - found])
+        table_parts.append(table[: arm.num_renders - found])
+        found += len(photo_parts[-1])
+        if found == arm.num_renders:
+            break
+        if path == shards[-1]:
+            raise ArtifactError(f"{folder}: {found} renders and {num_val} for val; num_renders is {arm.num_renders}")
+    photos = np.concatenate([*photo_parts, last_photos[-num_val:]])
+    table = pd.concat([*table_parts, last_table[-num_val:]], ignore_index=True)
     labels = {task: tuple(sorted(table[task].dropna().unique())) for task in RENDERED_TASKS}
     train = np.arange(arm.num_renders)
     val = np.arange(arm.num_renders, len(photos))
@@ -151,20 +167,48 @@ def _sinusoids(grid: int, width: int) -> Tensor:
     return torch.cat([wave for angle in waves for wave in (angle.sin(), angle.cos())], dim=1)
 
 
-def linear_probe(
-    features: NDArray[np.float32], codes: NDArray[np.int64], folds: NDArray[np.int64], inverse_penalty: float
-) -> NDArray[np.bool_]:
-    """Say for each photograph whether a logistic regression on the other folds' frozen features is right about it.
+class GuidedModel(MultiTaskModel):
+    """A transformer that also learns to say, from each of its patches, what a trained convolutional model sees there.
 
-    Shape:
-        features: (photos, features); codes: (photos,), MISSING where unlabelled, such photographs count as wrong;
-        folds: (photos,); returns: (photos,)
+    On few pictures a plain transformer does not find out that neighbours belong together; its teacher knows. The
+    teacher, `MobileViT-XXS`, gives its maps at strides 16 and 32, each vector scaled to mean 0 and variance 1.
+
+    Source:
+        Li et al., Locality guidance for improving vision transformers on tiny datasets (2022): guidance by features
+        of a light convolutional network that was trained on the same pictures. There the middle layers are guided,
+        here the last one.
     """
-    correct = np.zeros(len(codes), dtype=bool)
-    labelled = codes != MISSING
-    for fold in np.unique(folds):
-        train, held_out = labelled & (folds != fold), labelled & (folds == fold)
-        probe = make_pipeline(StandardScaler(), LogisticRegression(C=inverse_penalty, max_iter=2000))
-        probe.fit(features[train], codes[train])
-        correct[held_out] = probe.predict(features[held_out]) == codes[held_out]
-    return correct
+
+    def __init__(self, student: MultiTaskModel, teacher: MultiTaskModel, weight: float) -> None:
+        super().__init__(student.spec, student.backbone)
+        self.load_state_dict(student.state_dict())
+        self.teacher = teacher.backbone.requires_grad_(False)
+        self.teacher_preprocessing, self.weight = teacher.spec.preprocessing, weight
+        with torch.no_grad():
+            targets = self._targets(torch.zeros(1, 3, 64, 64), 2)
+        self.guide = nn.Linear(int(student.backbone.num_features), targets.shape[2])  # type: ignore[arg-type]
+
+    def train(self, mode: bool = True) -> GuidedModel:
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    def forward_training(self, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        tokens = self.backbone.forward_features(images)  # type: ignore[operator]
+        logits = self.classify(self.backbone.forward_head(tokens))  # type: ignore[operator]
+        patches = tokens[:, self.backbone.num_prefix_tokens :]
+        with torch.no_grad():
+            targets = self._targets(images, math.isqrt(patches.shape[1]))
+        return logits, self.weight * functional.mse_loss(self.guide(patches).float(), targets)
+
+    def _targets(self, images: Tensor, grid: int) -> Tensor:
+        """Shape: (batch, channels, height, width) -> (batch, grid * grid, features)."""
+        side = self.teacher_preprocessing.image_size_px
+        pixels = self.spec.preprocessing.denormalise(images)
+        pixels = functional.interpolate(pixels, (side, side), mode="bilinear", antialias=side < images.shape[2])
+        _, maps = self.teacher.eval().forward_intermediates(  # type: ignore[operator]
+            self.teacher_preprocessing.normalise(pixels), indices=TEACHER_LAYERS
+        )
+        sized = [functional.interpolate(each.float(), (grid, grid), mode="bilinear") for each in maps]
+        rows = [each.flatten(2).transpose(1, 2) for each in sized]
+        return torch.cat([functional.layer_norm(each, each.shape[2:]) for each in rows], dim=2)

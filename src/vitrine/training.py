@@ -219,13 +219,14 @@ class _Run:
         frozen = phase.backbone_learning_rate == 0
         self.model.backbone.requires_grad_(not frozen)
         groups = []
-        for module, rate in (
-            (self.model.backbone, phase.backbone_learning_rate),
-            (self.model.heads, phase.head_learning_rate),
+        backbone = set(self.model.backbone.parameters())
+        rest = [each for each in self.model.parameters() if each not in backbone and each.requires_grad]
+        for parameters, rate in (
+            (list(self.model.backbone.parameters()), phase.backbone_learning_rate),
+            (rest, phase.head_learning_rate),
         ):
             if rate == 0:
                 continue
-            parameters = list(module.parameters())
             # As usual for transformers, matrices decay; biases, norms and other vectors do not.
             decayed = [parameter for parameter in parameters if parameter.ndim > 1]
             others = [parameter for parameter in parameters if parameter.ndim <= 1]
@@ -256,8 +257,10 @@ class _Run:
             images = self.augmentation(self.photos[rows], generator, self.device)
             codes = {task: values[rows].to(self.device) for task, values in self.codes.items()}
             with self.autocast:
-                logits = self.model.classify(self._embed(images, phase))
-            loss = multi_task_loss(logits, codes, self.params.class_loss_weight, self.params.attribute_loss_weight)
+                logits, auxiliary = self.model.forward_training(images)
+            loss = auxiliary + multi_task_loss(
+                logits, codes, self.params.class_loss_weight, self.params.attribute_loss_weight
+            )
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(self.model.parameters(), self.params.gradient_clip_norm)
@@ -272,12 +275,6 @@ class _Run:
                 f"the loss is {mean} in epoch {self.epoch + 1} ({phase.name}): lower the learning rates"
             )
         return mean
-
-    def _embed(self, images: Tensor, phase: Phase) -> Tensor:
-        if phase.backbone_learning_rate > 0:
-            return self.model.embed(images)
-        with torch.no_grad():
-            return self.model.embed(images)
 
     def _update_ema(self) -> None:
         # Early on the average follows the weights quickly, so that the random start does not linger in it.
