@@ -6,7 +6,7 @@ export DVC_NO_ANALYTICS := 1
 export VITRINE_TEAM13_DIR ?= $(abspath $(wildcard ../shared/team13))
 
 .DEFAULT_GOAL := help
-.PHONY: setup repro test check lock-check team13 team13-crossval crossval render realism app pictures diff gate bench kill-test help
+.PHONY: setup repro test check lock-check team13 team13-crossval crossval pretrain render realism app pictures diff gate bench kill-test help
 
 setup: .venv/installed  ## Make the environment (about 6 GB, once)
 
@@ -21,7 +21,7 @@ repro: setup  ## Run the pipeline: data, training, evaluation, index, report
 
 team13: setup  ## Fetch Team 13's real photographs and run the pipeline on them, as an experiment
 	dvc repro data/team13/dvc.yaml
-	grep -hv '^#' data/team13/dataset data/team13/recipe | sed 's/^/-S /' | xargs dvc exp run
+	grep -hv '^#' data/team13/dataset | sed 's/^/-S /' | xargs dvc exp run
 
 team13-crossval: setup  ## Cross-validate on Team 13's photographs, as an experiment
 	dvc repro data/team13/dvc.yaml
@@ -29,6 +29,9 @@ team13-crossval: setup  ## Cross-validate on Team 13's photographs, as an experi
 
 crossval: setup  ## Cross-validate both models and the baselines, by item (about 25 minutes)
 	dvc repro crossval/dvc.yaml
+
+pretrain: setup  ## Make the backbones in weights/ anew, from nothing (a night; needs Team 13's photographs)
+	dvc repro pretrain/dvc.yaml
 
 render: setup  ## Render the sample catalogue anew where its renderer or params changed
 	dvc repro data/sample/dvc.yaml

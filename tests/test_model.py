@@ -126,7 +126,7 @@ def test_position_embeddings_are_resized_to_the_image(tmp_path: Path) -> None:
     assert model(torch.zeros(1, 3, 32, 32))["class"].shape == (1, 3)
 
 
-@pytest.mark.parametrize("architecture", ["mobilevit_xxs"])
+@pytest.mark.parametrize("architecture", sorted(BUNDLED))
 def test_bundled_weights_are_loaded_and_finite(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(Path(__file__).parents[1])
     found = load_file(BUNDLED[architecture])

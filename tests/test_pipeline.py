@@ -22,7 +22,7 @@ from vitrine.pretraining import ArmParams
 ROOT = Path(__file__).parents[1]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-WEIGHTS = ("weights/mobilevit_xxs.safetensors",)
+WEIGHTS = ("weights/deit_tiny.safetensors", "weights/mobilevit_xxs.safetensors")
 LIGHT = (
     *("params", "artifacts", "labels", "predictions", "photos", "catalog", "splits", "metrics", "retrieval", "figures"),
     *("resampling", "calibration", "scoring", "systems", "reporting", "pages", "queries", "relevance"),
