@@ -95,9 +95,8 @@ def main() -> None:
             before = resident()
             index = Index.load(Path(folder))
 
-            def row(what: str, build: str, disk: str, times: str, recall: str, before: float, num: int = num) -> None:
-                memory = f"{max(0.0, resident() - before):.0f}"
-                print(f"| {num} | {what} | {build} | {disk} | {memory} | {times} | {recall} |", flush=True)
+            def row(what: str, build: str, disk: str, times: str, recall: str, grown: float, num: int = num) -> None:
+                print(f"| {num} | {what} | {build} | {disk} | {max(0.0, grown):.0f} | {times} | {recall} |", flush=True)
 
             def ask_words(text: str, index: Index = index) -> Any:
                 return index.search(text, top_k=TOP_K)
@@ -109,14 +108,16 @@ def main() -> None:
                 return best_rows(index.similarity(like), TOP_K)
 
             kind = "exact" if index.graph is None else "USearch"
-            row("words: ours", f"{built:.1f}", f"{size:.0f}", timed(ask_words, words), "", before)
+            times = timed(ask_words, words)
+            row("words: ours", f"{built:.1f}", f"{size:.0f}", times, "", resident() - before)
             before, times = resident(), timed(ask_like, likes)
             found = [{hit.row for hit in ask_like(like).hits} for like in likes]
-            answered = resident()
+            grown = resident() - before
             agreed = sum(len(rows & set(exact(like).tolist())) for rows, like in zip(found, likes, strict=True))
             recall = f"{agreed / TOP_K / len(likes):.3f}"
-            row(f"likeness: ours ({kind})", "with it", "in it", times, recall, before + resident() - answered)
-            row("likeness: exact product", "", "", timed(exact, likes), "1", before)
+            row(f"likeness: ours ({kind})", "with it", "in it", times, recall, grown)
+            times = timed(exact, likes)
+            row("likeness: exact product", "", "", times, "1", resident() - before)
         written = documents(predictions)
         before, start = resident(), time.perf_counter()
         vectorizer = TfidfVectorizer(token_pattern=TOKEN_PATTERN)
@@ -127,7 +128,8 @@ def main() -> None:
             scores = np.asarray((matrix @ vectorizer.transform([text]).T).todense(), dtype=np.float32).ravel()
             return best_rows(scores, TOP_K)
 
-        row("words: scikit-learn TF-IDF, cosine", f"{built:.1f}", "", timed(ask_tf_idf, words[:60]), "", before)
+        times = timed(ask_tf_idf, words[:60])
+        row("words: scikit-learn TF-IDF, cosine", f"{built:.1f}", "", times, "", resident() - before)
         before, start = resident(), time.perf_counter()
         ranker = bm25s.BM25()
         tokens = [text.split() for text in written]
@@ -137,7 +139,8 @@ def main() -> None:
         def ask_bm25(text: str, ranker: Any = ranker) -> Any:
             return ranker.retrieve([text.split()], k=TOP_K, show_progress=False, n_threads=0)
 
-        row("words: bm25s", f"{built:.1f}", "", timed(ask_bm25, words[:60]), "", before)
+        times = timed(ask_bm25, words[:60])
+        row("words: bm25s", f"{built:.1f}", "", times, "", resident() - before)
 
 
 if __name__ == "__main__":

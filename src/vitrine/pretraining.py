@@ -95,7 +95,10 @@ def pretraining_data(folder: Path, arm: ArmParams, num_val: int) -> TrainingData
         if found == arm.num_renders:
             break
         if path == shards[-1]:
-            raise ArtifactError(f"{folder}: {found} renders and {num_val} for val; num_renders is {arm.num_renders}")
+            raise ArtifactError(
+                f"{folder}: {found} renders and {num_val} for val; num_renders is {arm.num_renders}: "
+                "lower it or render more shards with pretrain/shard.py"
+            )
     photos = np.concatenate([*photo_parts, last_photos[-num_val:]])
     table = pd.concat([*table_parts, last_table[-num_val:]], ignore_index=True)
     labels = {task: tuple(sorted(table[task].dropna().unique())) for task in RENDERED_TASKS}
@@ -194,6 +197,7 @@ class GuidedModel(MultiTaskModel):
         return self
 
     def forward_training(self, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Shape: (batch, channels, height, width), square -> per task (batch, labels), logits; scalar."""
         tokens = self.backbone.forward_features(images)  # type: ignore[operator]
         logits = self.classify(self.backbone.forward_head(tokens))  # type: ignore[operator]
         patches = tokens[:, self.backbone.num_prefix_tokens :]
