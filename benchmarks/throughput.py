@@ -1,9 +1,9 @@
 """Compare Vitrine's training step and batch inference with the plain loop of the reference, in one run.
 
 The plain loop: float32, eager, contiguous memory, one photograph at a time through torchvision's transforms in the
-main thread, inference one by one. Ours: bf16 where the processor has it, channels last, augmentation of whole batches,
-inference in batches. Both variants take turns, so that a noisy machine disturbs both; the ratio is the median of the
-ratios of the pairs.
+main thread, inference one by one. Ours: the `precision` that params.yaml gives each model, channels last, augmentation
+of whole batches, inference in batches. Both variants take turns, so that a noisy machine disturbs both; the ratio is
+the median of the ratios of the pairs.
 
     python benchmarks/throughput.py [--rounds 5] [--image-size 224]
 """
@@ -26,6 +26,7 @@ from vitrine.labels import LabelSpace
 from vitrine.model import MultiTaskModel, create_model
 from vitrine.params import read_section
 from vitrine.preprocess import Augmentation
+from vitrine.strategies import DeitParams, MobilevitParams
 from vitrine.training import TrainingParams, multi_task_loss, pick_device, use_bf16
 
 SPACE = LabelSpace(
@@ -96,15 +97,16 @@ def main() -> None:
     size = arguments.image_size
     params = read_section("training", TrainingParams, Path("params.yaml"))
     device = pick_device()
-    bf16 = use_bf16(params.precision, device)
     rng = np.random.default_rng(0)
     photos = rng.integers(0, 256, (BATCH, PHOTO_SIZE_PX, PHOTO_SIZE_PX, 3), dtype=np.uint8)
     images = [Image.fromarray(photo) for photo in photos]
     codes = {task: torch.from_numpy(rng.integers(0, SPACE.num_labels(task), BATCH)).to(device) for task in SPACE}
-    print(f"{torch.get_num_threads()} threads, {device}, {'bf16' if bf16 else 'fp32'}, {size} px, batches of {BATCH}\n")
+    print(f"{torch.get_num_threads()} threads, {device}, {size} px, batches of {BATCH}\n")
     print("| work | plain, photographs/s | ours, photographs/s | ratio (least to most) |\n| --- | ---: | ---: | ---: |")
     shares = []
-    for architecture in ("deit_tiny_patch16_224", "mobilevit_xxs"):
+    for section, kind in (("train_deit", DeitParams), ("train_mobilevit", MobilevitParams)):
+        backbone = read_section(section, kind)
+        architecture, bf16 = backbone.architecture, use_bf16(backbone.precision, device)
         torch.manual_seed(0)
         plain_model, our_model = (
             create_model(architecture, "none", SPACE, PHOTO_SIZE_PX, size, 0.1, 0.2).to(device) for _ in range(2)
@@ -125,7 +127,7 @@ def main() -> None:
             model.train()
             step(model, optimizer, torch.stack([transform(image) for image in images]).to(device), codes, False)
 
-        def our_step(model=our_model, optimizer=optimizers[1], augment=augment, generator=generator) -> None:  # type: ignore[no-untyped-def]
+        def our_step(model=our_model, optimizer=optimizers[1], augment=augment, generator=generator, bf16=bf16) -> None:  # type: ignore[no-untyped-def]
             model.train()
             step(model, optimizer, augment(photos, generator, device), codes, bf16)
 

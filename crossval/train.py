@@ -48,7 +48,16 @@ def main(name: str, fold: int) -> None:
     ]
     resume = Path(".resume") / f"crossval_{name}_{fold}.safetensors"
     model = create(strategy, data, params)
-    fitted = fit(model, data, phases, params, strategy.balanced, resume, title=f"{name}, fold {fold}")
+    fitted = fit(
+        model,
+        data,
+        phases,
+        params,
+        strategy.balanced,
+        strategy.backbone.precision,
+        resume,
+        title=f"{name}, fold {fold}",
+    )
     paths = list(read_photos(folder / "photos.csv")["image_path"][held_out])
     logits, embeddings = fitted.model.infer(data.photos[held_out])
     probs = {task: softmax(scores.astype(np.float64), axis=1).astype(np.float32) for task, scores in logits.items()}

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vitrine.artifacts import ArtifactError, write_json, write_tensors
+from vitrine.artifacts import ArtifactError, read_json, write_json, write_tensors
 from vitrine.model import WeightsError, create_model, tensors_of
 from vitrine.params import ParamsError, exit_on, read_section
 from vitrine.pretraining import FORMULA_TASK, ArmParams, GuidedModel, mimetic_init, pretraining_data, unaugmented
@@ -24,15 +24,15 @@ from vitrine.scoring import rate
 from vitrine.strategies import Strategy, create
 from vitrine.training import Phase, TrainingError, TrainingParams, fit, pick_device
 
-NUM_VAL = 500
-"""Renders that no arm trains on; they only show that the training goes well."""
+VAL_SHARD, NUM_VAL = 11, 500
+"""The last renders of this shard are for no arm to train on; they only show that the training goes well."""
 
 
 def main(name: str) -> None:
     exit_on(ParamsError, ArtifactError, TrainingError, WeightsError)
     params = read_section("training", TrainingParams, Path("pretrain/params.yaml"))
     arm = read_section(name, ArmParams, Path("pretrain/params.yaml"))
-    data = pretraining_data(Path("pretrain/shards"), arm, NUM_VAL)
+    data = pretraining_data(Path("pretrain/shards"), arm, VAL_SHARD, NUM_VAL)
     phases = [Phase("full", arm.epochs, arm.learning_rate, arm.learning_rate)]
     model = create(Strategy(arm, phases, balanced=False), data, params)
     if arm.init == "mimetic":
@@ -44,7 +44,7 @@ def main(name: str) -> None:
 
     resume, began = Path(".resume") / f"pretrain_{name}.safetensors", time.monotonic()
     augmented = params if arm.augmented else unaugmented(params)
-    fitted = fit(model, data, phases, augmented, False, resume, title=name)
+    fitted = fit(model, data, phases, augmented, False, arm.precision, resume, title=name)
     halves = {
         tensor: values.astype(np.float16) if values.dtype == np.float32 else values
         for tensor, values in tensors_of(fitted.model.backbone).items()
@@ -66,6 +66,10 @@ def main(name: str) -> None:
         },
         "accuracy_by_epoch": fitted.history[list(columns)].rename(columns=columns).round(4).to_dict("list"),
     }
+    if arm.weights != "none":
+        before = read_json(Path(arm.weights).with_suffix(".json"))
+        card["started_from"] = before
+        card["samples_seen_altogether"] = card["samples_seen"] + before["samples_seen"]
     write_json(Path("pretrain/backbones") / f"{name}.json", card)
     resume.unlink(missing_ok=True)
 

@@ -116,6 +116,43 @@ def test_an_example_is_classified_with_words_for_every_level(page: Any) -> None:
     take(page, "look" if page.viewport_size == WIDE else "look_phone")
 
 
+def test_a_photograph_that_was_looked_at_leads_to_the_search(page: Any) -> None:
+    page.locator(".examples button").nth(1).click()
+    page.get_by_role("button", name="Search for photographs like it").click()
+    sync_api.expect(page.get_by_role("tab", name="Search", exact=True)).to_have_attribute("aria-selected", "true")
+    sync_api.expect(page.locator("#results .why").first).to_contain_text("like it")
+    sync_api.expect(page.locator("#like-photo img")).to_be_visible()
+    likeness = [float(caption.rsplit("like it ", 1)[1]) for caption in captions(page)]
+    assert likeness == sorted(likeness, reverse=True) and likeness[0] > 0.9
+
+
+def test_a_similar_photograph_opens_and_leads_to_the_search(page: Any) -> None:
+    page.locator(".examples button").first.click()
+    page.locator("#similar .cards button").nth(1).click()
+    source = page.locator(".detail img").get_attribute("src")
+    page.get_by_role("button", name="Find photographs like this").click()
+    sync_api.expect(page.locator("#results .why").first).to_contain_text("like it 1.00")
+    assert page.locator("#results .cards img").first.get_attribute("src") == source
+
+
+def test_an_uploaded_photograph_is_searched_with_words_and_forgotten(page: Any, folder: Path) -> None:
+    image = next((folder / "data").glob("*/images/*"))
+    open_tab(page, "Search")
+    page.get_by_role("button", name="Like a photograph").click()
+    page.locator("#like-photo input[type=file]").set_input_files(str(image))
+    sync_api.expect(page.locator("#results .why").first).to_contain_text("like it")
+    find(page, "red")
+    sync_api.expect(page.locator("#results .why").first).to_contain_text("red")
+    assert "like it" in captions(page)[0]
+    take(page, "search_photo")
+    page.locator("#results .cards button").nth(1).click()  # a hit takes the upload's place
+    page.get_by_role("button", name="Find photographs like this").click()
+    sync_api.expect(page.locator("#results .why").first).to_contain_text("like it 1.00")
+    sync_api.expect(page.locator("#like-photo img")).to_have_count(0)
+    page.get_by_role("button", name="Forget the photograph").click()
+    sync_api.expect(page.locator("#results .why").first).not_to_contain_text("like it")
+
+
 def test_a_file_is_uploaded_and_compared_side_by_side(page: Any, folder: Path) -> None:
     image = next((folder / "data").glob("*/images/*"))
     page.locator("#look-photo input[type=file]").set_input_files(str(image))

@@ -94,7 +94,8 @@ def test_deps_of_cross_validation_are_the_modules_that_it_reaches(name: str) -> 
 
 
 PRETRAINING = {
-    "render": "shard", "train_mobilevit": "backbone", "train_deit": "backbone", "ablate": "backbone",
+    "render": "shard", "train_mobilevit_first": "backbone", "train_deit_first": "backbone",
+    "train_mobilevit": "backbone", "train_deit": "backbone", "ablate": "backbone",
     "probe": "probe", "finetune": "finetune", "finetune_svm": "finetune",
 }  # fmt: skip
 
@@ -113,10 +114,13 @@ def test_every_arm_of_pre_training_is_valid_trained_and_probed() -> None:
     stages = yaml.safe_load((ROOT / "pretrain/dvc.yaml").read_text(encoding="utf-8"))["stages"]
     sections = yaml.safe_load((ROOT / "pretrain/params.yaml").read_text(encoding="utf-8"))
     arms = {name for name, section in sections.items() if "architecture" in section}
-    assert arms == {"deit", "mobilevit", *stages["ablate"]["matrix"]["arm"]}
+    trained = {name.removeprefix("train_") for name in stages if name.startswith("train_")}
+    assert arms == {*trained, *stages["ablate"]["matrix"]["arm"]}
     assert {f"pretrain/backbones/{arm}.safetensors" for arm in arms} < set(stages["probe"]["deps"])
     for arm in arms:
-        read_section(arm, ArmParams, ROOT / "pretrain/params.yaml")
+        params = read_section(arm, ArmParams, ROOT / "pretrain/params.yaml")
+        deps = stages.get(f"train_{arm}", stages["ablate"])["deps"]
+        assert {path for path in (params.weights, params.teacher) if path != "none"} <= set(deps)
 
 
 def sections_read(script: Path) -> set[str]:

@@ -23,7 +23,7 @@ def params(**changes: Any) -> TrainingParams:
     values: dict[str, Any] = {
         "seed": 1, "batch_size": 8, "class_loss_weight": 1.0, "attribute_loss_weight": 0.5,
         "feature_dropout": 0.1, "head_dropout": 0.2, "weight_decay": 0.05, "warmup_epochs": 1,
-        "gradient_clip_norm": 1.0, "checkpoint": "best", "ema_decay": 0.9, "precision": "fp32",
+        "gradient_clip_norm": 1.0, "checkpoint": "best", "ema_decay": 0.9,
         "crop_area_min": 0.8, "flip_probability": 0.5, "rotation_degrees": 10.0, "translation_fraction": 0.1,
         "brightness": 0.1, "contrast": 0.1, "saturation": 0.1, "hue_fraction": 0.0,
         "erase_probability": 0.1, "erase_area_min": 0.02, "erase_area_max": 0.2,
@@ -54,7 +54,7 @@ def train(path: Path, phases: list[Phase] = PHASES, architecture: str = "test_vi
     settings = params(**changes)
     torch.manual_seed(settings.seed)
     model = create_model(architecture, "none", SPACE, 24, 32, 0.1, 0.2)
-    return fit(model, data(), phases, settings, balanced=True, resume=path, title="test")
+    return fit(model, data(), phases, settings, balanced=True, precision="fp32", resume=path, title="test")
 
 
 def same(first: Fitted, second: Fitted) -> bool:
@@ -176,7 +176,7 @@ def test_balanced_order_draws_rare_classes_as_often() -> None:
     model = create_model("test_vit", "none", SPACE, 24, 32, 0.1, 0.2)
     counts = {}
     for balanced in (True, False):
-        run = training._Run(model, unbalanced, params(), balanced, PHASES)
+        run = training._Run(model, unbalanced, params(), balanced, "fp32", PHASES)
         drawn = np.concatenate([run._order(torch.Generator().manual_seed(seed)) for seed in range(60)])
         counts[balanced] = np.bincount(classes[drawn], minlength=3) / len(drawn)
     assert np.allclose(counts[True], 1 / 3, atol=0.03)

@@ -75,7 +75,7 @@ def test_classical_features_tell_colours_apart() -> None:
 def test_fine_tuning_learns_from_the_other_folds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     backbone = MobilevitParams(
-        architecture="test_vit", weights="none", image_size_px=32, epochs=8, learning_rate=3.0e-3
+        architecture="test_vit", weights="none", image_size_px=32, precision="fp32", epochs=8, learning_rate=3.0e-3
     )
     strategy = Strategy(backbone, [Phase("full", 8, 3e-3, 3e-3)], balanced=True)
     photographs = some(*coloured(48))

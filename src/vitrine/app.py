@@ -39,6 +39,7 @@ NUM_SIMILAR = 6
 MAX_PHOTOS = 12
 EXAMPLE_PX = 256
 MAX_HITS = 1000
+NO_PHOTO = "Choose one, drop it here, paste it, or take an example."
 MAX_UPLOAD_BYTES = 20 * 1024 * 1024
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 STALE_COSINE = 0.99
@@ -232,18 +233,20 @@ def build(shop: Shop) -> gr.Blocks:
 
     # -- handlers --------------------------------------------------------------------------------------------------
 
-    def look(photo: str | None, more: list[str] | None, model: str) -> tuple[str, str]:
+    def look(photo: str | None, more: list[str] | None, model: str) -> tuple[str, str, Any, str, Any]:
         paths = [path for path in (photo, *(more or [])) if path]
+        hidden = gr.update(visible=False)
+        nothing = "", hidden, "", hidden
         if not paths:
-            return views.empty("No photograph yet", "Choose one, drop it here, paste it, or take an example."), ""
+            return views.empty("No photograph yet", NO_PHOTO), *nothing
         try:
             found = shop.look(paths, chosen_systems(model))
         except (PhotoError, ArtifactError) as error:
-            return views.empty("This cannot be looked at", str(error)), ""
+            return views.empty("This cannot be looked at", str(error)), *nothing
         system, _, _, embedding = found[0]
         similar = gallery.indexes[system].search(like=embedding, top_k=NUM_SIMILAR, by_item=True).hits
         shown = '<h2 class="section">Most like it in the gallery</h2>' + views.cards(gallery, system, similar, "six")
-        return views.answers([part[:3] for part in found], len(paths)), shown
+        return views.answers([part[:3] for part in found], len(paths)), shown, gr.update(visible=True), "", hidden
 
     def take_example(event: gr.EventData) -> NDArray[np.uint8]:
         try:
@@ -251,6 +254,15 @@ def build(shop: Shop) -> gr.Blocks:
             return decode_photo(gallery.file(system, row), EXAMPLE_PX, MAX_MEGAPIXELS)
         except (ArtifactError, PhotoError) as error:
             raise gr.Error(str(error)) from None
+
+    def take_along(photo: str | None, more: list[str] | None) -> tuple[Any, Any, Any]:
+        """Bring the photograph that is looked at to the search, drawn anew."""
+        paths = [path for path in (photo, *(more or [])) if path]
+        try:
+            drawn = shop.decode(paths[:1], EXAMPLE_PX)[0]
+        except (PhotoError, IndexError) as error:
+            raise gr.Error(str(error) or NO_PHOTO) from None
+        return drawn, gr.Accordion(open=True), gr.Tabs(selected="search")
 
     def find_photos(
         words: str | None, model: str, photo: str | None, like: str, num: int, *labels: list[str]
@@ -342,94 +354,125 @@ def build(shop: Shop) -> gr.Blocks:
     with gr.Blocks(title="Vitrine", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         gr.HTML(views.masthead(len(gallery.indexes[shop.systems[0]])))
         warning = gr.HTML("")
-        with gr.Tab("Look"):
-            with gr.Row():
-                with gr.Column(scale=2, min_width=300):
-                    sources: Any = ["upload", "clipboard", "webcam"]
-                    photo = raw_upload(gr.Image(label="Photograph", sources=sources, height=320, elem_id="look-photo"))
-                    with gr.Accordion("More photographs of the same item", open=False):
-                        more = raw_upload(
-                            gr.File(label="Up to eleven more", file_count="multiple", file_types=["image"], height=120)
+        with gr.Tabs() as tabs:
+            with gr.Tab("Look"):
+                with gr.Row():
+                    with gr.Column(scale=2, min_width=300):
+                        sources: Any = ["upload", "clipboard", "webcam"]
+                        photo = raw_upload(
+                            gr.Image(label="Photograph", sources=sources, height=320, elem_id="look-photo")
                         )
-                    model = gr.Radio([*names, *both], value=shop.systems[0], label="Model", elem_id="look-model")
-                    gr.HTML('<p class="note">Examples that no model was trained on</p>')
-                    sample = gr.HTML(views.examples(shop.systems[0], shop.example_rows()), js_on_load=PICKED)
-                with gr.Column(scale=3, min_width=320):
-                    said = gr.HTML(views.empty("No photograph yet", "Choose one, drop it here, or take an example."))
-            similar = gr.HTML("", js_on_load=PICKED)
-            looked: list[Any] = [photo, more, model]
-            for change in (photo.change, more.change, model.change):
-                change(look, looked, [said, similar], **private, **seeing)
-            sample.select(take_example, None, photo, **private, **finding)
-        with gr.Tab("Search"):
-            with gr.Row(elem_classes="aligned"):
-                words = gr.Textbox(
-                    label="Words", placeholder="blue plastic bottle, not used", scale=4, elem_id="words", max_length=500
-                )
-                find = gr.Button("Search", variant="primary", scale=1, min_width=110)
-            hints = gr.HTML(views.chips(suggestions(gallery)), js_on_load=PICKED)
-            with gr.Row():
-                with gr.Column(scale=1, min_width=240):
-                    kind = gr.Radio([*names, *both], value=shop.systems[0], label="Model", elem_id="search-model")
-                    with gr.Accordion("Like a photograph", open=False):
-                        like_photo = raw_upload(gr.Image(label="Like", sources=["upload", "clipboard"], height=180))
-                    boxes = []
-                    for task, labels in gallery.label_space.labels.items():
-                        with gr.Accordion(task.replace("_", " ").capitalize(), open=False):
-                            choices = [(label.replace("_", " "), label) for label in labels]
-                            boxes.append(gr.CheckboxGroup(choices, show_label=False, label=task, elem_classes="facet"))
-                with gr.Column(scale=4, min_width=320):
-                    count = gr.HTML("")
-                    opened = gr.HTML("")
-                    with gr.Row():
-                        like_this = gr.Button("Find photographs like this", visible=False, size="sm")
-                        forget = gr.Button("Forget the photograph", visible=False, size="sm")
-                    results = gr.HTML("", js_on_load=PICKED, elem_id="results")
-                    further = gr.Button("Show more", visible=False)
-            like, shown, num = gr.State(""), gr.State(""), gr.State(PAGE_SIZE)
-            asked = [words, kind, like_photo, like, num, *boxes]
-            answered = [results, count, further, forget, *boxes]
+                        with gr.Accordion("More photographs of the same item", open=False):
+                            more = raw_upload(
+                                gr.File(
+                                    label="Up to eleven more", file_count="multiple", file_types=["image"], height=120
+                                )
+                            )
+                        model = gr.Radio([*names, *both], value=shop.systems[0], label="Model", elem_id="look-model")
+                        gr.HTML('<p class="note">Examples that no model was trained on</p>')
+                        sample = gr.HTML(views.examples(shop.systems[0], shop.example_rows()), js_on_load=PICKED)
+                    with gr.Column(scale=3, min_width=320):
+                        said = gr.HTML(views.empty("No photograph yet", NO_PHOTO))
+                        search_like = gr.Button("Search for photographs like it", visible=False)
+                similar = gr.HTML("", js_on_load=PICKED, elem_id="similar")
+                near, near_shown = gr.HTML(""), gr.State("")
+                like_near = gr.Button("Find photographs like this", visible=False, size="sm")
+                seen: list[Any] = [said, similar, search_like, near, like_near]
+                for change in (photo.change, more.change, model.change):
+                    change(look, [photo, more, model], seen, **private, **seeing)
+                sample.select(take_example, None, photo, **private, **finding)
+            with gr.Tab("Search", id="search"):
+                with gr.Row(elem_classes="aligned"):
+                    words = gr.Textbox(
+                        label="Words",
+                        placeholder="blue plastic bottle, not used",
+                        scale=4,
+                        elem_id="words",
+                        max_length=500,
+                    )
+                    find = gr.Button("Search", variant="primary", scale=1, min_width=110)
+                hints = gr.HTML(views.chips(suggestions(gallery)), js_on_load=PICKED)
+                with gr.Row():
+                    with gr.Column(scale=1, min_width=240):
+                        kind = gr.Radio([*names, *both], value=shop.systems[0], label="Model", elem_id="search-model")
+                        with gr.Accordion("Like a photograph", open=False) as likeness:
+                            like_photo = raw_upload(
+                                gr.Image(
+                                    label="Like", sources=["upload", "clipboard"], height=180, elem_id="like-photo"
+                                )
+                            )
+                        boxes = []
+                        for task, labels in gallery.label_space.labels.items():
+                            with gr.Accordion(task.replace("_", " ").capitalize(), open=False):
+                                choices = [(label.replace("_", " "), label) for label in labels]
+                                boxes.append(
+                                    gr.CheckboxGroup(choices, show_label=False, label=task, elem_classes="facet")
+                                )
+                    with gr.Column(scale=4, min_width=320):
+                        count = gr.HTML("")
+                        opened = gr.HTML("")
+                        with gr.Row():
+                            like_this = gr.Button("Find photographs like this", visible=False, size="sm")
+                            forget = gr.Button("Forget the photograph", visible=False, size="sm")
+                        results = gr.HTML("", js_on_load=PICKED, elem_id="results")
+                        further = gr.Button("Show more", visible=False)
+                like, shown, num = gr.State(""), gr.State(""), gr.State(PAGE_SIZE)
+                asked = [words, kind, like_photo, like, num, *boxes]
+                answered = [results, count, further, forget, *boxes]
 
-            def first_page() -> int:
-                return PAGE_SIZE
+                def first_page() -> int:
+                    return PAGE_SIZE
 
-            for trigger in (words.submit, find.click, kind.change, like_photo.change, *(box.input for box in boxes)):
-                trigger(first_page, None, num, queue=False, **private).then(
+                for trigger in (
+                    words.submit,
+                    find.click,
+                    kind.change,
+                    like_photo.change,
+                    *(box.input for box in boxes),
+                ):
+                    trigger(first_page, None, num, queue=False, **private).then(
+                        find_photos, asked, answered, **private, **finding
+                    )
+                further.click(lambda num: num + PAGE_SIZE, num, num, queue=False, **private).then(
                     find_photos, asked, answered, **private, **finding
                 )
-            further.click(lambda num: num + PAGE_SIZE, num, num, queue=False, **private).then(
-                find_photos, asked, answered, **private, **finding
-            )
-            hints.select(_picked_words, None, words, queue=False, **private).then(
-                find_photos, asked, answered, **private, **finding
-            )
-            results.select(show, None, [opened, like_this, shown], **private, **finding)
-            like_this.click(lambda shown: (shown, "", ""), shown, [like, words, opened], queue=False, **private).then(
-                find_photos, asked, answered, **private, **finding
-            )
-            forget.click(lambda: ("", None), None, [like, like_photo], queue=False, **private).then(
-                find_photos, asked, answered, **private, **finding
-            )
-        with gr.Tab("How good is it"):
-            gr.HTML(quality(shop))
-        with gr.Tab("Review"):
-            gr.HTML(
-                '<p class="note">Labels of val and test photographs that a model finds improbable: wrong labels, '
-                "or hard photographs. A correction is a line in data/corrections.csv.</p>"
-            )
-            with gr.Row():
-                judge = gr.Radio(names, value=shop.systems[0], label="Model")
-                doubted = gr.Radio([(task.replace("_", " "), task) for task in tasks], value=tasks[0], label="Task")
-            reviewed = gr.State("")
-            with gr.Row(elem_classes="aligned"):
-                right = gr.Dropdown([], label="Right label", interactive=True, scale=3, elem_id="right-label")
-                keep = gr.Button("Save the correction", variant="primary", scale=1)
-            told, about = gr.HTML(""), gr.HTML("")
-            doubts = gr.HTML("", js_on_load=PICKED, elem_id="doubts")
-            for trigger in (judge.change, doubted.change):
-                trigger(queue, [doubted, judge, reviewed], doubts, **private, **finding)
-            doubts.select(review, [doubted, judge], [reviewed, about, right, doubts], **private, **finding)
-            keep.click(save, [reviewed, doubted, right, judge], [told, doubts], **private, **finding)
+                hints.select(_picked_words, None, words, queue=False, **private).then(
+                    find_photos, asked, answered, **private, **finding
+                )
+                results.select(show, None, [opened, like_this, shown], **private, **finding)
+                similar.select(show, None, [near, like_near, near_shown], **private, **finding)
+                search_like.click(take_along, [photo, more], [like_photo, likeness, tabs], **private, **finding)
+                for button, picked in ((like_this, shown), (like_near, near_shown)):
+                    button.click(
+                        lambda picked: (picked, None, "", "", gr.Tabs(selected="search")),
+                        picked,
+                        [like, like_photo, words, opened, tabs],
+                        queue=False,
+                        **private,
+                    ).then(find_photos, asked, answered, **private, **finding)
+                forget.click(lambda: ("", None), None, [like, like_photo], queue=False, **private).then(
+                    find_photos, asked, answered, **private, **finding
+                )
+            with gr.Tab("How good is it"):
+                gr.HTML(quality(shop))
+            with gr.Tab("Review"):
+                gr.HTML(
+                    '<p class="note">Labels of val and test photographs that a model finds improbable: wrong labels, '
+                    "or hard photographs. A correction is a line in data/corrections.csv.</p>"
+                )
+                with gr.Row():
+                    judge = gr.Radio(names, value=shop.systems[0], label="Model")
+                    doubted = gr.Radio([(task.replace("_", " "), task) for task in tasks], value=tasks[0], label="Task")
+                reviewed = gr.State("")
+                with gr.Row(elem_classes="aligned"):
+                    right = gr.Dropdown([], label="Right label", interactive=True, scale=3, elem_id="right-label")
+                    keep = gr.Button("Save the correction", variant="primary", scale=1)
+                told, about = gr.HTML(""), gr.HTML("")
+                doubts = gr.HTML("", js_on_load=PICKED, elem_id="doubts")
+                for trigger in (judge.change, doubted.change):
+                    trigger(queue, [doubted, judge, reviewed], doubts, **private, **finding)
+                doubts.select(review, [doubted, judge], [reviewed, about, right, doubts], **private, **finding)
+                keep.click(save, [reviewed, doubted, right, judge], [told, doubts], **private, **finding)
         with gr.Column(visible=False):
             api_photo, api_words = raw_upload(gr.Image(label="photo")), gr.Textbox(label="words")
             api_model = gr.Radio([*names, *both], value=shop.systems[0], label="model")

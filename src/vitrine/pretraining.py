@@ -40,6 +40,7 @@ class ArmParams(BackboneParams):
     init: Literal["default", "mimetic"]
     teacher: str
     guidance: Annotated[float, Field(ge=0)]
+    first_shard: Annotated[int, Field(ge=0)]
     num_renders: Annotated[int, Field(ge=0)]
     num_formulas: Annotated[int, Field(ge=0)]
     augmented: bool
@@ -58,7 +59,11 @@ def read_shard(path: Path) -> tuple[NDArray[np.uint8], pd.DataFrame]:
 
     Returns:
         photographs, shape (renders, height, width, channels); their labels, one column a task
+    Raises:
+        ArtifactError: the file is missing or broken.
     """
+    if not path.is_file():
+        raise ArtifactError(f"{path}: not found. Render it: python pretrain/shard.py {path.stem}")
     arrays = read_npz(path)
     photos = []
     for start, end in zip([0, *arrays["ends"][:-1]], arrays["ends"], strict=True):
@@ -68,39 +73,32 @@ def read_shard(path: Path) -> tuple[NDArray[np.uint8], pd.DataFrame]:
     return np.stack(photos), table.where(table != "", None)
 
 
-def pretraining_data(folder: Path, arm: ArmParams, num_val: int) -> TrainingData:
-    """Put an arm's renders and formula pictures into one data set; the last renders of the last shard are val.
+def pretraining_data(folder: Path, arm: ArmParams, val_shard: int, num_val: int) -> TrainingData:
+    """Put an arm's renders and formula pictures into one data set; the last renders of the val shard are val.
 
-    Every arm has the same val. A picture of a formula has no label for the renders' tasks, a render none for the
-    formulas' task.
+    A picture of a formula has no label for the renders' tasks, a render none for the formulas' task.
 
     Args:
-        folder: of the shards 0.npz, 1.npz and so on; those between what the arm needs and the last may be missing.
+        folder: of the shards 0.npz, 1.npz and so on; those that the arm does not need may be missing.
     Raises:
-        ArtifactError: there are too few renders.
+        ArtifactError: a shard is missing or broken, or nothing is left to train on.
     """
     if arm.num_renders + arm.num_formulas == 0:
         raise ArtifactError("an arm that trains needs renders or formulas")
-    shards = sorted(folder.glob("*.npz"), key=lambda path: int(path.stem))
-    if not shards:
-        raise ArtifactError(f"{folder}: has no shards. Run: python pretrain/shard.py 0")
-    last_photos, last_table = read_shard(shards[-1])
+    val_photos, val_table = read_shard(folder / f"{val_shard}.npz")
     photo_parts, table_parts, found = [], [], 0
-    for number in itertools.count():
-        path = folder / f"{number}.npz"
-        photos, table = read_shard(path) if path != shards[-1] else (last_photos[:-num_val], last_table[:-num_val])
+    for number in itertools.count(arm.first_shard):
+        if found == arm.num_renders:
+            break
+        if number == val_shard:
+            photos, table = val_photos[:-num_val], val_table[:-num_val]
+        else:
+            photos, table = read_shard(folder / f"{number}.npz")
         photo_parts.append(photos[: arm.num_renders - found])
         table_parts.append(table[: arm.num_renders - found])
         found += len(photo_parts[-1])
-        if found == arm.num_renders:
-            break
-        if path == shards[-1]:
-            raise ArtifactError(
-                f"{folder}: {found} renders and {num_val} for val; num_renders is {arm.num_renders}: "
-                "lower it or render more shards with pretrain/shard.py"
-            )
-    photos = np.concatenate([*photo_parts, last_photos[-num_val:]])
-    table = pd.concat([*table_parts, last_table[-num_val:]], ignore_index=True)
+    photos = np.concatenate([*photo_parts, val_photos[-num_val:]])
+    table = pd.concat([*table_parts, val_table[-num_val:]], ignore_index=True)
     labels = {task: tuple(sorted(table[task].dropna().unique())) for task in RENDERED_TASKS}
     train = np.arange(arm.num_renders)
     val = np.arange(arm.num_renders, len(photos))

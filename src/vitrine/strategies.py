@@ -76,7 +76,9 @@ def run_training(name: str, strategy: Strategy, params: TrainingParams) -> None:
     data = TrainingData.read(Path("data/splits"))
     resume = Path(".resume") / f"{name}.safetensors"
     model = create(strategy, data, params)
-    fitted = fit(model, data, strategy.phases, params, strategy.balanced, resume, title=name)
+    fitted = fit(
+        model, data, strategy.phases, params, strategy.balanced, strategy.backbone.precision, resume, title=name
+    )
 
     row = fitted.history.loc[fitted.history["epoch"] == fitted.epoch].iloc[0]
     phases = [asdict(phase) for phase in strategy.phases]

@@ -48,7 +48,6 @@ class TrainingParams(AugmentationParams):
     gradient_clip_norm: Annotated[float, Field(gt=0)]
     checkpoint: Literal["best", "ema"]
     ema_decay: Annotated[float, Field(gt=0, lt=1)]
-    precision: Literal["auto", "bf16", "fp32"]
 
 
 class TrainingError(RuntimeError):
@@ -61,6 +60,7 @@ class BackboneParams(Section):
     architecture: str
     weights: str
     image_size_px: Annotated[int, Field(ge=16, le=1024)]
+    precision: Literal["auto", "bf16", "fp32"]
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,7 @@ def fit(
     phases: Sequence[Phase],
     params: TrainingParams,
     balanced: bool,
+    precision: str,
     resume: Path,
     title: str,
 ) -> Fitted:
@@ -131,11 +132,12 @@ def fit(
 
     Args:
         balanced: draw photographs with replacement, every class equally often, instead of each once an epoch.
+        precision: of the forward pass, as `use_bf16` reads it.
         resume: file that holds the state after the last finished epoch.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else CUDA refuses deterministic algorithms
     torch.use_deterministic_algorithms(True)
-    run = _Run(model, data, params, balanced, [phase for phase in phases if phase.epochs > 0])
+    run = _Run(model, data, params, balanced, precision, [phase for phase in phases if phase.epochs > 0])
     fingerprint = run.fingerprint()
     run.load(resume, fingerprint)
     steps = sum(phase.epochs for phase in run.phases) * run.steps_per_epoch
@@ -154,20 +156,25 @@ class _Run:
     """The state of a training run: what is saved after every epoch, and nothing besides."""
 
     def __init__(
-        self, model: MultiTaskModel, data: TrainingData, params: TrainingParams, balanced: bool, phases: list[Phase]
+        self,
+        model: MultiTaskModel,
+        data: TrainingData,
+        params: TrainingParams,
+        balanced: bool,
+        precision: str,
+        phases: list[Phase],
     ) -> None:
         if not phases:
             raise TrainingError("no epochs to train: set the epochs of at least one phase above 0")
         self.model, self.data, self.params, self.balanced, self.phases = model, data, params, balanced, phases
         self.device = next(model.parameters()).device
+        self.bf16 = use_bf16(precision, self.device)
         self.augmentation = Augmentation(params, model.spec.preprocessing)
         # A fifth of room above the network's size: the tightest usual crop still has a pixel for a pixel.
         self.photos = shrink_photos(data.photos, math.ceil(1.25 * model.spec.preprocessing.image_size_px))
         self.codes = {task: torch.from_numpy(np.array(codes)) for task, codes in data.codes.items()}
         self.steps_per_epoch = len(self._batches(np.arange(len(data.train))))
-        self.autocast = torch.autocast(
-            self.device.type, torch.bfloat16, enabled=use_bf16(params.precision, self.device)
-        )
+        self.autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
         model.to(memory_format=torch.channels_last)
         self.phase = 0
         self.epoch = 0  # finished epochs, over all phases
@@ -186,6 +193,7 @@ class _Run:
             "phases": [asdict(phase) for phase in self.phases],
             "params": self.params.model_dump(),
             "balanced": self.balanced,
+            "bf16": self.bf16,
             "torch": torch.__version__,
             "device": str(self.device),
             "threads": torch.get_num_threads(),

@@ -124,7 +124,16 @@ def fine_tune(photographs: Photographs, strategy: Strategy, params: TrainingPara
         fold = int(photographs.folds[test][0])
         resume = Path(".resume") / f"{title}_{fold}.safetensors"
         model = create(strategy, data, averaged)
-        fitted = fit(model, data, strategy.phases, averaged, strategy.balanced, resume, f"{title}, fold {fold}")
+        fitted = fit(
+            model,
+            data,
+            strategy.phases,
+            averaged,
+            strategy.balanced,
+            strategy.backbone.precision,
+            resume,
+            f"{title}, fold {fold}",
+        )
         logits, _ = fitted.model.infer(photographs.photos[test])
         resume.unlink(missing_ok=True)
         return np.stack([logits[task].argmax(axis=1) for task in photographs.label_space], axis=1)
