@@ -6,6 +6,8 @@ import io
 import json
 import shutil
 import struct
+import subprocess
+import sys
 import zlib
 from collections.abc import Iterator
 from http.client import HTTPConnection
@@ -196,12 +198,17 @@ def test_pages_may_not_talk_to_other_hosts(page: str) -> None:
     assert b"googleapis" not in body
 
 
-def test_the_page_is_there_within_seconds_and_its_index_fits_its_models(folder: Path) -> None:
+def test_an_index_fits_its_models(folder: Path) -> None:
     from vitrine.app import Shop
 
     shop = Shop(folder, may_correct=True)
     shop.warm_up()
     assert shop.warning == ""
+
+
+def test_the_page_does_not_wait_for_pytorch() -> None:
+    code = "import sys, vitrine.app; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_an_index_of_another_model_is_named(folder: Path, tmp_path: Path) -> None:

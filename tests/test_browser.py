@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -112,6 +113,7 @@ def test_an_example_is_classified_with_words_for_every_level(page: Any) -> None:
     values = page.locator(".answer .bar.first .value").all_inner_texts()
     assert values and all(value.split()[-1] in ("high", "medium", "low") for value in values)
     page.wait_for_selector(".cards.six button")
+    sync_api.expect(page.locator(".answer .bar.first").first).to_be_in_viewport()
     assert no_sideways_scrolling(page)
     take(page, "look" if page.viewport_size == WIDE else "look_phone")
 
@@ -175,8 +177,19 @@ def test_words_find_photographs_and_say_why(page: Any) -> None:
     find(page, "blue bottle")
     sync_api.expect(page.locator("#results .cards .why").first).to_contain_text("blue")
     assert "%" in captions(page)[0]
+    box = page.locator("#results .cards button").first.bounding_box()
+    assert box["y"] < page.viewport_size["height"] - 150, "hits are below the first screen"
     assert no_sideways_scrolling(page)
     take(page, "search" if page.viewport_size == WIDE else "search_phone")
+
+
+@pytest.mark.parametrize("page", [PHONE], ids=["phone"], indirect=True)
+def test_filters_unfold_on_a_phone(page: Any) -> None:
+    open_tab(page, "Search")
+    sync_api.expect(page.locator("#search-model")).to_be_hidden()
+    page.get_by_role("button", name="Model and filters").click()
+    page.locator("#search-model").get_by_label("DeiT").check()
+    sync_api.expect(page.locator("#results .cards img").first).to_have_attribute("src", re.compile("^/photo/deit/"))
 
 
 def test_models_are_compared_in_a_search(page: Any) -> None:

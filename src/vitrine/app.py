@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,10 +27,12 @@ from vitrine import views
 from vitrine.artifacts import ArtifactError, read_csv, read_json
 from vitrine.catalog import CatalogError, DataParams
 from vitrine.gallery import MAX_MEGAPIXELS, Gallery, Page
-from vitrine.inference import Predictor, fuse
 from vitrine.params import read_section
 from vitrine.photos import PhotoError, decode_photo
 from vitrine.systems import ENSEMBLE
+
+if TYPE_CHECKING:
+    from vitrine.inference import Predictor
 
 LOCAL_HOSTS = ("127.0.0.1", "localhost")
 COMPARE = "compare"
@@ -56,6 +58,21 @@ SECURITY_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+
+FOLD_ON_PHONES = """() => {
+  if (innerWidth > 640) return;
+  const fold = () => {
+    const header = document.querySelector('#filters > .label-wrap.open');
+    if (header) { watch.disconnect(); setTimeout(() => header.click()); }
+  };
+  const watch = new MutationObserver(fold);  // a tab is drawn when it is first opened
+  watch.observe(document.body, {childList: true, subtree: true});
+  fold();
+}"""
+SHOW_ON_PHONES = """() => {
+  const answer = innerWidth > 640 ? null : document.querySelector('.answers');
+  if (answer) answer.scrollIntoView({block: 'start'});
+}"""
 
 COLOURS = {
     "body_background_fill": "var(--paper)",
@@ -125,6 +142,8 @@ class Shop:
     # -- predictions -----------------------------------------------------------------------------------------------
 
     def predictor(self, system: str) -> Predictor:
+        from vitrine.inference import Predictor  # PyTorch takes seconds; the page is there before it
+
         with self._loading:
             if system not in self._predictors:
                 self._predictors[system] = Predictor.load(system, self.root / "models")
@@ -169,6 +188,8 @@ class Shop:
 
     def look(self, paths: Sequence[str], systems: Sequence[str]) -> list[tuple[str, dict[str, Any], float, Any]]:
         """Answer for one item, with each system: its name, its answer, the seconds it took, its embedding."""
+        from vitrine.inference import fuse
+
         found = []
         for system in systems:
             predictor = self.predictor(system)
@@ -373,13 +394,13 @@ def build(shop: Shop) -> gr.Blocks:
                         sample = gr.HTML(views.examples(shop.systems[0], shop.example_rows()), js_on_load=PICKED)
                     with gr.Column(scale=3, min_width=320):
                         said = gr.HTML(views.empty("No photograph yet", NO_PHOTO))
-                        search_like = gr.Button("Search for photographs like it", visible=False)
+                        search_like = gr.Button("Search for photographs like it", visible=False, elem_classes="quiet")
                 similar = gr.HTML("", js_on_load=PICKED, elem_id="similar")
                 near, near_shown = gr.HTML(""), gr.State("")
-                like_near = gr.Button("Find photographs like this", visible=False, size="sm")
+                like_near = gr.Button("Find photographs like this", visible=False, elem_classes="quiet")
                 seen: list[Any] = [said, similar, search_like, near, like_near]
                 for change in (photo.change, more.change, model.change):
-                    change(look, [photo, more, model], seen, **private, **seeing)
+                    change(look, [photo, more, model], seen, **private, **seeing).then(None, js=SHOW_ON_PHONES)
                 sample.select(take_example, None, photo, **private, **finding)
             with gr.Tab("Search", id="search"):
                 with gr.Row(elem_classes="aligned"):
@@ -393,7 +414,10 @@ def build(shop: Shop) -> gr.Blocks:
                     find = gr.Button("Search", variant="primary", scale=1, min_width=110)
                 hints = gr.HTML(views.chips(suggestions(gallery)), js_on_load=PICKED)
                 with gr.Row():
-                    with gr.Column(scale=1, min_width=240):
+                    with (
+                        gr.Column(scale=1, min_width=240),
+                        gr.Accordion("Model and filters", open=True, elem_id="filters"),
+                    ):
                         kind = gr.Radio([*names, *both], value=shop.systems[0], label="Model", elem_id="search-model")
                         with gr.Accordion("Like a photograph", open=False) as likeness:
                             like_photo = raw_upload(
@@ -412,10 +436,10 @@ def build(shop: Shop) -> gr.Blocks:
                         count = gr.HTML("")
                         opened = gr.HTML("")
                         with gr.Row():
-                            like_this = gr.Button("Find photographs like this", visible=False, size="sm")
-                            forget = gr.Button("Forget the photograph", visible=False, size="sm")
+                            like_this = gr.Button("Find photographs like this", visible=False, elem_classes="quiet")
+                            forget = gr.Button("Forget the photograph", visible=False, elem_classes="quiet")
                         results = gr.HTML("", js_on_load=PICKED, elem_id="results")
-                        further = gr.Button("Show more", visible=False)
+                        further = gr.Button("Show more", visible=False, elem_classes="quiet")
                 like, shown, num = gr.State(""), gr.State(""), gr.State(PAGE_SIZE)
                 asked = [words, kind, like_photo, like, num, *boxes]
                 answered = [results, count, further, forget, *boxes]
@@ -481,6 +505,7 @@ def build(shop: Shop) -> gr.Blocks:
             api_run.click(predict_api, [api_photo, api_model], api_answer, api_name="predict", **seeing)
             api_run.click(search_api, [api_words, api_system, api_top], api_answer, api_name="search", **finding)
         page.load(lambda: views.banner(shop.warning), None, warning, **private, queue=False)
+        page.load(None, js=FOLD_ON_PHONES, **private)
         page.load(find_photos, asked, answered, **private, **finding)
         page.load(queue, [doubted, judge, reviewed], doubts, **private, **finding)
         page.queue(max_size=200)

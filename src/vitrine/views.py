@@ -167,7 +167,8 @@ def score_table(scores: pd.DataFrame, tasks: Sequence[str]) -> str:
 def figures(pictures: Mapping[str, str]) -> str:
     """Pictures of the report. Args: pictures: names of served plots and what they show."""
     parts = [
-        f'<figure><img src="/plot/{escape(name)}" alt="{escape(text)}" loading="lazy"></figure>'
+        f'<figure><a href="/plot/{escape(name)}" target="_blank" rel="noopener">'
+        f'<img src="/plot/{escape(name)}" alt="{escape(text)}" loading="lazy"></a></figure>'
         for name, text in pictures.items()
     ]
     return f'<div class="figures">{"".join(parts)}</div>'
