@@ -16,7 +16,7 @@ from vitrine.reporting import markdown_table
 from vitrine.scoring import with_interval
 
 TASKS = (CLASS_TASK, "color", "material", "condition")
-FULL = ("deit", "mobilevit")
+FULL = ("mobilevit_first", "deit_first", "mobilevit", "deit")
 
 
 def cells(table: pd.DataFrame, tasks: tuple[str, ...]) -> list[str]:
