@@ -27,7 +27,7 @@ team13-crossval: setup  ## Cross-validate on Team 13's photographs, as an experi
 	dvc repro data/team13/dvc.yaml
 	grep -hv '^#' data/team13/dataset | sed 's/^/-S /' | xargs dvc exp run crossval/dvc.yaml
 
-crossval: setup  ## Cross-validate both models and the baselines, by item (about 25 minutes)
+crossval: setup  ## Cross-validate both models and the baselines, by item (about 12 minutes)
 	dvc repro crossval/dvc.yaml
 
 pretrain: setup  ## Make the backbones in weights/ anew, from nothing (a night; needs Team 13's photographs)

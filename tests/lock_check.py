@@ -8,7 +8,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-PIPELINES = ("dvc.yaml", "data/sample/dvc.yaml", "data/team13/dvc.yaml")
+PIPELINES = ("dvc.yaml", "data/sample/dvc.yaml", "data/team13/dvc.yaml", "crossval/dvc.yaml")
 
 if __name__ == "__main__":
     command = [sys.executable, "-m", "dvc", "repro", "--dry", "--allow-missing", *PIPELINES]

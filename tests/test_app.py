@@ -206,6 +206,16 @@ def test_an_index_fits_its_models(folder: Path) -> None:
     assert shop.warning == ""
 
 
+def test_visitors_are_forgotten_before_memory_fills(folder: Path) -> None:
+    from vitrine.app import MAX_SESSIONS, create_app
+
+    app = create_app(folder, "127.0.0.1")
+    (mounted,) = (route.app for route in app.routes if hasattr(getattr(route, "app", None), "state_holder"))
+    for number in range(MAX_SESSIONS + 50):
+        mounted.state_holder[f"visitor {number}"]
+    assert len(mounted.state_holder.session_data) <= MAX_SESSIONS + 1
+
+
 def test_the_page_does_not_wait_for_pytorch() -> None:
     code = "import sys, vitrine.app; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -42,6 +42,8 @@ MAX_PHOTOS = 12
 EXAMPLE_PX = 256
 MAX_HITS = 1000
 NO_PHOTO = "Choose one, drop it here, paste it, or take an example."
+MAX_SESSIONS = 200
+"""Visitors whose choices are remembered, 0.2 MB each; a call of an endpoint from a program counts as a visitor."""
 MAX_UPLOAD_BYTES = 20 * 1024 * 1024
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 STALE_COSINE = 0.99
@@ -590,6 +592,7 @@ def create_app(root: Path, host: str) -> fastapi.FastAPI:
     )
     theme.set(**COLOURS, **{f"{name}_dark": value for name, value in COLOURS.items()})
     page = build(shop)
+    page.state_session_capacity = MAX_SESSIONS
     mounted = gr.mount_gradio_app(
         app,
         page,
