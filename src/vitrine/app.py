@@ -281,10 +281,12 @@ def build(shop: Shop) -> gr.Blocks:
     def take_along(photo: str | None, more: list[str] | None) -> tuple[Any, Any, Any]:
         """Bring the photograph that is looked at to the search, drawn anew."""
         paths = [path for path in (photo, *(more or [])) if path]
+        if not paths:
+            raise gr.Error(NO_PHOTO)
         try:
             drawn = shop.decode(paths[:1], EXAMPLE_PX)[0]
-        except (PhotoError, IndexError) as error:
-            raise gr.Error(str(error) or NO_PHOTO) from None
+        except PhotoError as error:
+            raise gr.Error(str(error)) from None
         return drawn, gr.Accordion(open=True), gr.Tabs(selected="search")
 
     def find_photos(
