@@ -25,6 +25,34 @@ def test_features_see_colour_and_shape() -> None:
     assert np.abs(features[0] - features[1]).sum() > 1 and np.abs(features[0] - features[2]).sum() > 1
 
 
+def cluttered(num: int) -> tuple[np.ndarray, np.ndarray]:
+    """Squares of six colours before random chequerboards."""
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, 6, num)
+    colours = np.array([(200, 30, 30), (30, 160, 40), (0, 0, 255), (220, 200, 40), (230, 230, 230), (30, 30, 30)])
+    photos = np.kron(rng.integers(0, 256, (num, 8, 8, 3)), np.ones((1, 12, 12, 1)))
+    for photo, code, edge in zip(photos, codes, rng.integers(10, 25, num), strict=True):
+        photo[edge : 96 - edge, edge : 96 - edge] = colours[code] + rng.normal(0, 25, 3)
+    return np.clip(photos + rng.normal(0, 10, photos.shape), 0, 255).astype(np.uint8), codes
+
+
+def test_the_machine_sees_colours_in_clutter() -> None:
+    photos, codes = cluttered(160)
+    features = classical_features(photos)
+    predicted = svm_probs(features[:120], codes[:120], features[120:], 6, 10.0).argmax(axis=1)
+    assert (predicted == codes[120:]).mean() > 0.9
+
+
+def test_saturated_and_flat_photographs_have_features() -> None:
+    photos = np.zeros((4, 64, 64, 3), dtype=np.uint8)
+    photos[0, ..., 2] = photos[1, ..., 0] = photos[2] = 255  # blue, red, white, black
+    features = classical_features(photos)
+    assert np.isfinite(features).all()
+    np.testing.assert_allclose(np.linalg.norm(features, axis=1), 0.5, rtol=1e-4)  # colours only
+    gradients = features[:, : -2 * 4 * 8 * 8]
+    assert np.abs(gradients).max() < 1e-3 and len(np.unique(features.round(6), axis=0)) == 4
+
+
 def test_the_majority_is_what_train_has() -> None:
     np.testing.assert_allclose(majority_probs(np.array([0, 2, 2, MISSING]), 3, 2), [[1 / 3, 0, 2 / 3]] * 2)
 

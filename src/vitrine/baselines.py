@@ -12,15 +12,18 @@ from skimage.color import rgb2lab
 from skimage.feature import hog
 from skimage.transform import resize
 from sklearn.neighbors import KNeighborsClassifier
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
 from vitrine.labels import MISSING, LabelSpace
 from vitrine.params import Section
 
-FEATURE_SIZE_PX = 64
-HISTOGRAM_BINS = (8, 6, 6)
+FEATURE_SIZE_PX, CELL_PX = 96, 16
+HISTOGRAM_BINS = (4, 8, 8)
+LAB_RANGE = ((0, 100), (-80, 80), (-80, 80))
+"""Pure blue and the like lie outside; they count in the outermost bins."""
+
+COLOUR_WEIGHT = 0.5
+"""Length of the colours' part where the gradients' is 1: 0.5 was best for the class on Team 13's train and val."""
 
 
 class BaselineParams(Section):
@@ -33,6 +36,8 @@ class BaselineParams(Section):
 def classical_features(photos: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Describe shape by histograms of oriented gradients and colour by histograms in Lab, whole and centre.
 
+    Each part has a fixed length. Standardised features would be noise for the machine: most bins are almost empty.
+
     Shape:
         photos: (photos, height, width, channels); returns: (photos, features)
     Source:
@@ -41,14 +46,14 @@ def classical_features(photos: NDArray[np.uint8]) -> NDArray[np.float64]:
     rows = []
     for photo in photos:
         small: NDArray[np.float64] = resize(photo, (FEATURE_SIZE_PX, FEATURE_SIZE_PX), anti_aliasing=True)  # type: ignore[no-untyped-call]
-        shape = hog(small, orientations=9, pixels_per_cell=(8, 8), cells_per_block=(2, 2), channel_axis=-1)
-        lab = rgb2lab(small)
+        shape = hog(small, 9, (CELL_PX, CELL_PX), (2, 2), channel_axis=-1)
+        lab = rgb2lab(small).clip(*np.transpose(LAB_RANGE))
         quarter = FEATURE_SIZE_PX // 4
-        colours = []
-        for part in (lab, lab[quarter:-quarter, quarter:-quarter]):
-            counts, _ = np.histogramdd(part.reshape(-1, 3), HISTOGRAM_BINS, ((0, 100), (-80, 80), (-80, 80)))
-            colours.append(np.sqrt(counts.ravel() / counts.sum()))
-        rows.append(np.concatenate([shape, *colours]))
+        parts = [shape / (np.linalg.norm(shape) + 1e-3)]  # a photograph of one colour has no gradients but rounding
+        for region in (lab, lab[quarter:-quarter, quarter:-quarter]):
+            counts, _ = np.histogramdd(region.reshape(-1, 3), HISTOGRAM_BINS, LAB_RANGE)
+            parts.append(COLOUR_WEIGHT * np.sqrt(counts.ravel() / counts.sum() / 2))
+        rows.append(np.concatenate(parts))
     return np.stack(rows)
 
 
@@ -67,8 +72,7 @@ def svm_probs(
         train: (photos, features); codes: (photos,); test: (others, features); returns: (others, labels)
     """
     labelled = codes != MISSING
-    machine = make_pipeline(StandardScaler(), SVC(C=c, decision_function_shape="ovr"))
-    machine.fit(train[labelled], codes[labelled])
+    machine = SVC(C=c, decision_function_shape="ovr").fit(train[labelled], codes[labelled])
     scores = machine.decision_function(test)
     if scores.ndim == 1:  # two labels: one signed score
         scores = np.column_stack([-scores, scores])
