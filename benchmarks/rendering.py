@@ -12,7 +12,7 @@ from vitrine.render.catalogue import prepare
 from vitrine.render.items import make_item
 from vitrine.render.scenes import render_view
 
-SETTINGS = ((64, 8), (96, 16), (128, 36))
+SETTINGS = ((64, 8), (96, 8), (128, 16))
 
 
 def main() -> None:

@@ -24,15 +24,15 @@ from vitrine.scoring import rate
 from vitrine.strategies import Strategy, create
 from vitrine.training import Phase, TrainingError, TrainingParams, fit, pick_device
 
-VAL_SHARD, NUM_VAL = 11, 500
-"""The last renders of this shard are for no arm to train on; they only show that the training goes well."""
+NUM_VAL = 500
+"""So many renders at the end of an arm's val shard are not for training; they only show that it goes well."""
 
 
 def main(name: str) -> None:
     exit_on(ParamsError, ArtifactError, TrainingError, WeightsError)
     params = read_section("training", TrainingParams, Path("pretrain/params.yaml"))
     arm = read_section(name, ArmParams, Path("pretrain/params.yaml"))
-    data = pretraining_data(Path("pretrain/shards"), arm, VAL_SHARD, NUM_VAL)
+    data = pretraining_data(Path("pretrain/shards"), arm, NUM_VAL)
     phases = [Phase("full", arm.epochs, arm.learning_rate, arm.learning_rate)]
     model = create(Strategy(arm, phases, balanced=False), data, params)
     if arm.init == "mimetic":

@@ -37,6 +37,7 @@ ARM = ArmParams(
     teacher="none",
     guidance=0.0,
     precision="fp32",
+    val_shard=1,
     first_shard=0,
     num_renders=3,
     num_formulas=2,
@@ -69,10 +70,10 @@ def shards(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def data_of(shards: Path, num_renders: int, num_val: int, first: int = 0) -> tuple[list[int], list[int]]:
+def data_of(shards: Path, num_renders: int, num_val: int, **changes: int) -> tuple[list[int], list[int]]:
     """Return the grey values of the train and the val photographs."""
-    arm = ARM.model_copy(update={"num_renders": num_renders, "num_formulas": 0, "first_shard": first})
-    data = pretraining_data(shards, arm, 1, num_val)
+    arm = ARM.model_copy(update={"num_renders": num_renders, "num_formulas": 0, **changes})
+    data = pretraining_data(shards, arm, num_val)
     greys = data.photos.mean(axis=(1, 2, 3)).round().astype(int)
     return greys[data.train].tolist(), greys[data.val].tolist()
 
@@ -82,9 +83,10 @@ def test_renders_come_in_the_order_of_the_shards_and_never_from_val(shards: Path
     assert data_of(shards, 4, 1) == ([10, 101, 200, 100], [51])
     write_shard(shards, 2, [60, 70])
     assert data_of(shards, 6, 1) == ([10, 101, 200, 100, 60, 70], [51])
-    assert data_of(shards, 2, 1, first=1) == ([100, 60], [51])
+    assert data_of(shards, 2, 1, first_shard=1) == ([100, 60], [51])
+    assert data_of(shards, 4, 1, val_shard=2) == ([10, 101, 200, 100], [70])
     (shards / "0.npz").unlink()  # not needed
-    assert data_of(shards, 2, 2, first=1) == ([60, 70], [100, 51])
+    assert data_of(shards, 2, 2, first_shard=1) == ([60, 70], [100, 51])
 
 
 def test_a_shard_has_its_labels(shards: Path) -> None:
@@ -104,7 +106,7 @@ def test_too_few_renders_are_an_error(shards: Path, tmp_path: Path) -> None:
 
 
 def test_renders_and_formulas_have_only_their_own_labels(shards: Path) -> None:
-    data = pretraining_data(shards, ARM, 1, num_val=2)
+    data = pretraining_data(shards, ARM, num_val=2)
     num = 2 * VARIANTS_PER_FORMULA
     assert (data.train.tolist(), data.val.tolist()) == ([0, 1, 2, *range(5, 5 + num)], [3, 4])
     assert (data.codes[FORMULA_TASK][:5] == MISSING).all() and (data.codes["class"][5:] == MISSING).all()
@@ -115,7 +117,7 @@ def test_renders_and_formulas_have_only_their_own_labels(shards: Path) -> None:
 
 def test_an_arm_without_pictures_is_an_error(shards: Path) -> None:
     with pytest.raises(ArtifactError, match="needs renders or formulas"):
-        pretraining_data(shards, ARM.model_copy(update={"num_renders": 0, "num_formulas": 0}), 1, 2)
+        pretraining_data(shards, ARM.model_copy(update={"num_renders": 0, "num_formulas": 0}), 2)
 
 
 @pytest.mark.parametrize("formula", range(6))

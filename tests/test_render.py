@@ -19,10 +19,11 @@ from vitrine.render import materials, meshes, textures
 from vitrine.render.catalogue import LABELS, RenderError, RenderParams, jobs, split_items
 from vitrine.render.items import CLASSES, Item, make_item
 from vitrine.render.products import build
-from vitrine.render.scenes import describe_view
+from vitrine.render.scenes import _denoised, _trace, describe_view
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "data/sample"
+RED = {"type": "rgb", "value": [0.8, 0.05, 0.05]}
 PARAMS = RenderParams(
     seed=3, num_items=120, views_per_item=2, image_size_px=16, samples_per_pixel=1, val_fraction=0.2, test_fraction=0.2
 )
@@ -112,6 +113,35 @@ def test_wear_shows(soft: bool) -> None:
             worn, _ = materials.worn(np.random.default_rng(seed), clean, 0.5, wear, soft=soft)
             change[k] += np.abs(worn - clean).mean() / 5
     assert change[0] == 0 and change[1] > 0.02 and change[2] > 1.3 * change[1]
+
+
+def test_only_what_is_clear_lets_light_through_and_prints_do_not() -> None:
+    finish = materials.Finish("plastic", "blue", "mint", (0.2, 0.3, 0.8), transparent=True)
+    label = np.full((64, 64, 3), finish.rgb)
+    label[20:40, 20:40] = 0.9
+    opacity = materials.surface(np.random.default_rng(0), finish, label)["opacity"]["picture"]
+    assert opacity[30, 30] == 1 and 0 < opacity[5, 5] < 0.7
+    plain = materials.surface(np.random.default_rng(0), finish)["opacity"]["picture"]
+    assert plain.max() < 0.7
+    assert materials.surface(np.random.default_rng(0), replace(finish, transparent=False))["type"] == "twosided"
+
+
+def test_noise_is_reduced_but_prints_edges_and_shadows_stay() -> None:
+    rng = np.random.default_rng(0)
+    albedo, normals, light = (np.ones((32, 32, 3)) for _ in range(3))
+    albedo[:, 16:] = 0.2  # a print
+    normals[16:] = -1.0  # another face, darker
+    light[16:] = 0.3
+    clean = albedo * light
+    noisy = clean * rng.gamma(8, 1 / 8, (32, 32, 1))
+    noisy[8, 8] = 50.0  # a spark
+    denoised = _denoised(np.concatenate([noisy, albedo, normals], axis=-1))
+    assert denoised.shape == (32, 32, 3)
+    error = np.abs(denoised / clean - 1)
+    assert np.median(error) < 0.1 and error.max() < 0.5
+    sides = denoised[:, 15:17].mean(axis=(0, 2))
+    assert sides[1] == pytest.approx(0.2 * sides[0], rel=0.1)
+    assert denoised[15, :16].mean() > 2.5 * denoised[16, :16].mean()
 
 
 def test_printed_packs_can_be_read() -> None:
@@ -276,6 +306,29 @@ def test_the_colour_label_is_seen() -> None:
         middle = np.stack(pixels)[:, 8:16, 8:16]
         difference.append((middle[..., 0] - middle[..., 2]).mean())
     assert difference[0] > 30 and difference[1] < -15
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_mitsuba")
+def test_what_is_behind_a_clear_wall_is_seen_and_the_guides_are_of_the_wall() -> None:
+    finish = materials.Finish("plastic", "transparent", "mint", (1.0, 1.0, 1.0), transparent=True)
+    camera = {"origin": np.array([0, 0, 5.0]), "target": np.zeros(3), "up": np.array([0, 1.0, 0])}
+    camera |= {"aperture": 0.0, "distance": 5.0, "fov": 20.0}
+    seen = {}
+    for transparent in (True, False):
+        bsdf = materials.surface(np.random.default_rng(0), replace(finish, transparent=transparent))
+        scene = {
+            "type": "scene",
+            "integrator": {"type": "volpath"},
+            "light": {"type": "constant"},
+            "red": {"type": "sphere", "radius": 0.8, "bsdf": {"type": "diffuse", "reflectance": RED}},
+            "wall": {"type": "sphere", "radius": 2.0, "bsdf": bsdf},
+        }
+        channels = _trace(scene, camera, np.random.default_rng(0), 8, 16)
+        assert channels.shape == (8, 8, 9)
+        assert channels[4, 4, 8] > 0.9  # the normal looks at the camera
+        seen[transparent] = channels[3:5, 3:5, 0].mean() / channels[3:5, 3:5, 2].mean()
+    assert seen[True] > 1.2 and seen[False] == pytest.approx(1.0, abs=0.1)
 
 
 @pytest.mark.slow

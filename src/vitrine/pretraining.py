@@ -40,6 +40,7 @@ class ArmParams(BackboneParams):
     init: Literal["default", "mimetic"]
     teacher: str
     guidance: Annotated[float, Field(ge=0)]
+    val_shard: Annotated[int, Field(ge=0)]
     first_shard: Annotated[int, Field(ge=0)]
     num_renders: Annotated[int, Field(ge=0)]
     num_formulas: Annotated[int, Field(ge=0)]
@@ -73,8 +74,8 @@ def read_shard(path: Path) -> tuple[NDArray[np.uint8], pd.DataFrame]:
     return np.stack(photos), table.where(table != "", None)
 
 
-def pretraining_data(folder: Path, arm: ArmParams, val_shard: int, num_val: int) -> TrainingData:
-    """Put an arm's renders and formula pictures into one data set; the last renders of the val shard are val.
+def pretraining_data(folder: Path, arm: ArmParams, num_val: int) -> TrainingData:
+    """Put an arm's renders and formula pictures into one data set; the last renders of its val shard are val.
 
     A picture of a formula has no label for the renders' tasks, a render none for the formulas' task.
 
@@ -85,12 +86,12 @@ def pretraining_data(folder: Path, arm: ArmParams, val_shard: int, num_val: int)
     """
     if arm.num_renders + arm.num_formulas == 0:
         raise ArtifactError("an arm that trains needs renders or formulas")
-    val_photos, val_table = read_shard(folder / f"{val_shard}.npz")
+    val_photos, val_table = read_shard(folder / f"{arm.val_shard}.npz")
     photo_parts, table_parts, found = [], [], 0
     for number in itertools.count(arm.first_shard):
         if found == arm.num_renders:
             break
-        if number == val_shard:
+        if number == arm.val_shard:
             photos, table = val_photos[:-num_val], val_table[:-num_val]
         else:
             photos, table = read_shard(folder / f"{number}.npz")

@@ -171,6 +171,7 @@ def surface(rng: Generator, finish: Finish, colours: Floats | None = None, repea
     size = TEXTURE_PX
     rng = np.random.default_rng(rng.integers(2**63))  # however much is drawn here, the item's shape stays the same
     base = pattern(rng, finish) if colours is None else colours
+    printed = np.abs(base - np.asarray(finish.rgb)).max(axis=-1) > 0.25
     wear, material = finish.wear, finish.material
     relief: Floats | None = None
     relief_depth = 0.0
@@ -228,15 +229,10 @@ def surface(rng: Generator, finish: Finish, colours: Floats | None = None, repea
     opaque = {"type": "twosided", "bsdf": inner}
     if not finish.transparent:
         return opaque
-    share = rng.uniform(0.62, 0.86) - 0.2 * wear
-    coverage = np.abs(base - np.asarray(finish.rgb)).max(axis=-1) > 0.25  # print and stains do not let light through
-    weight = np.where(coverage, 0.0, share) if colours is not None else np.full((size, size), share)
-    return {
-        "type": "blendbsdf",
-        "weight": bitmap(weight, raw=True),
-        "bsdf_0": opaque,
-        "bsdf_1": clear(finish.rgb),
-    }
+    opacity = np.where(printed & (colours is not None), 1.0, rng.uniform(0.12, 0.5) + 0.15 * wear)
+    inner |= {"roughness": 0.08 + 0.1 * float(rng.random()), "specular": 0.9, "clearcoat": 1.0}
+    # Seen through rather than refracted: light finds its way through a mask, so that few paths are enough.
+    return {"type": "mask", "opacity": bitmap(opacity, raw=True), "bsdf": {"type": "twosided", "bsdf": inner}}
 
 
 def clear(color: RGB) -> dict[str, Any]:

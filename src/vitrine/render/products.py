@@ -7,7 +7,7 @@ item show the same thing. Lengths are in decimetres, things stand on z = 0 and f
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -285,6 +285,8 @@ def _container(item: Item, finish: Finish, rng: Generator, pose: str) -> list[Pa
     taper = rng.uniform(0.78, 1.0)
     knots = smooth([(0.0, 0.93 * taper), (0.05, taper), (0.5, (1 + taper) / 2), (1.0, 1.0)], 24)
     body = loft(knots[:, 0] * height, knots[:, 1] * width, knots[:, 1] * depth, exponent=exponent, closed=(True, False))
+    if finish.material in ("plastic", "glass") and rng.random() < 0.35:
+        finish = replace(finish, transparent=True)
     colours = materials.pattern(rng, finish)
     if rng.random() < 0.45:
         colours = _label(
@@ -710,7 +712,7 @@ def _bottle(item: Item, finish: Finish, rng: Generator, pose: str) -> list[Part]
     kind = (
         "flask"
         if finish.material == "metal" or rng.random() < 0.2
-        else str(rng.choice(["ribbed", "fluted", "waist", "plain"]))
+        else str(rng.choice(["ribbed", "fluted", "fluted", "waist", "plain"]))
     )
     neck = rng.uniform(0.4, 0.62)
     shoulder = rng.uniform(0.68, 0.82)
@@ -732,21 +734,22 @@ def _bottle(item: Item, finish: Finish, rng: Generator, pose: str) -> list[Part]
         count = int(rng.integers(6, 22))
         inside = (table[:, 0] > 0.1) & (table[:, 0] < shoulder)
         outline = outline - inside * rng.uniform(0.02, 0.06) * (0.5 + 0.5 * np.sin(2 * np.pi * count * table[:, 0]))
-    flutes = (int(rng.integers(8, 20)), rng.uniform(0.02, 0.05)) if kind == "fluted" else (0, 0.0)
-    body = loft(table[:, 0] * height, outline * radius, flutes=flutes, closed=(True, False), segments=96)
+    grooves = int(rng.integers(6, 40))
+    flutes = (grooves, rng.uniform(0.3, 0.7) / grooves) if kind == "fluted" else (0, 0.0)
+    body = loft(table[:, 0] * height, outline * radius, flutes=flutes, closed=(True, False), segments=160)
     # A plastic or glass bottle lets light through more often than not.
     if finish.material in ("plastic", "glass") and rng.random() < 0.65:
-        finish = Finish(finish.material, finish.color, finish.condition, finish.rgb, True)
+        finish = replace(finish, transparent=True)
     colours = materials.pattern(rng, finish)
-    if rng.random() < 0.6:
+    if rng.random() < 0.45:
         colours = _label(
             rng,
             finish,
             colours,
-            around=rng.random() < 0.3,
+            around=rng.random() < 0.2,
             crowded=rng.uniform(0, 0.5),
             v=(0.2, 0.6),
-            u_extent=rng.uniform(0.15, 0.35),
+            u_extent=rng.uniform(0.1, 0.3),
         )
     if rng.random() < 0.25:  # marks for the volume
         for v in np.linspace(0.35, 0.85, 8):
