@@ -69,7 +69,8 @@ def main(name: str) -> None:
     if arm.weights != "none":
         before = read_json(Path(arm.weights).with_suffix(".json"))
         card["started_from"] = before
-        card["samples_seen_altogether"] = card["samples_seen"] + before["samples_seen"]
+        earlier = before.get("samples_seen_altogether", before["samples_seen"])
+        card["samples_seen_altogether"] = card["samples_seen"] + earlier
     write_json(Path("pretrain/backbones") / f"{name}.json", card)
     resume.unlink(missing_ok=True)
 
