@@ -63,13 +63,12 @@ SECURITY_HEADERS = {
 
 FOLD_ON_PHONES = """() => {
   if (innerWidth > 640) return;
-  const fold = () => {
-    const header = document.querySelector('#filters > .label-wrap.open');
-    if (header) { watch.disconnect(); setTimeout(() => header.click()); }
-  };
-  const watch = new MutationObserver(fold);  // a tab is drawn when it is first opened
-  watch.observe(document.body, {childList: true, subtree: true});
-  fold();
+  const timer = setInterval(() => {
+    const header = document.querySelector('#filters > .label-wrap');
+    if (!header) return;  // a tab is drawn when it is first opened
+    if (header.classList.contains('open')) header.click();  // lost if it comes before Gradio listens
+    else clearInterval(timer);
+  }, 100);
 }"""
 SHOW_ON_PHONES = """() => {
   const answer = innerWidth > 640 ? null : document.querySelector('.answers');
