@@ -407,7 +407,7 @@ def _load(node: Any) -> Any:
 def _trace(
     scene: dict[str, Any], camera: dict[str, Any], rng: Generator, image_size_px: int, samples_per_pixel: int
 ) -> Floats:
-    """Linear light on the sensor. Shape (height, width, 3)."""
+    """Linear light on the sensor; albedo, 0 to 1, and unit normals of what it sees first. Shape (height, width, 9)."""
     import mitsuba as mi
 
     look = mi.ScalarTransform4f().look_at(
@@ -451,9 +451,8 @@ def _denoised(channels: Floats) -> Floats:
         Tomasi and Manduchi, "Bilateral filtering for gray and color images" (1998), joint as in Schied et al.,
         "Spatiotemporal variance-guided filtering" (2017).
     """
-    light, albedo, normals = channels[..., :3], channels[..., -6:-3].clip(0, 1), channels[..., -3:]
-    albedo = albedo + 0.03
-    light = light / albedo
+    albedo, normals = channels[..., 3:6].clip(0, 1) + 0.03, channels[..., 6:]
+    light = channels[..., :3] / albedo
     light = np.minimum(light, 1.5 * median_filter(light, (3, 3, 1)) + 0.02)
     logs = np.log(gaussian_filter(light, (0.8, 0.8, 0)).mean(axis=-1, keepdims=True) + 0.05)
     guide = np.concatenate([np.sqrt(albedo) / 0.1, normals / 0.25, logs / 0.35], axis=-1)
@@ -472,12 +471,12 @@ def _denoised(channels: Floats) -> Floats:
     return total / weights * albedo
 
 
-def _develop(rng: Generator, light: Floats, white_card: float) -> bytes:
+def _develop(rng: Generator, channels: Floats, white_card: float) -> bytes:
     """What a phone makes of it: exposure, white balance, tone curve, blur, noise, JPEG.
 
     Exposure follows the highlights, and a little the light in the room, so that black stays black.
     """
-    clean = _denoised(light)
+    clean = _denoised(channels)
     highlights = float(np.quantile(clean @ np.array([0.21, 0.72, 0.07]), 0.98))
     wanted = rng.uniform(0.55, 0.95)
     exposed = clean * (wanted / max(highlights, 1e-3)) ** 0.8 * (wanted / white_card) ** 0.2
@@ -488,7 +487,7 @@ def _develop(rng: Generator, light: Floats, white_card: float) -> bytes:
     encoded = encoded - rng.uniform(0.1, 0.75) * np.sin(2 * np.pi * encoded) / (2 * np.pi)  # contrast
     gray = encoded.mean(axis=-1, keepdims=True)
     encoded = np.clip(gray + (encoded - gray) * rng.uniform(0.65, 0.95), 0, 1)
-    blur = max(float(rng.normal(0.2, 0.25)), 0.0) * light.shape[0] / 128
+    blur = max(float(rng.normal(0.2, 0.25)), 0.0) * clean.shape[0] / 128
     encoded = gaussian_filter(encoded, (blur, blur, 0)) if blur > 0.15 else encoded
     encoded = encoded + rng.normal(0, rng.uniform(0.002, 0.014), encoded.shape)
     picture_8bit = Image.fromarray(np.round(np.clip(encoded, 0, 1) * 255).astype(np.uint8))
