@@ -26,8 +26,10 @@ def name_of(system: str) -> str:
     return escape(NAMES.get(system, system))
 
 
-def level(probability: float) -> str:
-    return next(word for word, least in LEVELS if probability >= least)
+def level(probability: float, sure: bool | None) -> str:
+    """Return the word for a probability; "high" is not said of an answer that is marked as not sure."""
+    words = [word for word, least in LEVELS if probability >= least]
+    return words[1] if sure is False and len(words) == len(LEVELS) else words[0]
 
 
 def photo_url(system: str, row: int) -> str:
@@ -63,7 +65,7 @@ def bars(labels: Sequence[tuple[str, float]], sure: bool | None, task: str) -> s
     unsure = '<span class="unsure">not sure</span>' if sure is False else ""
     rows = []
     for place, (label, probability) in enumerate(labels):
-        word = level(probability)
+        word = level(probability, sure)
         fill = f"fill {word}" if place == 0 else "fill"
         rows.append(
             f'<div class="bar{" first" if place == 0 else ""}"><span>{spoken(label)}</span>'
