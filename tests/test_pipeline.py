@@ -96,7 +96,7 @@ def test_deps_of_cross_validation_are_the_modules_that_it_reaches(name: str) -> 
 PRETRAINING = {
     "render": "shard", "train_mobilevit_first": "backbone", "train_deit_first": "backbone",
     "train_mobilevit_second": "backbone", "train_deit_second": "backbone",
-    "train_mobilevit": "backbone", "train_deit": "backbone", "ablate": "backbone",
+    "train_mobilevit": "backbone", "train_deit_third": "backbone", "train_deit": "backbone", "ablate": "backbone",
     "probe": "probe", "finetune": "finetune", "finetune_svm": "finetune",
 }  # fmt: skip
 
@@ -120,8 +120,11 @@ def test_every_arm_of_pre_training_is_valid_trained_and_probed() -> None:
     assert {f"pretrain/backbones/{arm}.safetensors" for arm in arms} < set(stages["probe"]["deps"])
     for arm in arms:
         params = read_section(arm, ArmParams, ROOT / "pretrain/params.yaml")
-        deps = stages.get(f"train_{arm}", stages["ablate"])["deps"]
-        assert {path for path in (params.weights, params.teacher) if path != "none"} <= set(deps)
+        stage = stages.get(f"train_{arm}", stages["ablate"])
+        assert {path for path in (params.weights, params.teacher) if path != "none"} <= set(stage["deps"])
+        if stage is not stages["ablate"]:
+            assert stage["cmd"].split()[-1] == arm and stage["params"][0]["pretrain/params.yaml"] == ["training", arm]
+            assert set(stage["outs"]) == {f"pretrain/backbones/{arm}.{suffix}" for suffix in ("safetensors", "json")}
 
 
 def sections_read(script: Path) -> set[str]:
