@@ -16,7 +16,7 @@ from vitrine.reporting import markdown_table
 from vitrine.scoring import with_interval
 
 TASKS = (CLASS_TASK, "color", "material", "condition")
-FULL = ("mobilevit_first", "mobilevit_second", "mobilevit", "deit_first", "deit_second", "deit_third", "deit")
+FULL = ("mobilevit_first", "mobilevit_second", "mobilevit", "deit_first", "deit_second", "deit", "deit_fourth")
 
 
 def cells(table: pd.DataFrame, tasks: tuple[str, ...]) -> list[str]:

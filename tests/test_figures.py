@@ -71,6 +71,19 @@ def test_a_grid_without_tiles_is_still_a_picture(tmp_path: Path) -> None:
     assert (tmp_path / "none.png").stat().st_size > 0
 
 
+def test_text_below_a_photograph_is_never_cut_nor_wider_than_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(figures, "_save", lambda figure, path: drawn.append(figure))
+    long = "1.00 personal care shampoo bottle, 0.97 biodegradablesyntheticfibres"
+    figures.photo_grid([figures.GridRow("", [figures.Tile(np.zeros((8, 8, 3), np.uint8), [long])])], "", Path("none"))
+    (figure,) = drawn
+    figure.canvas.draw()
+    written = [text for text in figure.texts if text.get_text()]
+    assert "".join("".join(text.get_text() for text in written).split()) == "".join(long.split())
+    photograph = figure.axes[0].get_window_extent()
+    assert all(text.get_window_extent().width <= 1.1 * photograph.width for text in written)
+
+
 def test_mistakes_are_grouped_by_confusion() -> None:
     space = LabelSpace({"class": ("a_cup", "hat")})
     probs = {"class": np.array([[0.9, 0.1]] * 8, dtype=np.float32)}

@@ -96,7 +96,7 @@ def test_deps_of_cross_validation_are_the_modules_that_it_reaches(name: str) -> 
 PRETRAINING = {
     "render": "shard", "train_mobilevit_first": "backbone", "train_deit_first": "backbone",
     "train_mobilevit_second": "backbone", "train_deit_second": "backbone",
-    "train_mobilevit": "backbone", "train_deit_third": "backbone", "train_deit": "backbone", "ablate": "backbone",
+    "train_mobilevit": "backbone", "train_deit": "backbone", "train_deit_fourth": "backbone", "ablate": "backbone",
     "probe": "probe", "finetune": "finetune", "finetune_svm": "finetune",
 }  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -202,7 +203,7 @@ class GridRow:
 def photo_grid(rows: Sequence[GridRow], title: str, path: Path) -> None:
     """Draw rows of photographs with headings; marks say right or wrong by colour and by sign."""
     columns = max([len(row.tiles) for row in rows], default=1)
-    lines = max([len(tile.lines) for row in rows for tile in row.tiles], default=0)
+    lines = max([len(_wrapped(tile)) for row in rows for tile in row.tiles], default=0)
     cell, text, head, top = 1.75, 0.2 * lines + 0.12, 0.36, 0.5
     height = top + sum((head if row.heading else 0.0) + cell + text for row in rows) + 0.1
     width = max(columns * (cell + 0.2) + 0.2, 6.5)
@@ -222,8 +223,8 @@ def photo_grid(rows: Sequence[GridRow], title: str, path: Path) -> None:
             for spine in axes.spines.values():
                 spine.set(visible=True, color=colour, linewidth=1 if tile.good is None else 2.5)
             sign = "" if tile.good is None else "\u2713 " if tile.good else "\u2717 "
-            for number, line in enumerate(tile.lines):
-                shown = (sign if number == 0 else "") + _shorten(line, 31)
+            for number, line in enumerate(_wrapped(tile)):
+                shown = (sign if number == 0 else "") + line
                 tone = colour if number == 0 and tile.good is not None else INK
                 figure.text(
                     x / width, (y - cell - 0.08 - 0.2 * number) / height, shown, fontsize=7.6, va="top", color=tone
@@ -283,8 +284,9 @@ def suspect_rows(suspects: pd.DataFrame, photos: NDArray[np.uint8]) -> list[Grid
     return [GridRow("", tiles[start : start + 6]) for start in range(0, len(tiles), 6)]
 
 
-def _shorten(text: str, length: int) -> str:
-    return text if len(text) <= length else text[: length - 1].rstrip() + "\u2026"
+def _wrapped(tile: Tile) -> list[str]:
+    """Break lines that are wider than their photograph; what follows is set in."""
+    return [part for line in tile.lines for part in textwrap.wrap(line, 27, subsequent_indent="    ")]
 
 
 def projection(
