@@ -47,7 +47,7 @@ def main() -> None:
     confusions = {}
     for name in load_systems(arguments.models / "systems.json"):
         predictor = Predictor.load(name, arguments.models)
-        found = predictor.predict_files([arguments.photos / path for path in table["image_path"]], max_megapixels=50.0)
+        found = predictor.predict_files([arguments.photos / path for path in table["image_path"]])
         for task in data.tasks:
             labels = np.array(predictor.label_space.labels[task])
             predicted = labels[found.probs[task].argmax(axis=1)]

@@ -23,11 +23,11 @@ from torch import Tensor, nn
 from torchvision import transforms
 
 from vitrine.labels import LabelSpace
-from vitrine.model import MultiTaskModel, create_model
+from vitrine.model import MultiTaskModel, create_model, pick_device
 from vitrine.params import read_section
-from vitrine.preprocess import Augmentation
+from vitrine.preprocess import Augmentation, Decoding
 from vitrine.strategies import DeitParams, MobilevitParams
-from vitrine.training import TrainingParams, multi_task_loss, pick_device, use_bf16
+from vitrine.training import TrainingParams, multi_task_loss, use_bf16
 
 SPACE = LabelSpace(
     {task: tuple(f"{i:02d}" for i in range(n)) for task, n in (("class", 10), ("a", 13), ("b", 9), ("c", 4))}
@@ -109,7 +109,8 @@ def main() -> None:
         architecture, bf16 = backbone.architecture, use_bf16(backbone.precision, device)
         torch.manual_seed(0)
         plain_model, our_model = (
-            create_model(architecture, "none", SPACE, PHOTO_SIZE_PX, size, 0.1, 0.2).to(device) for _ in range(2)
+            create_model(architecture, "none", SPACE, Decoding(PHOTO_SIZE_PX, 50.0), size, 0.1, 0.2).to(device)
+            for _ in range(2)
         )
         for module in plain_model.modules():  # timm's default
             if hasattr(module, "fused_attn"):

@@ -10,14 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
-from vitrine.artifacts import ArtifactError, read_csv
+from vitrine.artifacts import ArtifactError, read_csv, read_json, read_npy
 from vitrine.baselines import BaselineParams, classical_features, majority_probs, neighbour_probs, svm_probs
-from vitrine.labels import read_photos
+from vitrine.labels import LabelSpace, read_photos
 from vitrine.model import WeightsError
 from vitrine.params import ParamsError, exit_on, read_section
 from vitrine.predictions import Predictions
+from vitrine.preprocess import Decoding
 from vitrine.strategies import DeitParams, create
-from vitrine.training import TrainingData, TrainingParams
+from vitrine.training import TrainingParams
 
 
 def main() -> None:
@@ -26,14 +27,16 @@ def main() -> None:
     training = read_section("training", TrainingParams)
     strategy = read_section("train_deit", DeitParams).strategy()
     folder = Path("data/splits")
-    data, paths = TrainingData.read(folder), tuple(read_photos(folder / "photos.csv")["image_path"])
+    table, photos = read_photos(folder / "photos.csv"), read_npy(folder / "photos.npy")
+    label_space = LabelSpace.from_json(read_json(folder / "label_space.json"))
     folds = read_csv(Path("crossval/folds.csv"))["fold"].to_numpy()
-    classical = classical_features(data.photos)
-    _, frozen = create(strategy, data, training).infer(data.photos)  # the backbone as training would start from it
+    classical = classical_features(photos)
+    decoding = Decoding(**read_json(folder / "decoding.json"))
+    _, frozen = create(strategy, label_space, decoding, training).infer(photos)  # as training would start from it
 
     found: dict[str, dict[str, np.ndarray]] = {"majority": {}, "svm": {}, "neighbours": {}}
-    for task, codes in data.codes.items():
-        num = data.label_space.num_labels(task)
+    for task, codes in label_space.encode(table).items():
+        num = label_space.num_labels(task)
         for system in found.values():
             system[task] = np.zeros((len(folds), num), dtype=np.float32)
         for fold in np.unique(folds):
@@ -45,7 +48,9 @@ def main() -> None:
             )
     for name, probs in found.items():
         embeddings = frozen if name == "neighbours" else np.zeros((len(folds), 0), dtype=np.float32)
-        Predictions(data.label_space, paths, probs, embeddings).save(Path("crossval/predictions") / f"{name}.npz")
+        Predictions(label_space, tuple(table["image_path"]), probs, embeddings).save(
+            Path("crossval/predictions") / f"{name}.npz"
+        )
 
 
 if __name__ == "__main__":

@@ -17,11 +17,12 @@ import numpy as np
 from pydantic import Field
 from scipy.special import softmax
 
-from vitrine.artifacts import ArtifactError, read_csv
-from vitrine.labels import read_photos
+from vitrine.artifacts import ArtifactError, read_csv, read_json, read_npy
+from vitrine.labels import LabelSpace, read_photos
 from vitrine.model import WeightsError
 from vitrine.params import ParamsError, Section, exit_on, read_section
 from vitrine.predictions import Predictions
+from vitrine.preprocess import Decoding
 from vitrine.strategies import DeitParams, MobilevitParams, create
 from vitrine.training import TrainingData, TrainingError, TrainingParams, fit
 
@@ -41,13 +42,16 @@ def main(name: str, fold: int) -> None:
     params = read_section("training", TrainingParams).model_copy(update={"checkpoint": "ema"})
     strategy = read_section(f"train_{name}", SECTIONS[name]).strategy()
     folder = Path("data/splits")
+    table, photos = read_photos(folder / "photos.csv"), read_npy(folder / "photos.npy")
+    label_space = LabelSpace.from_json(read_json(folder / "label_space.json"))
     held_out = (read_csv(Path("crossval/folds.csv"))["fold"] == fold).to_numpy()
-    data = replace(TrainingData.read(folder), train=np.flatnonzero(~held_out), val=np.flatnonzero(held_out))
+    rows = np.flatnonzero(~held_out), np.flatnonzero(held_out)
+    data = TrainingData(label_space, photos, label_space.encode(table), *rows)
     phases = [
         replace(phase, epochs=min(phase.epochs, max(1, round(fraction * phase.epochs)))) for phase in strategy.phases
     ]
     resume = Path(".resume") / f"crossval_{name}_{fold}.safetensors"
-    model = create(strategy, data, params)
+    model = create(strategy, label_space, Decoding(**read_json(folder / "decoding.json")), params)
     fitted = fit(
         model,
         data,
@@ -58,12 +62,10 @@ def main(name: str, fold: int) -> None:
         resume,
         title=f"{name}, fold {fold}",
     )
-    paths = list(read_photos(folder / "photos.csv")["image_path"][held_out])
+    paths = list(table["image_path"][held_out])
     logits, embeddings = fitted.model.infer(data.photos[held_out])
     probs = {task: softmax(scores.astype(np.float64), axis=1).astype(np.float32) for task, scores in logits.items()}
-    Predictions(data.label_space, tuple(paths), probs, embeddings).save(
-        Path("crossval/predictions") / f"{name}_{fold}.npz"
-    )
+    Predictions(label_space, tuple(paths), probs, embeddings).save(Path("crossval/predictions") / f"{name}_{fold}.npz")
     resume.unlink(missing_ok=True)
 
 

@@ -17,12 +17,13 @@ import numpy as np
 import torch
 
 from vitrine.artifacts import ArtifactError, read_json, write_json, write_tensors
-from vitrine.model import WeightsError, create_model, tensors_of
+from vitrine.model import WeightsError, create_model, pick_device, tensors_of
 from vitrine.params import ParamsError, exit_on, read_section
+from vitrine.preprocess import Decoding
 from vitrine.pretraining import FORMULA_TASK, ArmParams, GuidedModel, mimetic_init, pretraining_data, unaugmented
 from vitrine.scoring import rate
 from vitrine.strategies import Strategy, create
-from vitrine.training import Phase, TrainingError, TrainingParams, fit, pick_device
+from vitrine.training import Phase, TrainingError, TrainingParams, fit
 
 NUM_VAL = 500
 """So many renders at the end of an arm's val shard are not for training; they only show that it goes well."""
@@ -34,12 +35,13 @@ def main(name: str) -> None:
     arm = read_section(name, ArmParams, Path("pretrain/params.yaml"))
     data = pretraining_data(Path("pretrain/shards"), arm, NUM_VAL)
     phases = [Phase("full", arm.epochs, arm.learning_rate, arm.learning_rate)]
-    model = create(Strategy(arm, phases, balanced=False), data, params)
+    decoding = Decoding(int(data.photos.shape[1]), max_megapixels=1.0)
+    model = create(Strategy(arm, phases, balanced=False), data.label_space, decoding, params)
     if arm.init == "mimetic":
         mimetic_init(model.backbone, torch.Generator().manual_seed(params.seed))
     if arm.teacher != "none":
         side = model.spec.preprocessing.image_size_px
-        teacher = create_model("mobilevit_xxs", arm.teacher, data.label_space, side, side, 0.0, 0.0)
+        teacher = create_model("mobilevit_xxs", arm.teacher, data.label_space, decoding, side, 0.0, 0.0)
         model = GuidedModel(model, teacher.to(pick_device()), arm.guidance)
 
     resume, began = Path(".resume") / f"pretrain_{name}.safetensors", time.monotonic()
@@ -66,8 +68,8 @@ def main(name: str) -> None:
         },
         "accuracy_by_epoch": fitted.history[list(columns)].rename(columns=columns).round(4).to_dict("list"),
     }
-    if arm.weights != "none":
-        before = read_json(Path(arm.weights).with_suffix(".json"))
+    if arm.weights == "file":
+        before = read_json(Path(arm.start).with_suffix(".json"))
         card["started_from"] = before
         earlier = before.get("samples_seen_altogether", before["samples_seen"])
         card["samples_seen_altogether"] = card["samples_seen"] + earlier

@@ -11,8 +11,12 @@ import sys
 from pathlib import Path
 
 from vitrine.artifacts import ArtifactError, read_csv, read_json, read_tensors, write_json, write_tensors
-from vitrine.model import BUNDLED
 from vitrine.params import exit_on
+
+TARGETS = {
+    "deit_tiny_patch16_224": Path("weights/deit_tiny.safetensors"),
+    "mobilevit_xxs": Path("weights/mobilevit_xxs.safetensors"),
+}
 
 LICENCE = (
     "The licence of this project. Trained from random weights on pictures that this project renders or draws itself; "
@@ -31,7 +35,7 @@ def main(arm: str) -> None:
     }
     if not scores:
         raise ArtifactError(f"pretrain/probe.csv: has no rows of {arm}. Run: python pretrain/probe.py")
-    target = BUNDLED[made["arm"]["architecture"]]
+    target = TARGETS[made["arm"]["architecture"]]
     write_tensors(target, read_tensors(source), {"format": "pt"})
     write_json(
         target.with_suffix(".json"),

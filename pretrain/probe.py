@@ -30,9 +30,7 @@ def main() -> None:
     for path in sorted(Path("pretrain/backbones").glob("*.safetensors")):
         card = read_json(path.with_suffix(".json"))
         size = card["arm"]["image_size_px"]
-        model = create_model(
-            card["arm"]["architecture"], str(path), data.label_space, params.photo_size_px, size, 0.0, 0.0
-        )
+        model = create_model(card["arm"]["architecture"], str(path), data.label_space, data.decoding, size, 0.0, 0.0)
         _, features = model.infer(data.photos)
         predicted = linear_probe(data, features, params.inverse_penalty)
         tables.append(data.rows(predicted, backbone=path.stem, photographs="team13"))

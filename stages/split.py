@@ -1,7 +1,8 @@
 """Split the labelled photographs into train, val and test, item by item, and decode them once.
 
 Reads   ${data.path}/labels.csv, ${data.path}/images, data/corrections.csv
-Writes  data/splits/photos.csv, data/splits/photos.npy, data/splits/label_space.json, metrics/split.json, plots/split/
+Writes  data/splits/ (photos.csv, training.csv, photos.npy, label_space.json, decoding.json), metrics/split.json,
+        plots/split/
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from vitrine.splits import (
     exact_duplicates,
     near_duplicates,
     split_items,
+    training_table,
 )
 
 
@@ -48,9 +50,11 @@ def main() -> None:
 
     label_space, counts = LabelSpace.derive(table, data.tasks), count_by_split(table)
     out = Path("data/splits")
-    write_csv(out / "photos.csv", table[["image_path", "split", "instance_id", "caption", *data.tasks]])
+    write_csv(out / "photos.csv", table[["image_path", "split", "instance_id", *data.tasks]])
+    write_csv(out / "training.csv", training_table(table, data.tasks))
     write_npy(out / "photos.npy", photos)
     write_json(out / "label_space.json", label_space.to_json())
+    write_json(out / "decoding.json", params.model_dump(include={"photo_size_px", "max_megapixels"}))
     metrics = {
         "photos": {split: int((table["split"] == split).sum()) for split in SPLITS},
         "items": {split: int(table.loc[table["split"] == split, "instance_id"].nunique()) for split in SPLITS},

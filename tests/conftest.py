@@ -72,6 +72,7 @@ def shop_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from vitrine.inference import Network
     from vitrine.labels import LabelSpace
     from vitrine.model import create_model, save_model
+    from vitrine.preprocess import Decoding
     from vitrine.retrieval import Index
     from vitrine.systems import System, answer, save_systems
 
@@ -88,7 +89,9 @@ def shop_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     raw = {}
     for seed, name in enumerate(("deit", "mobilevit")):
         torch.manual_seed(seed)
-        save_model(create_model("test_vit", "none", space, 24, 32, 0.0, 0.0), root / "models" / name, {})
+        save_model(
+            create_model("test_vit", "none", space, Decoding(24, 50.0), 32, 0.0, 0.0), root / "models" / name, {}
+        )
         raw[name] = Network.load(root / "models" / name).predict(photos, list(table["image_path"]))
     thresholds = {"class": 0.0, "color": 1.0, "material": 0.0}
     members = {"deit": ("deit",), "mobilevit": ("mobilevit",), "ensemble": ("deit", "mobilevit")}

@@ -18,6 +18,7 @@ from vitrine.cli import app
 from vitrine.inference import Predictor
 from vitrine.labels import LabelSpace
 from vitrine.model import create_model, save_model
+from vitrine.preprocess import Decoding
 from vitrine.retrieval import Index
 from vitrine.systems import System, save_systems
 
@@ -31,7 +32,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "data").mkdir()
     (tmp_path / "data/synonyms.yaml").write_text("sack: bag\n")
     torch.manual_seed(0)
-    save_model(create_model("test_vit", "none", SPACE, 24, 32, 0.0, 0.0), tmp_path / "models/small", {})
+    save_model(create_model("test_vit", "none", SPACE, Decoding(24, 50.0), 32, 0.0, 0.0), tmp_path / "models/small", {})
     system = System(("small",), dict.fromkeys(SPACE, 1.0), {"class": 0.0, "color": 1.0})
     save_systems(tmp_path / "models/systems.json", {"small": system})
     rng = np.random.default_rng(0)

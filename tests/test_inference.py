@@ -9,12 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
+from vitrine import inference
 from vitrine.artifacts import ArtifactError
 from vitrine.inference import Network, Predictor
 from vitrine.labels import LabelSpace
-from vitrine.model import create_model, save_model
+from vitrine.model import create_model, pick_device, save_model
 from vitrine.photos import PhotoError, decode_photo
 from vitrine.predictions import Predictions
+from vitrine.preprocess import Decoding
 from vitrine.systems import System, save_systems
 
 SPACE = LabelSpace({"class": ("cup", "hat"), "color": ("blue", "red", "green")})
@@ -25,7 +27,7 @@ def models(tmp_path: Path) -> Path:
     """Two small networks and an ensemble, with temperatures that change something."""
     for seed, name in enumerate(("one", "two")):
         torch.manual_seed(seed)
-        save_model(create_model("test_vit", "none", SPACE, 24, 32, 0.1, 0.2), tmp_path / name, {})
+        save_model(create_model("test_vit", "none", SPACE, Decoding(24, 50.0), 32, 0.1, 0.2), tmp_path / name, {})
     warm, sure = dict.fromkeys(SPACE, 0.5), dict.fromkeys(SPACE, 0.9)
     systems = {name: System((name,), warm, sure) for name in ("one", "two")}
     save_systems(tmp_path / "systems.json", {**systems, "ensemble": System(("one", "two"), warm, sure)})
@@ -41,12 +43,12 @@ def test_files_and_decoded_photographs_are_predicted_alike(predictor: Predictor,
     path = tmp_path / "photo.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 40, 3), dtype=np.uint8)).save(path)
     decoded = decode_photo(path, 24, 50.0)[None]
-    from_file = predictor.predict_files([path], 50.0)
+    from_file = predictor.predict_files([path])
     from_memory = predictor.predict(decoded, [str(path)])
     assert from_file.image_paths == from_memory.image_paths
     assert all(np.array_equal(from_file.probs[task], from_memory.probs[task]) for task in SPACE)
     with pytest.raises(PhotoError, match=r"absent\.jpg"):
-        predictor.predict_files([tmp_path / "absent.jpg"], 50.0)
+        predictor.predict_files([tmp_path / "absent.jpg"])
 
 
 def test_probabilities_sum_to_one_and_predictions_survive_saving(predictor: Predictor, tmp_path: Path) -> None:
@@ -93,3 +95,28 @@ def test_cost_counts_every_parameter(models: Path) -> None:
     assert cost["parameters"] == sum(parameter.numel() for parameter in network.model.parameters())
     heads = 2 * sum(p.numel() for p in network.model.heads.parameters() if p.ndim == 2)
     assert int(cost["flops"]) > heads
+
+
+def test_a_network_is_placed_where_training_would_place_it(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Network.load(models / "one").device == pick_device().type
+    monkeypatch.setattr(inference, "pick_device", lambda: torch.device("meta"))
+    network = Network.load(models / "one")
+    assert network.device == "meta"
+    assert {parameter.device.type for parameter in network.model.parameters()} == {"meta"}
+
+
+def test_accelerators_come_before_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    def available(cuda: bool, mps: bool) -> str:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+        return pick_device().type
+
+    assert [available(True, True), available(False, True), available(False, False)] == ["cuda", "mps", "cpu"]
+
+
+def test_the_limit_of_megapixels_is_the_models(predictor: Predictor, tmp_path: Path) -> None:
+    assert predictor.max_megapixels == 50.0
+    path = tmp_path / "wide.png"
+    Image.new("RGB", (9000, 6000)).save(path)
+    with pytest.raises(PhotoError, match="larger than the limit of 50 megapixels"):
+        predictor.predict_files([path])

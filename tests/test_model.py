@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import timm
 import torch
+import yaml
 from safetensors.numpy import load_file
 
 from vitrine.artifacts import ArtifactError, write_tensors
 from vitrine.labels import LabelSpace
 from vitrine.model import (
-    BUNDLED,
     INFERENCE_BATCH_SIZE,
     MultiTaskModel,
     WeightsError,
@@ -23,13 +23,14 @@ from vitrine.model import (
     save_model,
     tensors_of,
 )
+from vitrine.preprocess import Decoding
 
 SPACE = LabelSpace({"class": ("cup", "hat", "pen"), "type": ("a", "b"), "color.tone": ("dark", "light")})
 
 
 def build(architecture: str = "test_vit", weights: str = "none", image: int = 32) -> MultiTaskModel:
     torch.manual_seed(0)
-    return create_model(architecture, weights, SPACE, 24, image, 0.1, 0.2)
+    return create_model(architecture, weights, SPACE, Decoding(24, 50.0), image, 0.1, 0.2)
 
 
 def photos(num: int) -> np.ndarray:
@@ -56,9 +57,9 @@ def test_parameter_counts_are_those_of_the_reference() -> None:
             for task, num in (("class", 10), ("color", 15), ("material", 9), ("condition", 4))
         }
     )
-    deit = create_model("deit_tiny_patch16_224", "none", space, 96, 224, 0.1, 0.2)
+    deit = create_model("deit_tiny_patch16_224", "none", space, Decoding(96, 50.0), 224, 0.1, 0.2)
     assert round(sum(p.numel() for p in deit.parameters()) / 1e6, 2) == 5.60
-    mobilevit = create_model("mobilevit_xxs", "none", space, 96, 224, 0.1, 0.2)
+    mobilevit = create_model("mobilevit_xxs", "none", space, Decoding(96, 50.0), 224, 0.1, 0.2)
     assert round(sum(p.numel() for p in mobilevit.backbone.parameters()) / 1e6, 2) == 0.95
 
 
@@ -126,19 +127,18 @@ def test_position_embeddings_are_resized_to_the_image(tmp_path: Path) -> None:
     assert model(torch.zeros(1, 3, 32, 32))["class"].shape == (1, 3)
 
 
-@pytest.mark.parametrize("architecture", sorted(BUNDLED))
-def test_bundled_weights_are_loaded_and_finite(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(Path(__file__).parents[1])
-    found = load_file(BUNDLED[architecture])
-    model = build(architecture, "bundled", image=128)
+ROOT = Path(__file__).parents[1]
+SECTIONS = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", [name for name in SECTIONS if name.startswith("train_")])
+def test_the_weights_in_git_are_loaded_and_finite(name: str) -> None:
+    section = SECTIONS[name]
+    found = load_file(ROOT / section["weights_file"])
+    model = build(section["architecture"], str(ROOT / section["weights_file"]), image=section["image_size_px"])
     for name, tensor in tensors_of(model.backbone).items():
         assert np.isfinite(tensor).all()
         assert name == "pos_embed" or np.array_equal(tensor, found[name].astype(tensor.dtype)), name
-
-
-def test_bundled_weights_of_another_architecture_are_an_error() -> None:
-    with pytest.raises(WeightsError, match=r"none are bundled for test_vit.*deit_tiny.*imagenet"):
-        build(weights="bundled")
 
 
 def test_weights_that_cannot_be_had_are_one_clear_error(tmp_path: Path) -> None:
@@ -160,5 +160,5 @@ def test_weights_that_cannot_be_had_are_one_clear_error(tmp_path: Path) -> None:
 
 def test_imagenet_weights_out_of_reach_name_the_alternatives(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(WeightsError, match=r"cannot be fetched.*safetensors.*none"):
+    with pytest.raises(WeightsError, match=r"cannot be fetched.*weights_file.*none"):
         build(weights="imagenet")

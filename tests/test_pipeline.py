@@ -121,7 +121,7 @@ def test_every_arm_of_pre_training_is_valid_trained_and_probed() -> None:
     for arm in arms:
         params = read_section(arm, ArmParams, ROOT / "pretrain/params.yaml")
         stage = stages.get(f"train_{arm}", stages["ablate"])
-        assert {path for path in (params.weights, params.teacher) if path != "none"} <= set(stage["deps"])
+        assert {path for path in (params.start, params.teacher) if path != "none"} <= set(stage["deps"])
         if stage is not stages["ablate"]:
             assert stage["cmd"].split()[-1] == arm and stage["params"][0]["pretrain/params.yaml"] == ["training", arm]
             assert set(stage["outs"]) == {f"pretrain/backbones/{arm}.{suffix}" for suffix in ("safetensors", "json")}

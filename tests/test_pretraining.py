@@ -19,6 +19,7 @@ from vitrine.artifacts import ArtifactError, write_npz
 from vitrine.formulas import formula_picture
 from vitrine.labels import MISSING, LabelSpace
 from vitrine.model import create_model, tensors_of
+from vitrine.preprocess import Decoding
 from vitrine.pretraining import (
     FORMULA_TASK,
     VARIANTS_PER_FORMULA,
@@ -32,6 +33,7 @@ from vitrine.pretraining import (
 ARM = ArmParams(
     architecture="test_vit",
     weights="none",
+    weights_file=None,
     image_size_px=32,
     init="default",
     teacher="none",
@@ -172,13 +174,13 @@ def test_mimetic_attention_attends_to_itself_and_subtracts_the_value() -> None:
 def guided(weight: float) -> GuidedModel:
     torch.manual_seed(0)
     space = LabelSpace({"class": ("cup", "hat")})
-    student = create_model("test_vit", "none", space, 64, 64, 0.0, 0.0)
-    return GuidedModel(student, create_model("mobilevit_xxs", "none", space, 64, 64, 0.0, 0.0), weight)
+    student = create_model("test_vit", "none", space, Decoding(64, 50.0), 64, 0.0, 0.0)
+    return GuidedModel(student, create_model("mobilevit_xxs", "none", space, Decoding(64, 50.0), 64, 0.0, 0.0), weight)
 
 
 def test_a_guided_student_predicts_as_it_did_alone() -> None:
     torch.manual_seed(0)
-    alone = create_model("test_vit", "none", LabelSpace({"class": ("cup", "hat")}), 64, 64, 0.0, 0.0)
+    alone = create_model("test_vit", "none", LabelSpace({"class": ("cup", "hat")}), Decoding(64, 50.0), 64, 0.0, 0.0)
     photos = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
     assert np.array_equal(guided(1.0).infer(photos)[0]["class"], alone.infer(photos)[0]["class"])
 

@@ -7,12 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from vitrine import training
+from vitrine import pretraining, training
+from vitrine.artifacts import write_csv, write_json, write_npy
 from vitrine.labels import MISSING, LabelSpace
-from vitrine.model import create_model, tensors_of
+from vitrine.model import MultiTaskModel, create_model, tensors_of
+from vitrine.preprocess import Decoding
+from vitrine.pretraining import GuidedModel
+from vitrine.splits import training_table
 from vitrine.training import Fitted, Phase, TrainingData, TrainingError, TrainingParams, fit, multi_task_loss, schedule
 
 SPACE = LabelSpace({"class": ("blue", "green", "red"), "shade": ("dark", "light")})
@@ -53,7 +58,7 @@ def data(num_train: int = 27, num_val: int = 9) -> TrainingData:
 def train(path: Path, phases: list[Phase] = PHASES, architecture: str = "test_vit", **changes: Any) -> Fitted:
     settings = params(**changes)
     torch.manual_seed(settings.seed)
-    model = create_model(architecture, "none", SPACE, 24, 32, 0.1, 0.2)
+    model = create_model(architecture, "none", SPACE, Decoding(24, 50.0), 32, 0.1, 0.2)
     return fit(model, data(), phases, settings, balanced=True, precision="fp32", resume=path, title="test")
 
 
@@ -112,7 +117,7 @@ def test_a_resumed_run_does_not_repeat_finished_epochs(tmp_path: Path, monkeypat
 def test_the_state_of_another_run_is_not_continued(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train(tmp_path / "state", seed=1)
     other = train(tmp_path / "state", seed=2)
-    assert "starting anew" in capsys.readouterr().out
+    assert "starting over" in capsys.readouterr().out
     assert same(other, train(tmp_path / "fresh", seed=2))
 
 
@@ -123,7 +128,7 @@ def test_two_runs_agree_and_another_seed_does_not(tmp_path: Path) -> None:
 
 def test_a_frozen_backbone_stays_as_it_was(tmp_path: Path) -> None:
     torch.manual_seed(1)
-    before = tensors_of(create_model("mobilevit_xxs", "none", SPACE, 24, 32, 0.1, 0.2))
+    before = tensors_of(create_model("mobilevit_xxs", "none", SPACE, Decoding(24, 50.0), 32, 0.1, 0.2))
     after = tensors_of(train(tmp_path / "state", [Phase("heads", 2, 0.0, 1e-2)], "mobilevit_xxs").model)
     changed = {name.split(".")[0] for name in before if not np.array_equal(before[name], after[name])}
     assert changed == {"heads"}  # not even the statistics of batch normalisation
@@ -173,7 +178,7 @@ def test_balanced_order_draws_rare_classes_as_often() -> None:
     classes = np.zeros(99, dtype=np.int64)
     classes[:10], classes[10:20] = 1, 2
     unbalanced = TrainingData(SPACE, rare.photos, {**rare.codes, "class": classes}, rare.train, rare.val)
-    model = create_model("test_vit", "none", SPACE, 24, 32, 0.1, 0.2)
+    model = create_model("test_vit", "none", SPACE, Decoding(24, 50.0), 32, 0.1, 0.2)
     counts = {}
     for balanced in (True, False):
         run = training._Run(model, unbalanced, params(), balanced, "fp32", PHASES)
@@ -181,6 +186,95 @@ def test_balanced_order_draws_rare_classes_as_often() -> None:
         counts[balanced] = np.bincount(classes[drawn], minlength=3) / len(drawn)
     assert np.allclose(counts[True], 1 / 3, atol=0.03)
     assert np.allclose(counts[False], [70 / 90, 1 / 9, 1 / 9])
+
+
+def test_the_average_follows_every_step_and_reaches_its_decay() -> None:
+    update = training.moving_average(0.5)
+    average, steps = [torch.zeros(1), torch.zeros(1)], [torch.ones(1), torch.full((1,), 2.0)]
+    update(average, steps, torch.tensor(1))  # keeps (1 + 1) / (10 + 1)
+    assert torch.allclose(torch.cat(average), torch.tensor([9 / 11, 18 / 11]))
+    before = torch.cat(average)
+    update(average, steps, torch.tensor(1000))  # keeps a half
+    assert torch.allclose(torch.cat(average), (before + torch.tensor([1.0, 2.0])) / 2)
+    counts = [torch.tensor(3)]
+    update(counts, [torch.tensor(7)], torch.tensor(1000))
+    assert counts == [torch.tensor(7)]
+
+
+def test_the_decay_of_the_average_matters_within_an_epoch(tmp_path: Path) -> None:
+    quick, slow = (
+        train(tmp_path / name, [Phase("full", 3, 2e-3, 2e-3)], checkpoint="ema", ema_decay=decay, batch_size=2)
+        for name, decay in (("quick", 0.4), ("slow", 0.6))
+    )
+    last = tensors_of(quick.model)["heads.0.0.weight"]
+    assert not np.array_equal(last, tensors_of(slow.model)["heads.0.0.weight"])
+
+
+def test_both_checkpoints_come_out_of_one_run(tmp_path: Path) -> None:
+    best, ema = (train(tmp_path / name, checkpoint=name) for name in ("best", "ema"))
+    average = tensors_of(ema.model)
+    assert all(np.array_equal(tensor.numpy(), average[name]) for name, tensor in best.average.items())
+    assert not np.array_equal(tensors_of(best.model)["heads.0.0.weight"], average["heads.0.0.weight"])
+
+
+def test_the_fingerprint_knows_the_teacher_and_the_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fingerprint(model: MultiTaskModel) -> str:
+        return training._Run(model, data(), params(), False, "fp32", PHASES).fingerprint()
+
+    def guided(weight: float) -> MultiTaskModel:
+        torch.manual_seed(1)
+        student = create_model("test_vit", "none", SPACE, Decoding(24, 50.0), 32, 0.1, 0.2)
+        teacher = create_model("mobilevit_xxs", "none", SPACE, Decoding(24, 50.0), 64, 0.0, 0.0)
+        return GuidedModel(student, teacher, weight)
+
+    first = fingerprint(guided(1.0))
+    assert fingerprint(guided(1.0)) == first
+    assert fingerprint(guided(2.0)) != first
+    monkeypatch.setattr(training.timm, "__version__", "0.0.0")
+    assert fingerprint(guided(1.0)) != first
+
+
+def test_the_fingerprint_knows_the_source_of_the_models_class(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    model = GuidedModel(
+        create_model("test_vit", "none", SPACE, Decoding(24, 50.0), 32, 0.1, 0.2),
+        create_model("mobilevit_xxs", "none", SPACE, Decoding(24, 50.0), 64, 0.0, 0.0),
+        1.0,
+    )
+    run = training._Run(model, data(), params(), False, "fp32", PHASES)
+    before = run.fingerprint()
+    edited = tmp_path / "pretraining.py"
+    edited.write_text(Path(str(pretraining.__file__)).read_text(encoding="utf-8") + "# another loss\n")
+    monkeypatch.setattr(pretraining, "__file__", str(edited))
+    assert run.fingerprint() != before
+
+
+def test_training_reads_no_captions_items_or_test_labels(tmp_path: Path) -> None:
+    table = pd.DataFrame(
+        {
+            "image_path": ["a", "b", "c"],
+            "split": ["train", "test", "val"],
+            "instance_id": ["1", "2", "3"],
+            "class": ["007", "7", "1e3"],
+        }
+    )
+    write_csv(tmp_path / "training.csv", training_table(table, ["class"]))
+    write_npy(tmp_path / "photos.npy", np.zeros((3, 8, 8, 3), dtype=np.uint8))
+    write_json(tmp_path / "label_space.json", LabelSpace({"class": ("007", "1e3")}).to_json())
+    found = TrainingData.read(tmp_path)
+    assert found.codes["class"].tolist() == [0, MISSING, 1]
+    assert (found.train.tolist(), found.val.tolist()) == ([0], [2])
+    before = (tmp_path / "training.csv").read_bytes()
+    table.loc[1, ["class", "image_path", "instance_id"]] = ["other", "z", "9"]
+    write_csv(tmp_path / "training.csv", training_table(table, ["class"]))
+    assert (tmp_path / "training.csv").read_bytes() == before
+
+
+def test_weights_from_a_file_need_its_name() -> None:
+    values = {"architecture": "test_vit", "weights": "file", "image_size_px": 32, "precision": "fp32"}
+    with pytest.raises(ValueError, match="weights_file"):
+        training.BackboneParams(**values, weights_file=None)
+    assert training.BackboneParams(**values, weights_file="w.safetensors").start == "w.safetensors"
+    assert training.BackboneParams(**{**values, "weights": "none"}, weights_file="w.safetensors").start == "none"
 
 
 def test_validation_scores_by_hand() -> None:

@@ -15,7 +15,7 @@ from vitrine.strategies import MobilevitParams, Strategy
 from vitrine.training import Phase
 from vitrine.transfer import Photographs, TransferParams, fine_tune, linear_probe, support_vector_machine
 
-TRANSFER = TransferParams(num_folds=3, seed=1, photo_size_px=24, inverse_penalty=1.0, svm_c=1.0)
+TRANSFER = TransferParams(num_folds=3, seed=1, photo_size_px=24, max_megapixels=50.0, inverse_penalty=1.0, svm_c=1.0)
 
 
 def some(photos: np.ndarray, codes: np.ndarray, num_folds: int = 3) -> Photographs:

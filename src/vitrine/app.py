@@ -157,7 +157,7 @@ class Shop:
                 predictor, index = self.predictor(system), self.gallery.indexes[system]
                 rows = range(min(3, len(index)))
                 files = [self.gallery.file(system, row) for row in rows]
-                found = predictor.predict_files(files, MAX_MEGAPIXELS).embeddings
+                found = predictor.predict_files(files).embeddings
                 lengths = np.maximum(np.linalg.norm(found, axis=1), 1e-12)
                 cosines = np.sum(found * index.embeddings[: len(found)], axis=1) / lengths
                 if predictor.label_space != index.label_space or cosines.min() < STALE_COSINE:

@@ -85,9 +85,13 @@ def write_csv(path: Path, table: pd.DataFrame, digits: int = 6) -> None:
         table.to_csv(temporary, index=False, lineterminator="\n", encoding="utf-8", float_format=f"%.{digits}g")
 
 
-def read_csv(path: Path) -> pd.DataFrame:
-    """Read a table; text stays text: only an empty field is missing, so a label 'none' or 'NA' survives."""
-    return _read(path, lambda: pd.read_csv(path, keep_default_na=False, na_values=[""], encoding="utf-8"))
+def read_csv(path: Path, dtype: Any = None) -> pd.DataFrame:
+    """Read a table; only an empty field is missing, so a label 'none' or 'NA' survives.
+
+    Args:
+        dtype: as of `pandas.read_csv`: str, or {column: str}, for text that may look like numbers.
+    """
+    return _read(path, lambda: pd.read_csv(path, dtype=dtype, keep_default_na=False, na_values=[""], encoding="utf-8"))
 
 
 def write_npz(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:

@@ -116,7 +116,7 @@ def search(
         if like is not None:
             from vitrine.inference import Predictor
 
-            embedding = Predictor.load(index.name).predict_files([like], MAX_MEGAPIXELS).embeddings[0]
+            embedding = Predictor.load(index.name).predict_files([like]).embeddings[0]
     except (ArtifactError, PhotoError) as error:
         raise fail(error) from None
     result = index.search(words, like=embedding, top_k=top_k, by_item=by_item)

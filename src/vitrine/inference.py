@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vitrine.artifacts import ArtifactError
 from vitrine.labels import LabelSpace
-from vitrine.model import MultiTaskModel, load_model
+from vitrine.model import MultiTaskModel, load_model, pick_device
 from vitrine.photos import decode_photo
 from vitrine.predictions import Predictions
 from vitrine.resampling import fuse_views
@@ -29,12 +29,17 @@ class Network:
 
     @classmethod
     def load(cls, folder: Path) -> Network:
-        """Load a training stage's folder.
+        """Load a training stage's folder onto the device that training would take.
 
         Raises:
             ArtifactError: the folder does not hold a whole checkpoint.
         """
-        return cls(load_model(folder).to(memory_format=torch.channels_last))
+        return cls(load_model(folder).to(pick_device()).to(memory_format=torch.channels_last))
+
+    @property
+    def device(self) -> str:
+        """Kind of device that predicts: cpu, cuda or mps."""
+        return next(self.model.parameters()).device.type
 
     def predict(self, photos: NDArray[np.uint8], image_paths: Sequence[str]) -> Predictions:
         """Predict decoded photographs.
@@ -47,7 +52,7 @@ class Network:
         return Predictions(self.model.spec.label_space, tuple(image_paths), probs, embeddings)
 
     def cost(self) -> dict[str, str | int]:
-        """Return what the network costs: its parameters, and FLOPs for one photograph.
+        """Return what the network costs: its parameters, FLOPs for one photograph, and the device that counted them.
 
         A multiplication and an addition are two FLOPs; only matrix products and convolutions are counted.
         """
@@ -62,6 +67,7 @@ class Network:
             "image_size_px": spec.preprocessing.image_size_px,
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
             "flops": int(counter.get_total_flops()),
+            "device": self.device,
         }
 
 
@@ -92,7 +98,12 @@ class Predictor:
     @property
     def photo_size_px(self) -> int:
         """Side of the squares that photographs are decoded to."""
-        return self._model.spec.preprocessing.photo_size_px
+        return self._model.spec.preprocessing.decoding.photo_size_px
+
+    @property
+    def max_megapixels(self) -> float:
+        """Size above which photographs are refused."""
+        return self._model.spec.preprocessing.decoding.max_megapixels
 
     @property
     def sure_thresholds(self) -> Mapping[str, float]:
@@ -112,7 +123,7 @@ class Predictor:
         raw = {name: network.predict(photos, image_paths) for name, network in self.networks.items()}
         return answer(self.name, self.systems, raw)
 
-    def predict_files(self, paths: Sequence[Path], max_megapixels: float) -> Predictions:
+    def predict_files(self, paths: Sequence[Path]) -> Predictions:
         """Decode and predict files.
 
         Raises:
@@ -121,7 +132,7 @@ class Predictor:
         side = self.photo_size_px
         photos = np.empty((len(paths), side, side, 3), dtype=np.uint8)
         for row, path in enumerate(paths):
-            photos[row] = decode_photo(path, side, max_megapixels)
+            photos[row] = decode_photo(path, side, self.max_megapixels)
         return self.predict(photos, [str(path) for path in paths])
 
     def describe(self, photos: NDArray[np.uint8], image_paths: Sequence[str], top_k: int = 3) -> list[dict[str, Any]]:

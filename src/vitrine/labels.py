@@ -76,8 +76,11 @@ class LabelSpace:
 
 
 def read_photos(path: Path) -> pd.DataFrame:
-    """Read the split stage's photos.csv: image_path, split, instance_id, caption and one text column a task."""
-    table: pd.DataFrame = read_csv(path)
-    for column in table.columns:
-        table[column] = table[column].astype("object").map(lambda value: value if pd.isna(value) else str(value))
-    return table
+    """Read photos.csv or training.csv of the split stage: all columns are text, so `007` and `1e3` stay as they are.
+
+    Columns:
+        photos.csv: image_path, split, instance_id, and one a task; training.csv: row (of photos.npy), split, and one
+        a task, for the photographs of train and val alone. A missing label is None.
+    """
+    table = read_csv(path, dtype=str).astype("object")
+    return table.where(table.notna(), None)

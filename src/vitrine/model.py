@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,19 +17,20 @@ from torch import Tensor, nn
 
 from vitrine.artifacts import ArtifactError, read_json, read_tensors, write_json, write_tensors
 from vitrine.labels import LabelSpace
-from vitrine.preprocess import Preprocessing
+from vitrine.preprocess import Decoding, Preprocessing
 
 INFERENCE_BATCH_SIZE = 32
 
-BUNDLED = {
-    "deit_tiny_patch16_224": Path("weights/deit_tiny.safetensors"),
-    "mobilevit_xxs": Path("weights/mobilevit_xxs.safetensors"),
-}
-"""Backbones that come with the project, made by the pipeline in pretrain/. Paths are from the project's root."""
-
 
 class WeightsError(ValueError):
-    """The weights that params ask for cannot be had, or belong to another architecture."""
+    """The weights that params ask for are not available, or belong to another architecture."""
+
+
+def pick_device() -> torch.device:
+    """Return CUDA, else Apple's MPS, else the CPU: where models are trained and where they predict."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,10 @@ class MultiTaskModel(nn.Module):
         """Return the logits, as `forward`, and an auxiliary loss to add to the tasks' own: here none."""
         return self(images), 0.0
 
+    def settings(self) -> dict[str, Any]:
+        """Return what determines training besides tensors and params, for the fingerprint of a resumable run."""
+        return self.spec.to_json()
+
     @torch.inference_mode()
     def infer(self, photos: NDArray[np.uint8]) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.float32]]:
         """Return logits per task and embeddings, in float32 and in fixed batches, so that results do not depend on use.
@@ -128,19 +132,22 @@ def create_model(
     architecture: str,
     weights: str,
     label_space: LabelSpace,
-    photo_size_px: int,
+    decoding: Decoding,
     image_size_px: int,
     feature_dropout: float,
     head_dropout: float,
 ) -> MultiTaskModel:
-    """Build a model with fresh heads on a backbone with weights `bundled`, `imagenet`, `none` or of a safetensors file.
+    """Build a model with fresh heads on a backbone.
+
+    Args:
+        weights: of the backbone: `imagenet` (from timm's hub), `none` (random), or the path of a safetensors file.
 
     Raises:
         WeightsError: the architecture is unknown, does not fit the image size, or its weights cannot be loaded.
     """
     backbone = _create_backbone(architecture, weights, image_size_px)
     data_config = resolve_model_data_config(backbone)  # type: ignore[no-untyped-call]
-    preprocessing = Preprocessing.from_timm(data_config, photo_size_px, image_size_px)
+    preprocessing = Preprocessing.from_timm(data_config, decoding, image_size_px)
     spec = ModelSpec(architecture, label_space, preprocessing, feature_dropout, head_dropout)
     return MultiTaskModel(spec, backbone)
 
@@ -164,15 +171,15 @@ def _create_backbone(architecture: str, weights: str, image_size_px: int) -> nn.
     if weights == "imagenet":
         source: dict[str, Any] = {}
         reason = (
-            f"ImageNet weights for {architecture} cannot be fetched from timm's hub. Set weights to the path of a "
-            "safetensors file of this backbone, set it to none (random weights), or run once where the hub can be "
-            "reached"
+            f"ImageNet weights for {architecture} cannot be fetched from timm's hub. Set weights to file and "
+            "weights_file to a safetensors file of this backbone, set weights to none (random weights), or run once "
+            "with access to the hub"
         )
     else:
-        path = _bundled(architecture) if weights == "bundled" else Path(weights)
+        path = Path(weights)
         _check_weights(path, architecture, empty)
         source = {"pretrained_cfg_overlay": {"file": str(path)}}
-        reason = f"weights: {path} does not load into {architecture}"
+        reason = f"weights_file: {path} does not load into {architecture}"
     try:
         loaded: nn.Module = timm.create_model(architecture, pretrained=True, num_classes=0, **size, **source)
     except Exception as error:
@@ -180,33 +187,24 @@ def _create_backbone(architecture: str, weights: str, image_size_px: int) -> nn.
     return loaded
 
 
-def _bundled(architecture: str) -> Path:
-    if architecture not in BUNDLED:
-        raise WeightsError(
-            f"weights: none are bundled for {architecture}, only for {' and '.join(BUNDLED)}. Set weights to imagenet, "
-            "none (random) or the path of a safetensors file"
-        )
-    return BUNDLED[architecture]
-
-
 def _check_weights(path: Path, architecture: str, backbone: nn.Module) -> None:
     """Compare a file's tensors with the backbone's: timm would load the ones that fit and stay silent on the rest."""
     if not path.is_file():
         raise WeightsError(
-            f"weights: {path} is not a file. Expected bundled, imagenet, none, or the path of a safetensors file of "
-            f"{architecture}"
+            f"weights_file: {path} is not a file. Set it to a safetensors file of {architecture}, or set weights to "
+            "imagenet or none"
         )
     try:
         found = {name: tensor.shape for name, tensor in read_tensors(path).items()}
     except ArtifactError as error:
-        raise WeightsError(f"weights: {path} is not a safetensors file ({error.__cause__})") from error
+        raise WeightsError(f"weights_file: {path} is not a safetensors file ({error.__cause__})") from error
     wanted = {name: tuple(tensor.shape) for name, tensor in backbone.state_dict().items()}
     missing = sorted(set(wanted) - set(found))
     # Position embeddings may differ in length: timm resizes them to the image size.
     wrong = sorted(n for n in set(wanted) & set(found) if n != "pos_embed" and wanted[n] != found[n])
     if missing or wrong:
         raise WeightsError(
-            f"weights: {path} is not a backbone of {architecture}: {len(missing)} tensors are missing "
+            f"weights_file: {path} is not a backbone of {architecture}: {len(missing)} tensors are missing "
             f"({', '.join(missing[:3])}...), {len(wrong)} have another shape ({', '.join(wrong[:3])}...)"
         )
 
@@ -240,8 +238,3 @@ def load_model(folder: Path) -> MultiTaskModel:
     except (KeyError, TypeError, RuntimeError, WeightsError) as error:
         raise ArtifactError(f"{folder}: model.json and model.safetensors do not fit together: {error}") from error
     return model
-
-
-def describe_model(model: MultiTaskModel) -> str:
-    """Return the model's description as canonical JSON, for fingerprints."""
-    return json.dumps(model.spec.to_json(), sort_keys=True)

@@ -27,14 +27,23 @@ LUMA = (0.2989, 0.587, 0.114)
 
 
 @dataclass(frozen=True)
-class Preprocessing:
-    """What a backbone expects of its input; taken from timm, saved with every checkpoint.
+class Decoding:
+    """How files become arrays before anything else, in training, in evaluation and for new files alike.
 
-    `photo_size_px` is the side of the square to which photographs are decoded before anything else, so that training,
-    evaluation and new files all take the same road.
+    Attributes:
+        photo_size_px: the side of the squares that photographs are decoded to
+        max_megapixels: larger files are refused
     """
 
     photo_size_px: int
+    max_megapixels: float
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What a backbone expects of its input; taken from timm, saved with every checkpoint."""
+
+    decoding: Decoding
     image_size_px: int
     crop_fraction: float
     interpolation: str
@@ -42,10 +51,10 @@ class Preprocessing:
     std: tuple[float, float, float]
 
     @classmethod
-    def from_timm(cls, data_config: Mapping[str, Any], photo_size_px: int, image_size_px: int) -> Preprocessing:
+    def from_timm(cls, data_config: Mapping[str, Any], decoding: Decoding, image_size_px: int) -> Preprocessing:
         """Take crop, interpolation, mean and std from `timm.data.resolve_model_data_config`."""
         return cls(
-            photo_size_px,
+            decoding,
             image_size_px,
             float(data_config["crop_pct"]),
             "bilinear" if data_config["interpolation"] == "bilinear" else "bicubic",
@@ -55,7 +64,8 @@ class Preprocessing:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Preprocessing:
-        return cls(**{**document, "mean": _rgb(document["mean"]), "std": _rgb(document["std"])})
+        mean, std = _rgb(document["mean"]), _rgb(document["std"])
+        return cls(**{**document, "decoding": Decoding(**document["decoding"]), "mean": mean, "std": std})
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

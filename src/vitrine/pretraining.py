@@ -6,7 +6,7 @@ import io
 import itertools
 import math
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -189,6 +189,11 @@ class GuidedModel(MultiTaskModel):
         with torch.no_grad():
             targets = self._targets(torch.zeros(1, 3, 64, 64), 2)
         self.guide = nn.Linear(int(student.backbone.num_features), targets.shape[2])  # type: ignore[arg-type]
+
+    def settings(self) -> dict[str, Any]:
+        """Return what determines training besides tensors and params: also the teacher's inputs and weight."""
+        teacher = self.teacher_preprocessing.to_json()
+        return {**super().settings(), "teacher_preprocessing": teacher, "guidance": self.weight}
 
     def train(self, mode: bool = True) -> GuidedModel:
         super().train(mode)

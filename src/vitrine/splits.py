@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -160,6 +161,18 @@ def check_duplicates(exact: pd.DataFrame) -> None:
             "the same photograph is in two splits; remove one of each pair from labels.csv, or give both one "
             "instance_id and one split:\n" + "\n".join(lines)
         )
+
+
+def training_table(table: pd.DataFrame, tasks: Sequence[str]) -> pd.DataFrame:
+    """Keep what training may know: the photographs of train and val, by row, without their paths, items or captions.
+
+    So a corrected test label, or an edited caption, leaves the file and with it the trained models as they are.
+
+    Columns:
+        row (position in the table), split, and one a task
+    """
+    numbered = table.reset_index(drop=True).rename_axis("row").reset_index()
+    return numbered.loc[numbered["split"] != "test", ["row", "split", *tasks]]
 
 
 def count_by_split(table: pd.DataFrame) -> pd.DataFrame:

@@ -10,9 +10,11 @@ from typing import Annotated
 import torch
 from pydantic import Field
 
-from vitrine.artifacts import write_csv, write_metrics
-from vitrine.model import MultiTaskModel, create_model, save_model
-from vitrine.training import BackboneParams, Phase, Rate, TrainingData, TrainingParams, fit, pick_device
+from vitrine.artifacts import read_json, write_csv, write_metrics
+from vitrine.labels import LabelSpace
+from vitrine.model import MultiTaskModel, create_model, pick_device, save_model
+from vitrine.preprocess import Decoding
+from vitrine.training import BackboneParams, Phase, Rate, TrainingData, TrainingParams, fit
 
 
 @dataclass(frozen=True)
@@ -54,14 +56,14 @@ class MobilevitParams(BackboneParams):
         return Strategy(self, [Phase("full", self.epochs, self.learning_rate, self.learning_rate)], balanced=True)
 
 
-def create(strategy: Strategy, data: TrainingData, params: TrainingParams) -> MultiTaskModel:
-    """Create an untrained model for the data, its random weights drawn from the seed."""
+def create(strategy: Strategy, label_space: LabelSpace, decoding: Decoding, params: TrainingParams) -> MultiTaskModel:
+    """Create an untrained model, its random weights drawn from the seed."""
     torch.manual_seed(params.seed)
     return create_model(
         strategy.backbone.architecture,
-        strategy.backbone.weights,
-        data.label_space,
-        int(data.photos.shape[1]),
+        strategy.backbone.start,
+        label_space,
+        decoding,
         strategy.backbone.image_size_px,
         params.feature_dropout,
         params.head_dropout,
@@ -71,18 +73,20 @@ def create(strategy: Strategy, data: TrainingData, params: TrainingParams) -> Mu
 def run_training(name: str, strategy: Strategy, params: TrainingParams) -> None:
     """Train model `name` on data/splits and write models/NAME, metrics/train_NAME.json and plots/train_NAME.
 
-    A killed run leaves its last finished epoch in .resume/; the next run goes on from there.
+    A killed run leaves its last finished epoch in .resume/; the next run resumes from there.
     """
-    data = TrainingData.read(Path("data/splits"))
+    folder = Path("data/splits")
+    data, decoding = TrainingData.read(folder), Decoding(**read_json(folder / "decoding.json"))
     resume = Path(".resume") / f"{name}.safetensors"
-    model = create(strategy, data, params)
+    model = create(strategy, data.label_space, decoding, params)
     fitted = fit(
         model, data, strategy.phases, params, strategy.balanced, strategy.backbone.precision, resume, title=name
     )
 
     row = fitted.history.loc[fitted.history["epoch"] == fitted.epoch].iloc[0]
     phases = [asdict(phase) for phase in strategy.phases]
-    notes = {"epoch": fitted.epoch, "weights": strategy.backbone.weights, "phases": phases}
+    device = next(fitted.model.parameters()).device.type
+    notes = {"epoch": fitted.epoch, "weights": strategy.backbone.start, "phases": phases, "device": device}
     save_model(fitted.model, Path("models") / name, notes)
     write_csv(Path("plots") / f"train_{name}" / "history.csv", fitted.history)
     scores = {key: row[key] for key in fitted.history.columns if key.startswith("val_")}

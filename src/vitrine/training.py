@@ -6,27 +6,27 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import numpy as np
 import pandas as pd
+import timm
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 from sklearn.metrics import f1_score
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from vitrine import labels as labels_module
-from vitrine import model as model_module
-from vitrine import preprocess as preprocess_module
 from vitrine.artifacts import read_json, read_npy, read_tensors, write_tensors
 from vitrine.labels import CLASS_TASK, MISSING, LabelSpace, read_photos
-from vitrine.model import MultiTaskModel, describe_model, load_tensors, tensors_of
+from vitrine.model import MultiTaskModel, load_tensors, tensors_of
 from vitrine.params import Section
 from vitrine.preprocess import Augmentation, AugmentationParams, shrink_photos
 
@@ -51,16 +51,28 @@ class TrainingParams(AugmentationParams):
 
 
 class TrainingError(RuntimeError):
-    """Training cannot go on."""
+    """Training cannot continue."""
 
 
 class BackboneParams(Section):
     """What every training stage says of its backbone."""
 
     architecture: str
-    weights: str
+    weights: Literal["file", "imagenet", "none"]
+    weights_file: str | None
     image_size_px: Annotated[int, Field(ge=16, le=1024)]
     precision: Literal["auto", "bf16", "fp32"]
+
+    @model_validator(mode="after")
+    def _file_is_named(self) -> BackboneParams:
+        if self.weights == "file" and not self.weights_file:
+            raise ValueError("the path of a safetensors file in weights_file, as weights is file")
+        return self
+
+    @property
+    def start(self) -> str:
+        """The backbone's first weights, as `create_model` takes them."""
+        return str(self.weights_file) if self.weights == "file" else self.weights
 
 
 @dataclass(frozen=True)
@@ -91,28 +103,32 @@ class TrainingData:
 
     @classmethod
     def read(cls, folder: Path) -> TrainingData:
-        """Read photos.csv, photos.npy and label_space.json of the split stage."""
-        table = read_photos(folder / "photos.csv")
+        """Read training.csv, photos.npy and label_space.json of the split stage; test photographs have no labels."""
+        table, photos = read_photos(folder / "training.csv"), read_npy(folder / "photos.npy")
         label_space = LabelSpace.from_json(read_json(folder / "label_space.json"))
-        rows = {split: np.flatnonzero(table["split"] == split) for split in ("train", "val")}
-        photos = read_npy(folder / "photos.npy")
-        return cls(label_space, photos, label_space.encode(table), rows["train"], rows["val"])
+        rows = table["row"].to_numpy(dtype=np.int64)
+        codes = {task: np.full(len(photos), MISSING, dtype=np.int64) for task in label_space}
+        for task, known in label_space.encode(table).items():
+            codes[task][rows] = known
+        train, val = (rows[(table["split"] == split).to_numpy()] for split in ("train", "val"))
+        return cls(label_space, photos, codes, train, val)
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """The chosen weights (already in `model`), the epoch they come from, and a row of history an epoch."""
+    """A trained model.
+
+    Attributes:
+        model: with the weights that `params.checkpoint` names
+        epoch: the number of the epoch that these come from, from 1
+        history: one row an epoch
+        average: the moving average of the weights after the last epoch, as `model.load_state_dict` takes it
+    """
 
     model: MultiTaskModel
     epoch: int
     history: pd.DataFrame
-
-
-def pick_device() -> torch.device:
-    """Return CUDA, else Apple's MPS, else the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    average: Mapping[str, Tensor]
 
 
 def fit(
@@ -144,12 +160,13 @@ def fit(
     with tqdm(total=steps, initial=run.epoch * run.steps_per_epoch, desc=title, unit="step", disable=None) as bar:
         for phase in run.phases[run.phase :]:
             run.train_phase(phase, bar, resume, fingerprint)
+    average, epoch = run.average.module.state_dict(), run.epoch
     if params.checkpoint == "best":
-        chosen, epoch = run.best, run.best_epoch
+        load_tensors(model, run.best)
+        epoch = run.best_epoch
     else:
-        chosen, epoch = run.ema, run.epoch
-    load_tensors(model, chosen)
-    return Fitted(model, epoch, pd.DataFrame(run.history))
+        model.load_state_dict(average)
+    return Fitted(model, epoch, pd.DataFrame(run.history), average)
 
 
 class _Run:
@@ -181,26 +198,28 @@ class _Run:
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, NDArray[Any]] = {}
         self.best_epoch = 0
-        self.ema: dict[str, NDArray[Any]] = tensors_of(model) if params.checkpoint == "ema" else {}
+        self.average = AveragedModel(model, multi_avg_fn=moving_average(params.ema_decay), use_buffers=True)
         self.optimizer: torch.optim.Optimizer | None = None
         self._optimizer_state: dict[str, NDArray[Any]] = {}
 
     def fingerprint(self) -> str:
         """Identify the run by all it depends on; a saved state of another run is never continued."""
         digest = hashlib.sha256()
+        kinds = [kind for kind in type(self.model).__mro__ if kind.__module__.startswith("vitrine.")]
+        modules = {__name__, Augmentation.__module__, LabelSpace.__module__, *(kind.__module__ for kind in kinds)}
         settings = {
-            "model": describe_model(self.model),
+            "model": [kinds[0].__qualname__, self.model.settings()],
             "phases": [asdict(phase) for phase in self.phases],
             "params": self.params.model_dump(),
             "balanced": self.balanced,
             "bf16": self.bf16,
-            "torch": torch.__version__,
+            "versions": [torch.__version__, timm.__version__, np.__version__],
             "device": str(self.device),
             "threads": torch.get_num_threads(),
         }
         digest.update(json.dumps(settings, sort_keys=True).encode())
-        for module in (__file__, model_module.__file__, preprocess_module.__file__, labels_module.__file__):
-            digest.update(Path(module).read_bytes())
+        for name in sorted(modules):
+            digest.update(Path(str(sys.modules[name].__file__)).read_bytes())
         for array in [self.data.photos, self.data.train, self.data.val, *self.data.codes.values()]:
             digest.update(np.ascontiguousarray(array).data)
         for tensor in tensors_of(self.model).values():
@@ -273,8 +292,7 @@ class _Run:
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(self.model.parameters(), self.params.gradient_clip_norm)
             self.optimizer.step()
-            if self.ema:
-                self._update_ema()
+            self.average.update_parameters(self.model)
             total += loss.detach()
             bar.update()
         mean = float(total) / len(batches)
@@ -283,17 +301,6 @@ class _Run:
                 f"the loss is {mean} in epoch {self.epoch + 1} ({phase.name}): lower the learning rates"
             )
         return mean
-
-    def _update_ema(self) -> None:
-        # Early on the average follows the weights quickly, so that the random start does not linger in it.
-        step = self.epoch * self.steps_per_epoch + 1
-        decay = min(self.params.ema_decay, step / (step + 10))
-        for name, tensor in tensors_of(self.model).items():
-            average = self.ema[name]
-            if np.issubdtype(average.dtype, np.floating):
-                average += (1 - decay) * (tensor - average)
-            else:
-                self.ema[name] = tensor
 
     def _order(self, generator: torch.Generator) -> NDArray[np.int64]:
         train = self.data.train
@@ -314,12 +321,8 @@ class _Run:
 
     def _judge(self, phase: Phase, train_loss: float) -> None:
         """Score the current weights (or their average) on val, add a row of history, keep the best."""
-        weights = tensors_of(self.model)
-        if self.ema:
-            load_tensors(self.model, self.ema)
-        logits, _ = self.model.infer(self.data.photos[self.data.val])
-        if self.ema:
-            load_tensors(self.model, weights)
+        judged = self.model if self.params.checkpoint == "best" else cast(MultiTaskModel, self.average.module)
+        logits, _ = judged.infer(self.data.photos[self.data.val])
         codes = {task: values[self.data.val] for task, values in self.codes.items()}
         tensors = {task: torch.from_numpy(scores) for task, scores in logits.items()}
         loss = multi_task_loss(tensors, codes, self.params.class_loss_weight, self.params.attribute_loss_weight)
@@ -335,7 +338,7 @@ class _Run:
             row |= {f"val_{task}_{key}": value for key, value in values.items()}
         self.history.append(row)
         if self.params.checkpoint == "best" and row["val_macro_f1"] > self._best_score():
-            self.best, self.best_epoch = weights, self.epoch
+            self.best, self.best_epoch = tensors_of(self.model), self.epoch
 
     def _best_score(self) -> float:
         return float(self.history[self.best_epoch - 1]["val_macro_f1"]) if self.best_epoch else -1.0
@@ -346,7 +349,7 @@ class _Run:
         """Write the state in one atomic file."""
         tensors = {f"model.{name}": tensor for name, tensor in tensors_of(self.model).items()}
         tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
-        tensors |= {f"ema.{name}": tensor for name, tensor in self.ema.items()}
+        tensors |= {f"average.{name}": tensor for name, tensor in tensors_of(self.average).items()}
         if self.optimizer is not None:
             tensors |= {f"optimizer.{name}": tensor for name, tensor in _optimizer_tensors(self.optimizer).items()}
         progress = {
@@ -366,17 +369,18 @@ class _Run:
         tensors = read_tensors(path)
         progress = json.loads(tensors.pop("progress").tobytes())
         if progress["fingerprint"] != fingerprint:
-            tqdm.write(f"{path}: state of another run (params, data or code differ); starting anew")
+            tqdm.write(f"{path}: state of another run (params, data or code differ); starting over")
             return
 
         def part(prefix: str) -> dict[str, NDArray[Any]]:
             return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
         load_tensors(self.model, part("model."))
-        self.best, self.ema, self._optimizer_state = part("best."), part("ema."), part("optimizer.")
+        load_tensors(self.average, part("average."))
+        self.best, self._optimizer_state = part("best."), part("optimizer.")
         self.phase, self.epoch, self.history = progress["phase"], progress["epoch"], progress["history"]
         self.best_epoch = progress["best_epoch"]
-        tqdm.write(f"{path}: going on after epoch {self.epoch}")
+        tqdm.write(f"{path}: resuming after epoch {self.epoch}")
 
 
 def multi_task_loss(
@@ -406,6 +410,26 @@ def schedule(progress: float, epochs: int, warmup_epochs: int) -> float:
     if progress < warmup_epochs:
         return (progress + 1) / (warmup_epochs + 1)
     return 0.5 * (1 + math.cos(math.pi * (progress - warmup_epochs) / (epochs - warmup_epochs)))
+
+
+def moving_average(decay: float) -> Callable[[Any, Any, Any], None]:
+    """Return AveragedModel's `multi_avg_fn` of an exponential moving average over steps; integers are copied.
+
+    Step n (from 1) keeps min(decay, (1 + n) / (10 + n)) of the average, so that the random start does not linger in it.
+
+    Source:
+        the warm-up of TensorFlow's ExponentialMovingAverage with `num_updates`.
+    """
+
+    @torch.no_grad()
+    def update(averages: list[Tensor], currents: list[Tensor], num_averaged: Tensor) -> None:
+        if averages[0].is_floating_point():
+            num = int(num_averaged)
+            torch._foreach_lerp_(averages, currents, 1 - min(decay, (1 + num) / (10 + num)))
+        else:
+            torch._foreach_copy_(averages, currents)
+
+    return update
 
 
 def validation_scores(codes: NDArray[np.int64], logits: NDArray[np.float32]) -> dict[str, float]:

@@ -18,6 +18,7 @@ from sklearn.preprocessing import StandardScaler
 from vitrine.baselines import classical_features, svm_probs
 from vitrine.catalog import DataParams, decode_photos, read_catalog
 from vitrine.labels import MISSING, LabelSpace
+from vitrine.preprocess import Decoding
 from vitrine.scoring import number_items, rate
 from vitrine.splits import FoldParams, assign_folds
 from vitrine.strategies import Strategy, create
@@ -28,6 +29,7 @@ class TransferParams(FoldParams):
     """Folds of items, and how photographs are read, probed and classified without features."""
 
     photo_size_px: Annotated[int, Field(ge=16)]
+    max_megapixels: Annotated[float, Field(gt=0)]
     inverse_penalty: Annotated[float, Field(gt=0)]
     svm_c: Annotated[float, Field(gt=0)]
 
@@ -45,6 +47,7 @@ class Photographs:
     codes: Mapping[str, NDArray[np.int64]]
     items: NDArray[np.int64]
     folds: NDArray[np.int64]
+    decoding: Decoding
 
     @classmethod
     def read(cls, data: DataParams, params: TransferParams) -> Photographs:
@@ -56,10 +59,11 @@ class Photographs:
         folder = Path(data.path)
         table = read_catalog(folder, data)
         table = table[table["split"] != "test"].reset_index(drop=True)
-        photos = decode_photos(folder, table, params.photo_size_px, max_megapixels=50.0)
+        photos = decode_photos(folder, table, params.photo_size_px, params.max_megapixels)
         space = LabelSpace({task: tuple(sorted(table[task].dropna().unique())) for task in data.tasks})
         items = number_items(list(table["instance_id"]))
-        return cls(space, photos, space.encode(table), items, assign_folds(table, params))
+        decoding = Decoding(params.photo_size_px, params.max_megapixels)
+        return cls(space, photos, space.encode(table), items, assign_folds(table, params), decoding)
 
     def held_out(self, predict: Callable[[NDArray[np.bool_], NDArray[np.bool_]], NDArray[np.int64]]) -> NDArray[Any]:
         """Join what `predict(train, test)` says of every fold from the others. Shape: all (photos, ...)."""
@@ -123,7 +127,7 @@ def fine_tune(photographs: Photographs, strategy: Strategy, params: TrainingPara
         data = TrainingData(photographs.label_space, photographs.photos, photographs.codes, rows, np.flatnonzero(test))
         fold = int(photographs.folds[test][0])
         resume = Path(".resume") / f"{title}_{fold}.safetensors"
-        model = create(strategy, data, averaged)
+        model = create(strategy, photographs.label_space, photographs.decoding, averaged)
         fitted = fit(
             model,
             data,
