@@ -18,7 +18,6 @@ import timm
 import torch
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
-from sklearn.metrics import f1_score
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
@@ -29,6 +28,7 @@ from vitrine.labels import CLASS_TASK, MISSING, LabelSpace, read_photos
 from vitrine.model import MultiTaskModel, load_tensors, tensors_of
 from vitrine.params import Section
 from vitrine.preprocess import Augmentation, AugmentationParams, shrink_photos
+from vitrine.scores import accuracy, confusion_counts, macro_f1
 
 Rate = Annotated[float, Field(gt=0, le=1)]
 Dropout = Annotated[float, Field(ge=0, lt=1)]
@@ -438,14 +438,10 @@ def validation_scores(codes: NDArray[np.int64], logits: NDArray[np.float32]) -> 
     Shape:
         codes: (photos,), MISSING where unlabelled; logits: (photos, labels)
     """
-    labelled = codes != MISSING
-    if not labelled.any():
+    counts = confusion_counts(codes, logits.argmax(axis=1), logits.shape[1])
+    if not counts.any():
         return {"accuracy": 0.0, "macro_f1": 0.0}
-    true, predicted = codes[labelled], logits[labelled].argmax(axis=1)
-    return {
-        "accuracy": float((true == predicted).mean()),
-        "macro_f1": float(f1_score(true, predicted, average="macro", zero_division=0)),
-    }
+    return {"accuracy": float(accuracy(counts)), "macro_f1": float(macro_f1(counts))}
 
 
 def use_bf16(precision: str, device: torch.device) -> bool:

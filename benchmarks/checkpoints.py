@@ -1,0 +1,74 @@
+"""Compare the best epoch's weights with the moving average of all, by grouped cross-validation: which is the default?
+
+Photographs are those of data/splits apart from test, in folds of whole items. Every fold is judged once; the next one
+is val, from which the best epoch is picked; the others train. Both checkpoints come out of the same training, so that
+the comparison is paired. Finished folds are kept in .resume/, so a killed run resumes. Prints a Markdown table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitrine.artifacts import read_json, read_npy, read_npz, write_npz
+from vitrine.labels import LabelSpace, read_photos
+from vitrine.params import read_section
+from vitrine.preprocess import Decoding
+from vitrine.scoring import compare, number_items
+from vitrine.splits import FoldParams, assign_folds
+from vitrine.strategies import DeitParams, MobilevitParams, create
+from vitrine.training import TrainingData, TrainingParams, fit
+
+FOLDER = Path("data/splits")
+SECTIONS: dict[str, type[DeitParams] | type[MobilevitParams]] = {"deit": DeitParams, "mobilevit": MobilevitParams}
+FOLDS = FoldParams(num_folds=5, seed=13)
+EPOCHS_FRACTION = 0.5
+"""Of the epochs in params.yaml, as in crossval/params.yaml: half the time."""
+
+
+def logits_of_fold(name: str, data: TrainingData, judged: NDArray[np.int64], fold: int) -> dict[str, NDArray]:
+    """Train one model and return the logits of the judged photographs: `best.TASK`, `ema.TASK` (photos, labels)."""
+    place = Path(".resume") / f"checkpoints_{name}_{fold}.npz"
+    if place.is_file():
+        return read_npz(place)
+    strategy = read_section(f"train_{name}", SECTIONS[name]).strategy()
+    params = read_section("training", TrainingParams).model_copy(update={"checkpoint": "best"})
+    phases = [replace(phase, epochs=max(1, round(EPOCHS_FRACTION * phase.epochs))) for phase in strategy.phases]
+    model = create(strategy, data.label_space, Decoding(**read_json(FOLDER / "decoding.json")), params)
+    resume, precision = place.with_suffix(".safetensors"), strategy.backbone.precision
+    fitted = fit(model, data, phases, params, strategy.balanced, precision, resume, f"{name}, fold {fold}")
+    found = {f"best.{task}": logits for task, logits in fitted.model.infer(data.photos[judged])[0].items()}
+    model.load_state_dict(fitted.average)
+    found |= {f"ema.{task}": logits for task, logits in model.infer(data.photos[judged])[0].items()}
+    write_npz(place, found)
+    resume.unlink(missing_ok=True)
+    return found
+
+
+def main() -> None:
+    table, photos = read_photos(FOLDER / "photos.csv"), read_npy(FOLDER / "photos.npy")
+    label_space = LabelSpace.from_json(read_json(FOLDER / "label_space.json"))
+    codes, known = label_space.encode(table), np.flatnonzero(table["split"] != "test")
+    items = number_items(table["instance_id"])[known]
+    folds = assign_folds(table.iloc[known], FOLDS)
+    print("| model | task | best | ema | ema minus best |\n| --- | --- | ---: | ---: | ---: |")
+    for name in SECTIONS:
+        parts = []
+        for fold in range(FOLDS.num_folds):
+            judged, val = known[folds == fold], known[folds == (fold + 1) % FOLDS.num_folds]
+            data = TrainingData(label_space, photos, codes, np.setdiff1d(known, [*judged, *val]), val)
+            parts.append(logits_of_fold(name, data, judged, fold))
+        order = np.argsort(np.concatenate([np.flatnonzero(folds == fold) for fold in range(FOLDS.num_folds)]))
+        for task in label_space:
+            best, ema = (np.concatenate([part[f"{kind}.{task}"] for part in parts])[order] for kind in ("best", "ema"))
+            true = codes[task][known]
+            right = (f"{100 * (logits.argmax(axis=1) == true)[true >= 0].mean():.1f} %" for logits in (best, ema))
+            gain, low, high = (100 * value for value in list(compare(true, ema, best, items).values())[:3])
+            print(f"| {name} | {task} | {' | '.join(right)} | {gain:+.1f} [{low:+.1f}, {high:+.1f}] |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
