@@ -1,7 +1,7 @@
 """Compare the best epoch's weights with the moving average of all, by grouped cross-validation: which is the default?
 
-Photographs are those of data/splits apart from test, in folds of whole items. Every fold is judged once; the next one
-is val, from which the best epoch is picked; the others train. Both checkpoints come out of the same training, so that
+Photographs are those of data/splits apart from test, in five folds of whole items, three of which are judged. The next
+fold is val, from which the best epoch is picked; the others train. Both checkpoints come out of the same training, so that
 the comparison is paired. Finished folds are kept in .resume/, so a killed run resumes. Prints a Markdown table.
 """
 
@@ -25,6 +25,7 @@ from vitrine.training import TrainingData, TrainingParams, fit
 FOLDER = Path("data/splits")
 SECTIONS: dict[str, type[DeitParams] | type[MobilevitParams]] = {"deit": DeitParams, "mobilevit": MobilevitParams}
 FOLDS = FoldParams(num_folds=5, seed=13)
+NUM_JUDGED = 3
 EPOCHS_FRACTION = 0.5
 """Of the epochs in params.yaml, as in crossval/params.yaml: half the time."""
 
@@ -54,20 +55,21 @@ def main() -> None:
     codes, known = label_space.encode(table), np.flatnonzero(table["split"] != "test")
     items = number_items(table["instance_id"])[known]
     folds = assign_folds(table.iloc[known], FOLDS)
-    print("| model | task | best | ema | ema minus best |\n| --- | --- | ---: | ---: | ---: |")
-    for name in SECTIONS:
-        parts = []
-        for fold in range(FOLDS.num_folds):
-            judged, val = known[folds == fold], known[folds == (fold + 1) % FOLDS.num_folds]
-            data = TrainingData(label_space, photos, codes, np.setdiff1d(known, [*judged, *val]), val)
+    logits: dict[str, list[dict[str, NDArray]]] = {name: [] for name in SECTIONS}
+    for fold in range(NUM_JUDGED):
+        judged, val = known[folds == fold], known[folds == (fold + 1) % FOLDS.num_folds]
+        data = TrainingData(label_space, photos, codes, np.setdiff1d(known, [*judged, *val]), val)
+        for name, parts in logits.items():
             parts.append(logits_of_fold(name, data, judged, fold))
-        order = np.argsort(np.concatenate([np.flatnonzero(folds == fold) for fold in range(FOLDS.num_folds)]))
+    rows = np.concatenate([np.flatnonzero(folds == fold) for fold in range(NUM_JUDGED)])
+    print("| model | task | best | ema | ema minus best |\n| --- | --- | ---: | ---: | ---: |")
+    for name, parts in logits.items():
         for task in label_space:
-            best, ema = (np.concatenate([part[f"{kind}.{task}"] for part in parts])[order] for kind in ("best", "ema"))
-            true = codes[task][known]
-            right = (f"{100 * (logits.argmax(axis=1) == true)[true >= 0].mean():.1f} %" for logits in (best, ema))
-            gain, low, high = (100 * value for value in list(compare(true, ema, best, items).values())[:3])
-            print(f"| {name} | {task} | {' | '.join(right)} | {gain:+.1f} [{low:+.1f}, {high:+.1f}] |", flush=True)
+            best, ema = (np.concatenate([part[f"{kind}.{task}"] for part in parts]) for kind in ("best", "ema"))
+            true = codes[task][known[rows]]
+            right = (f"{100 * (scores.argmax(axis=1) == true)[true >= 0].mean():.1f} %" for scores in (best, ema))
+            gain, low, high = (100 * value for value in list(compare(true, ema, best, items[rows]).values())[:3])
+            print(f"| {name} | {task} | {' | '.join(right)} | {gain:+.1f} [{low:+.1f}, {high:+.1f}] |")
 
 
 if __name__ == "__main__":
