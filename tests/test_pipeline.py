@@ -16,8 +16,10 @@ import pytest
 import yaml
 from conftest import make_dataset
 
+import lineage
 from vitrine.params import read_section
 from vitrine.pretraining import ArmParams
+from vitrine.systems import NETWORKS
 
 ROOT = Path(__file__).parents[1]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
@@ -32,83 +34,34 @@ LIGHT = (
 # -- contracts ----------------------------------------------------------------------------------------------------
 
 
-def imports(path: Path) -> set[str]:
-    """List the modules that a file imports anywhere, `from vitrine import x` as vitrine.x."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {f"vitrine.{alias.name}" for alias in node.names} if node.module == "vitrine" else {node.module}
-    return found
+@pytest.mark.parametrize("path", lineage.PIPELINES)
+def test_every_stage_declares_the_modules_and_packages_that_it_imports(path: str) -> None:
+    assert (ROOT / path).read_text(encoding="utf-8") == lineage.pipeline_text(ROOT / path), "Run: make deps"
 
 
-def closure(script: Path, package: Path) -> set[str]:
-    """List the modules of the package that a script reaches."""
-    reached: set[str] = set()
-    waiting = [script]
-    while waiting:
-        for name in imports(waiting.pop()):
-            module = name.removeprefix("vitrine.")
-            if name.startswith("vitrine.") and module not in reached:
-                reached.add(module)
-                waiting.append(package / f"{module}.py")
-    return reached
+def test_the_environment_is_what_stages_import_as_the_lock_pins_it() -> None:
+    stale = [path for path, text in lineage.generated().items() if path.read_text(encoding="utf-8") != text]
+    assert stale == [], "Run: make deps"
+    versions = yaml.safe_load((ROOT / "environment.yaml").read_text(encoding="utf-8"))
+    assert {"numpy", "pillow", "scikit-learn", "timm", "torch", "mitsuba", "python"} < set(versions)
+    assert "gradio" not in versions
 
 
-def undeclared_and_unused(script: Path, package: Path, deps: list[str]) -> tuple[set[str], set[str]]:
-    """Compare a script's modules with the deps of its stage."""
-    needed = closure(script, package)
-    declared = {Path(dep).stem for dep in deps if dep.startswith("src/vitrine/")}
-    return needed - declared, declared - needed
+def test_no_pipeline_is_left_out() -> None:
+    files = subprocess.run(["git", "ls-files", "*dvc.yaml"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert set(files.stdout.split()) == set(lineage.PIPELINES)
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_deps_are_the_modules_that_a_stage_reaches(stage: str) -> None:
-    deps = STAGES[stage]["deps"]
-    assert undeclared_and_unused(ROOT / f"stages/{stage}.py", ROOT / "src/vitrine", deps) == (set(), set())
-    assert f"stages/{stage}.py" in deps
-
-
-def test_the_check_of_deps_sees_what_is_missing_and_what_is_too_much(tmp_path: Path) -> None:
-    (tmp_path / "stage.py").write_text("from vitrine.one import x\n")
-    (tmp_path / "one.py").write_text("def f():\n    from vitrine import two\n")
-    (tmp_path / "two.py").write_text("import json\n")
-    found = undeclared_and_unused(tmp_path / "stage.py", tmp_path, ["src/vitrine/one.py", "src/vitrine/three.py"])
-    assert found == ({"two"}, {"three"})
+def test_the_outermost_package_holds_only_the_version() -> None:
+    text = (ROOT / "src/vitrine/__init__.py").read_text(encoding="utf-8")
+    assert [type(node) for node in ast.parse(text).body] == [ast.Expr, ast.Assign]
 
 
 def test_stages_are_named_like_their_scripts_and_params() -> None:
-    assert list(STAGES) == ["split", "train_deit", "train_mobilevit", "evaluate", "index", "report"]
+    assert list(STAGES) == ["split", *(f"train_{name}" for name in NETWORKS), "evaluate", "index", "report"]
     for name, stage in STAGES.items():
         assert stage["cmd"] == f"python stages/{name}.py"
         assert len((ROOT / f"stages/{name}.py").read_text(encoding="utf-8").splitlines()) <= 80
-
-
-@pytest.mark.parametrize("name", ["folds", "train", "baselines", "judge"])
-def test_deps_of_cross_validation_are_the_modules_that_it_reaches(name: str) -> None:
-    stage = yaml.safe_load((ROOT / "crossval/dvc.yaml").read_text(encoding="utf-8"))["stages"][name]
-    script = ROOT / f"crossval/{name}.py"
-    assert undeclared_and_unused(script, ROOT / "src/vitrine", stage["deps"]) == (set(), set())
-    assert f"crossval/{name}.py" in stage["deps"]
-
-
-PRETRAINING = {
-    "render": "shard", "train_mobilevit_first": "backbone", "train_deit_first": "backbone",
-    "train_mobilevit_second": "backbone", "train_deit_second": "backbone",
-    "train_mobilevit": "backbone", "train_deit": "backbone", "train_deit_fourth": "backbone", "ablate": "backbone",
-    "probe": "probe", "finetune": "finetune", "finetune_svm": "finetune",
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(("name", "script"), PRETRAINING.items())
-def test_deps_of_pre_training_are_the_modules_that_it_reaches(name: str, script: str) -> None:
-    stages = yaml.safe_load((ROOT / "pretrain/dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    assert set(PRETRAINING) == set(stages)
-    path = ROOT / f"pretrain/{script}.py"
-    assert f"pretrain/{script}.py" in stages[name]["deps"]
-    if name != "render":  # whose modules form a package
-        assert undeclared_and_unused(path, ROOT / "src/vitrine", stages[name]["deps"]) == (set(), set())
 
 
 def test_every_arm_of_pre_training_is_valid_trained_and_probed() -> None:
@@ -127,31 +80,25 @@ def test_every_arm_of_pre_training_is_valid_trained_and_probed() -> None:
             assert set(stage["outs"]) == {f"pretrain/backbones/{arm}.{suffix}" for suffix in ("safetensors", "json")}
 
 
-def sections_read(script: Path) -> set[str]:
-    calls = (node for node in ast.walk(ast.parse(script.read_text(encoding="utf-8"))) if isinstance(node, ast.Call))
-    read = [call.args[0] for call in calls if getattr(call.func, "id", "") == "read_section"]
-    return {ast.literal_eval(name) for name in read if isinstance(name, ast.Constant)}
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_params_declared_are_params_read(stage: str) -> None:
-    assert sections_read(ROOT / f"stages/{stage}.py") == set(STAGES[stage].get("params", []))
+def declared_keys(folder: Path, stage: dict[str, Any]) -> set[str]:
+    """List the params that a stage declares, key by key, as file:section.key; packages aside."""
+    files: dict[str, list[str]] = {}
+    for entry in stage["params"]:
+        for file, names in (entry if isinstance(entry, dict) else {"params.yaml": [entry]}).items():
+            files.setdefault(file, []).extend(names)
+    keys = set()
+    for file, names in files.items():
+        if Path(file).name != "environment.yaml":
+            sections = yaml.safe_load((folder / file).read_text(encoding="utf-8"))
+            for name in names:
+                section, _, key = name.partition(".")
+                keys |= {f"{file}:{section}.{each}" for each in ([key] if key else sections[section])}
+    return keys
 
 
 def test_every_section_of_params_belongs_to_a_stage() -> None:
-    assert set(PARAMS) == {section for stage in STAGES.values() for section in stage.get("params", [])}
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_every_key_of_params_is_used_by_the_stages_code(stage: str) -> None:
-    script = ROOT / f"stages/{stage}.py"
-    files = [script, *(ROOT / f"src/vitrine/{module}.py" for module in closure(script, ROOT / "src/vitrine"))]
-    attributes = {
-        node.attr for file in files for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Attribute)
-    }  # fmt: skip
-    keys = {key for section in STAGES[stage].get("params", []) for key in PARAMS[section]}
-    assert keys <= attributes
+    entries = [entry for stage in STAGES.values() for entry in stage["params"] if isinstance(entry, str)]
+    assert set(PARAMS) == set(entries)
 
 
 def test_every_key_of_params_has_a_comment() -> None:
@@ -163,14 +110,9 @@ def test_every_key_of_params_has_a_comment() -> None:
 def test_light_modules_never_import_torch_and_only_figures_draws() -> None:
     package = ROOT / "src/vitrine"
     for module in LIGHT:
-        for reached in {module, *closure(package / f"{module}.py", package)}:
-            assert not {name.split(".")[0] for name in imports(package / f"{reached}.py")} & {
-                "torch",
-                "torchvision",
-                "timm",
-            }
+        assert not lineage.reach(package / f"{module}.py")[1] & {"torch", "torchvision", "timm"}, module
     for path in [*package.glob("*.py"), *(ROOT / "stages").glob("*.py")]:
-        names = {name.split(".")[0] for name in imports(path)}
+        names = {name.split(".")[0] for name in lineage.imported_names(path)}
         assert "stages" not in names
         assert "matplotlib" not in names or path.name == "figures.py"
 
