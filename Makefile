@@ -6,15 +6,23 @@ export DVC_NO_ANALYTICS := 1
 export VITRINE_TEAM13_DIR ?= $(abspath $(wildcard ../shared/team13))
 
 .DEFAULT_GOAL := help
-.PHONY: setup repro test check lock-check team13 team13-crossval crossval pretrain render realism app pictures diff gate bench kill-test help
+.PHONY: setup lock deps repro test check lock-check certify team13 team13-crossval crossval pretrain render realism app pictures diff gate bench kill-test help
 
 setup: .venv/installed  ## Make the environment (about 6 GB, once)
 
 .venv/installed: requirements.lock pyproject.toml
 	python3 -m venv .venv
-	pip install --quiet --disable-pip-version-check -r requirements.lock
-	pip install --quiet --disable-pip-version-check --no-deps --editable .
+	pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
+
+lock: setup  ## Pin what pyproject.toml asks for, with hashes; what is pinned and still fits stays
+	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \
+	  --no-header --no-annotate --quiet --output-file requirements.lock
+	python tools/lineage.py
+
+deps: setup  ## Write modules and packages of every stage into dvc.yaml, from the imports
+	python tools/lineage.py
 
 repro: setup  ## Run the pipeline: data, training, evaluation, index, report
 	dvc repro
@@ -48,8 +56,11 @@ check: setup  ## Lint, check formatting and types
 	mypy
 	check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
-lock-check: setup  ## Check that dvc.lock matches code, params and data
-	python tests/lock_check.py
+lock-check: setup  ## Check that locks match code, params, data and the environment
+	python tools/lock_check.py
+
+certify: setup  ## Rerun the committed pipeline in a clean clone and environment; write report/certificate.*
+	python benchmarks/certify.py
 
 app: setup  ## Serve the web page at 127.0.0.1:7860
 	vitrine serve

@@ -17,7 +17,7 @@ from vitrine.model import WeightsError
 from vitrine.params import ParamsError, exit_on, read_section
 from vitrine.predictions import Predictions
 from vitrine.preprocess import Decoding
-from vitrine.strategies import DeitParams, create
+from vitrine.strategies import DeitParams, Strategy, create
 from vitrine.training import TrainingParams
 
 
@@ -25,14 +25,14 @@ def main() -> None:
     exit_on(ParamsError, ArtifactError, WeightsError)
     params = read_section("baselines", BaselineParams, Path("crossval/params.yaml"))
     training = read_section("training", TrainingParams)
-    strategy = read_section("train_deit", DeitParams).strategy()
+    start = Strategy(read_section("train_deit", DeitParams), phases=[], balanced=False)  # nothing is trained
     folder = Path("data/splits")
     table, photos = read_photos(folder / "photos.csv"), read_npy(folder / "photos.npy")
     label_space = LabelSpace.from_json(read_json(folder / "label_space.json"))
     folds = read_csv(Path("crossval/folds.csv"))["fold"].to_numpy()
     classical = classical_features(photos)
     decoding = Decoding(**read_json(folder / "decoding.json"))
-    _, frozen = create(strategy, label_space, decoding, training).infer(photos)  # as training would start from it
+    _, frozen = create(start, label_space, decoding, training).infer(photos)  # as training would start from it
 
     found: dict[str, dict[str, np.ndarray]] = {"majority": {}, "svm": {}, "neighbours": {}}
     for task, codes in label_space.encode(table).items():

@@ -7,18 +7,30 @@ Writes  crossval/folds.csv
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
 
 from vitrine.artifacts import ArtifactError, write_csv
 from vitrine.labels import read_photos
-from vitrine.params import ParamsError, exit_on, read_section
-from vitrine.splits import FoldParams, SplitError, assign_folds
+from vitrine.params import ParamsError, Section, exit_on, read_section
+from vitrine.splits import SplitError, assign_folds
+
+NUM_FOLDS = 5
+"""80 % of the items train, as in the given split. The matrix of dvc.yaml names the folds one by one."""
+
+
+class FoldParams(Section):
+    """Which items fall into which fold."""
+
+    seed: Annotated[int, Field(ge=0)]
 
 
 def main() -> None:
     exit_on(ParamsError, ArtifactError, SplitError)
     params = read_section("folds", FoldParams, Path("crossval/params.yaml"))
     table = read_photos(Path("data/splits/photos.csv"))
-    table["fold"] = assign_folds(table, params)
+    table["fold"] = assign_folds(table, NUM_FOLDS, params.seed)
     write_csv(Path("crossval/folds.csv"), table[["image_path", "instance_id", "fold"]])
 
 

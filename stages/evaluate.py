@@ -17,7 +17,7 @@ from vitrine.inference import Network
 from vitrine.labels import CLASS_TASK, LabelSpace, read_photos
 from vitrine.params import ParamsError, exit_on, read_section
 from vitrine.scoring import compare_all, named_rows, number_items
-from vitrine.systems import answer, fit_systems, save_systems
+from vitrine.systems import NETWORKS, answer, fit_systems, save_systems
 
 
 def main() -> None:
@@ -31,7 +31,7 @@ def main() -> None:
     test, held_out, bins = splits == "test", splits != "train", params.calibration_bins
     test_codes = {task: values[test] for task, values in codes.items()}
 
-    networks = {name: Network.load(Path("models") / name) for name in params.models}
+    networks = {name: Network.load(Path("models") / name) for name in NETWORKS}
     raw = {name: network.predict(photos, list(table["image_path"])) for name, network in networks.items()}
     systems = fit_systems(raw, codes, splits == "val", params.sure_accuracy)
     save_systems(Path("models/systems.json"), systems)

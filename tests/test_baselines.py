@@ -8,7 +8,7 @@ import pytest
 
 from vitrine.baselines import classical_features, majority_probs, neighbour_probs, svm_probs
 from vitrine.labels import MISSING
-from vitrine.splits import FoldParams, SplitError, assign_folds
+from vitrine.splits import SplitError, assign_folds
 
 
 def painted(color: tuple[int, int, int], stripes: int) -> np.ndarray:
@@ -73,10 +73,10 @@ def test_learners_separate_what_is_separate_and_never_name_unseen_labels(num_see
 
 def test_folds_hold_whole_items_and_every_class() -> None:
     table = pd.DataFrame([{"class": f"c{k % 3}", "instance_id": f"i{k}"} for k in range(30) for _ in range(1 + k % 4)])
-    folds = assign_folds(table, FoldParams(num_folds=5, seed=1))
+    folds = assign_folds(table, 5, 1)
     assert set(folds) == set(range(5))
     assert (pd.Series(folds).groupby(table["instance_id"]).nunique() == 1).all()
     assert (pd.crosstab(folds, table["class"]) > 0).all().all()
-    np.testing.assert_array_equal(folds, assign_folds(table, FoldParams(num_folds=5, seed=1)))
+    np.testing.assert_array_equal(folds, assign_folds(table, 5, 1))
     with pytest.raises(SplitError, match="'c0' has 10"):
-        assign_folds(table, FoldParams(num_folds=11, seed=1))
+        assign_folds(table, 11, 1)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import colorsys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import timm
 import torch
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch.nn import functional
 
+from vitrine.params import ParamsError, read_section
 from vitrine.preprocess import (
     LUMA,
     Augmentation,
@@ -187,3 +190,12 @@ def test_large_photographs_are_shrunk_smoothly_and_small_ones_kept() -> None:
     assert shrunk.shape == (1, 16, 16, 3)
     assert np.abs(shrunk[:, 3:-3, 3:-3].astype(int) - 127).max() < 12  # the average, not a few sampled squares
     assert np.array_equal(shrink_photos(photos, 64), photos)
+
+
+def test_the_erased_area_has_a_min_below_its_max(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump({"training": {**STILL, "erase_area_min": 0.2, "erase_area_max": 0.1}}))
+    with pytest.raises(
+        ParamsError, match=r"training\.erase_area_max: expected at least erase_area_min, 0\.2; found 0\.1"
+    ):
+        read_section("training", AugmentationParams, path)

@@ -28,9 +28,8 @@ from vitrine.reporting import (
 )
 from vitrine.retrieval import Index
 from vitrine.scoring import compare_all, number_items, score_all, with_interval
-from vitrine.systems import ENSEMBLE, mean_of
+from vitrine.systems import ENSEMBLE, NETWORKS, mean_of
 
-NETWORKS = ("deit", "mobilevit")
 BASELINES = ("majority", "svm", "neighbours")
 
 

@@ -27,9 +27,8 @@ ALL_TASKS = "all_tasks"
 
 
 class EvaluateParams(Section):
-    """What to judge, and how."""
+    """How to judge."""
 
-    models: Annotated[list[str], Field(min_length=1)]
     sure_accuracy: Annotated[float, Field(gt=0, le=1)]
     calibration_bins: Annotated[int, Field(ge=1, le=50)]
     svm_c: Annotated[float, Field(gt=0)]

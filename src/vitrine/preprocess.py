@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor
 from torch.nn import functional
 
@@ -141,6 +141,14 @@ class AugmentationParams(Section):
     erase_probability: Fraction
     erase_area_min: Annotated[float, Field(gt=0, le=1)]
     erase_area_max: Annotated[float, Field(gt=0, le=1)]
+
+    @field_validator("erase_area_max")
+    @classmethod
+    def _not_below_the_min(cls, value: float, info: ValidationInfo) -> float:
+        least = info.data.get("erase_area_min", value)
+        if value < least:
+            raise ValueError(f"at least erase_area_min, {least:g}")
+        return value
 
 
 class Augmentation:

@@ -36,27 +36,19 @@ class SplitParams(Section):
     near_duplicate_bits: Annotated[int, Field(ge=0, lt=32)]
 
 
-class FoldParams(Section):
-    """How items are put into folds."""
-
-    num_folds: Annotated[int, Field(ge=2, le=50)]
-    seed: Annotated[int, Field(ge=0)]
-
-
-def assign_folds(table: pd.DataFrame, params: FoldParams) -> NDArray[np.int64]:
+def assign_folds(table: pd.DataFrame, num_folds: int, seed: int) -> NDArray[np.int64]:
     """Number the fold of every photograph: whole items, classes as even as can be. Shape: (photos,).
 
     Raises:
         SplitError: a class has fewer items than there are folds.
     """
     fewest = table.groupby(CLASS_TASK)["instance_id"].nunique()
-    if fewest.min() < params.num_folds:
+    if fewest.min() < num_folds:
         raise SplitError(
-            f"folds.num_folds: {params.num_folds} folds need as many items of every class; '{fewest.idxmin()}' has "
-            f"{fewest.min()}"
+            f"{num_folds} folds need as many items of every class; '{fewest.idxmin()}' has {fewest.min()}. Add items"
         )
     folds = np.full(len(table), -1, dtype=np.int64)
-    splitter = StratifiedGroupKFold(params.num_folds, shuffle=True, random_state=params.seed)
+    splitter = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed)
     for fold, (_, rows) in enumerate(splitter.split(table, table[CLASS_TASK], table["instance_id"])):
         folds[rows] = fold
     return folds

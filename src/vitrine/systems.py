@@ -13,6 +13,9 @@ from vitrine.artifacts import ArtifactError, read_json, write_json
 from vitrine.calibration import coverage_curve, fit_temperature, sharpen, sure_threshold
 from vitrine.predictions import Predictions
 
+NETWORKS = ("deit", "mobilevit")
+"""The models that the pipeline trains, each by a stage of its own."""
+
 ENSEMBLE = "ensemble"
 
 

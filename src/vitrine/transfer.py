@@ -18,16 +18,19 @@ from sklearn.preprocessing import StandardScaler
 from vitrine.baselines import classical_features, svm_probs
 from vitrine.catalog import DataParams, decode_photos, read_catalog
 from vitrine.labels import MISSING, LabelSpace
+from vitrine.params import Section
 from vitrine.preprocess import Decoding
 from vitrine.scoring import number_items, rate
-from vitrine.splits import FoldParams, assign_folds
+from vitrine.splits import assign_folds
 from vitrine.strategies import Strategy, create
 from vitrine.training import TrainingData, TrainingParams, fit
 
 
-class TransferParams(FoldParams):
+class TransferParams(Section):
     """Folds of items, and how photographs are read, probed and classified without features."""
 
+    num_folds: Annotated[int, Field(ge=2, le=50)]
+    seed: Annotated[int, Field(ge=0)]
     photo_size_px: Annotated[int, Field(ge=16)]
     max_megapixels: Annotated[float, Field(gt=0)]
     inverse_penalty: Annotated[float, Field(gt=0)]
@@ -62,8 +65,9 @@ class Photographs:
         photos = decode_photos(folder, table, params.photo_size_px, params.max_megapixels)
         space = LabelSpace({task: tuple(sorted(table[task].dropna().unique())) for task in data.tasks})
         items = number_items(list(table["instance_id"]))
+        folds = assign_folds(table, params.num_folds, params.seed)
         decoding = Decoding(params.photo_size_px, params.max_megapixels)
-        return cls(space, photos, space.encode(table), items, assign_folds(table, params), decoding)
+        return cls(space, photos, space.encode(table), items, folds, decoding)
 
     def held_out(self, predict: Callable[[NDArray[np.bool_], NDArray[np.bool_]], NDArray[np.int64]]) -> NDArray[Any]:
         """Join what `predict(train, test)` says of every fold from the others. Shape: all (photos, ...)."""
