@@ -17,7 +17,7 @@ import yaml
 from conftest import make_dataset
 
 from vitrine.params import read_section
-from vitrine.pretraining import ArmParams
+from vitrine.pretraining import PretrainingParams
 
 ROOT = Path(__file__).parents[1]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
@@ -94,10 +94,7 @@ def test_deps_of_cross_validation_are_the_modules_that_it_reaches(name: str) -> 
 
 
 PRETRAINING = {
-    "render": "shard", "train_mobilevit_first": "backbone", "train_deit_first": "backbone",
-    "train_mobilevit_second": "backbone", "train_deit_second": "backbone",
-    "train_mobilevit": "backbone", "train_deit": "backbone", "train_deit_fourth": "backbone", "ablate": "backbone",
-    "probe": "probe", "finetune": "finetune", "finetune_svm": "finetune",
+    "import_weights": "import_weights", "render": "shard", "train_mobilevit": "backbone", "train_deit": "backbone",
 }  # fmt: skip
 
 
@@ -111,20 +108,15 @@ def test_deps_of_pre_training_are_the_modules_that_it_reaches(name: str, script:
         assert undeclared_and_unused(path, ROOT / "src/vitrine", stages[name]["deps"]) == (set(), set())
 
 
-def test_every_arm_of_pre_training_is_valid_trained_and_probed() -> None:
+@pytest.mark.parametrize("name", ["train_mobilevit", "train_deit"])
+def test_pre_training_declares_the_files_that_its_params_name(name: str) -> None:
     stages = yaml.safe_load((ROOT / "pretrain/dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    sections = yaml.safe_load((ROOT / "pretrain/params.yaml").read_text(encoding="utf-8"))
-    arms = {name for name, section in sections.items() if "architecture" in section}
-    trained = {name.removeprefix("train_") for name in stages if name.startswith("train_")}
-    assert arms == {*trained, *stages["ablate"]["matrix"]["arm"]}
-    assert {f"pretrain/backbones/{arm}.safetensors" for arm in arms} < set(stages["probe"]["deps"])
-    for arm in arms:
-        params = read_section(arm, ArmParams, ROOT / "pretrain/params.yaml")
-        stage = stages.get(f"train_{arm}", stages["ablate"])
-        assert {path for path in (params.start, params.teacher) if path != "none"} <= set(stage["deps"])
-        if stage is not stages["ablate"]:
-            assert stage["cmd"].split()[-1] == arm and stage["params"][0]["pretrain/params.yaml"] == ["training", arm]
-            assert set(stage["outs"]) == {f"pretrain/backbones/{arm}.{suffix}" for suffix in ("safetensors", "json")}
+    params = read_section(name, PretrainingParams, ROOT / "pretrain/params.yaml")
+    shards = {*params.train_shards, params.val_shard}
+    named = {f"pretrain/shards/{shard}.npz" for shard in shards}
+    named |= {path for path in (params.start, params.teacher) if path != "none"}
+    assert named == {dep for dep in stages[name]["deps"] if not dep.endswith(".py")}
+    assert shards <= set(stages["render"]["matrix"]["shard"])
 
 
 def sections_read(script: Path) -> set[str]:
