@@ -38,7 +38,7 @@ team13-crossval: setup  ## Cross-validate on Team 13's photographs, as an experi
 crossval: setup  ## Cross-validate both models and the baselines, by item (about 12 minutes)
 	dvc repro crossval/dvc.yaml
 
-pretrain: setup  ## Make the backbones in weights/ anew, from nothing (a night; needs Team 13's photographs)
+pretrain: setup  ## Check the imported backbones in weights/, rehearse how others are trained (minutes)
 	dvc repro pretrain/dvc.yaml
 
 render: setup  ## Render the sample catalogue anew where its renderer or params changed

@@ -3,7 +3,7 @@
 Reads   data/splits/, crossval/folds.csv
 Writes  crossval/predictions/MODEL_FOLD.npz
 
-The last average of the weights is taken, not the best epoch: nothing is picked on the fold that is judged.
+The last average of the weights is taken, not the best epoch: no epoch is picked on the fold that is judged.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Reads   pretrain/params.yaml
 Writes  pretrain/shards/SHARD.npz: JPEG files side by side (`bytes`, cut at `ends`) and one text array a label
 
-A killed run goes on where it stopped.
+A killed run resumes where it stopped, unless params, the renderer or its libraries have changed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pydantic import Field
 
 from vitrine.artifacts import write_npz
 from vitrine.params import ParamsError, Section, exit_on, read_section
-from vitrine.render.catalogue import LABELS, RenderError, RenderParams, in_parallel, jobs
+from vitrine.render.catalogue import LABELS, RenderError, RenderParams, in_parallel, jobs, resumable_folder
 
 
 class ShardParams(Section):
@@ -43,14 +43,15 @@ def main(shard: int) -> None:
         test_fraction=0.1,
     )
     work = jobs(catalogue)
-    unfinished = Path("pretrain/.partial") / "-".join(str(value) for value in catalogue.model_dump().values())
+    partial_folder = Path("pretrain/.partial") / str(shard)
+    unfinished = resumable_folder(partial_folder, catalogue)
     for _ in in_parallel(work, unfinished, catalogue):
         pass
     files = [np.frombuffer((unfinished / job.image_path).read_bytes(), dtype=np.uint8) for job in work]
     arrays = {label: np.array([getattr(job.item, label) for job in work], dtype=np.str_) for label in LABELS}
     ends = np.cumsum([len(file) for file in files])
     write_npz(Path("pretrain/shards") / f"{shard}.npz", {**arrays, "bytes": np.concatenate(files), "ends": ends})
-    shutil.rmtree(unfinished)
+    shutil.rmtree(partial_folder)
 
 
 if __name__ == "__main__":

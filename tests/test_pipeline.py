@@ -27,7 +27,7 @@ from vitrine.model import create_model, tensors_of
 from vitrine.params import read_section
 from vitrine.predictions import Predictions
 from vitrine.preprocess import Decoding
-from vitrine.pretraining import ArmParams
+from vitrine.pretraining import PretrainingParams
 from vitrine.systems import NETWORKS
 
 ROOT = Path(__file__).parents[1]
@@ -76,20 +76,15 @@ def test_stages_are_named_like_their_scripts_and_params() -> None:
         assert len((ROOT / f"stages/{name}.py").read_text(encoding="utf-8").splitlines()) <= 80
 
 
-def test_every_arm_of_pre_training_is_valid_trained_and_probed() -> None:
+@pytest.mark.parametrize("name", ["train_mobilevit", "train_deit"])
+def test_pre_training_declares_the_files_that_its_params_name(name: str) -> None:
     stages = yaml.safe_load((ROOT / "pretrain/dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    sections = yaml.safe_load((ROOT / "pretrain/params.yaml").read_text(encoding="utf-8"))
-    arms = {name for name, section in sections.items() if "architecture" in section}
-    trained = {name.removeprefix("train_") for name in stages if name.startswith("train_")}
-    assert arms == {*trained, *stages["ablate"]["matrix"]["arm"]}
-    assert {f"pretrain/backbones/{arm}.safetensors" for arm in arms} < set(stages["probe"]["deps"])
-    for arm in arms:
-        params = read_section(arm, ArmParams, ROOT / "pretrain/params.yaml")
-        stage = stages.get(f"train_{arm}", stages["ablate"])
-        assert {path for path in (params.start, params.teacher) if path != "none"} <= set(stage["deps"])
-        if stage is not stages["ablate"]:
-            assert stage["cmd"].split()[-1] == arm and stage["params"][0]["pretrain/params.yaml"] == ["training", arm]
-            assert set(stage["outs"]) == {f"pretrain/backbones/{arm}.{suffix}" for suffix in ("safetensors", "json")}
+    params = read_section(name, PretrainingParams, ROOT / "pretrain/params.yaml")
+    shards = {*params.train_shards, params.val_shard}
+    named = {f"pretrain/shards/{shard}.npz" for shard in shards}
+    named |= {path for path in (params.start, params.teacher) if path != "none"}
+    assert named == {dep for dep in stages[name]["deps"] if not dep.endswith(".py")}
+    assert shards <= set(stages["render"]["matrix"]["shard"])
 
 
 def declared_keys(folder: Path, stage: dict[str, Any], model: str = "") -> set[str]:

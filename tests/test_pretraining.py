@@ -1,65 +1,53 @@
-"""Pre-training sees the right pictures with the right labels; its start weights and its probe do what they say."""
+"""Pre-training sees the right pictures with the right labels; the weights in the repository are the ones pinned."""
 
 from __future__ import annotations
 
+import hashlib
 import io
+import runpy
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import timm
 import torch
+import yaml
 from PIL import Image
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import LeaveOneGroupOut, cross_val_score
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from pydantic import ValidationError
 
-from vitrine.artifacts import ArtifactError, write_npz
-from vitrine.formulas import formula_picture
+from vitrine.artifacts import ArtifactError, read_json, read_tensors, write_npz, write_tensors
 from vitrine.labels import MISSING, LabelSpace
 from vitrine.model import create_model, tensors_of
 from vitrine.preprocess import Decoding
 from vitrine.pretraining import (
-    FORMULA_TASK,
-    VARIANTS_PER_FORMULA,
-    ArmParams,
+    RENDERED_TASKS,
     GuidedModel,
+    PretrainingParams,
     mimetic_init,
     pretraining_data,
     read_shard,
 )
 
-ARM = ArmParams(
-    architecture="test_vit",
-    weights="none",
-    weights_file=None,
-    image_size_px=32,
-    init="default",
-    teacher="none",
-    guidance=0.0,
-    precision="fp32",
-    val_shard=1,
-    first_shard=0,
-    num_renders=3,
-    num_formulas=2,
-    augmented=True,
-    epochs=1,
-    learning_rate=1e-3,
-)
+ROOT = Path(__file__).parents[1]
+PARAMS = {
+    "architecture": "test_vit", "weights": "none", "weights_file": None, "image_size_px": 32, "precision": "fp32",
+    "init": "default", "teacher": "none", "guidance": 0.0, "train_shards": [0], "val_shard": 1,
+    "epochs": 1, "learning_rate": 1e-3,
+}  # fmt: skip
 
 
-def write_shard(folder: Path, number: int, greys: list[int]) -> None:
+def write_shard(folder: Path, number: int, grays: list[int]) -> None:
     files = []
-    for grey in greys:
+    for gray in grays:
         file = io.BytesIO()
-        Image.new("RGB", (16, 16), (grey, grey, grey)).save(file, "JPEG", quality=95)
+        Image.new("RGB", (16, 16), (gray, gray, gray)).save(file, "JPEG", quality=95)
         files.append(np.frombuffer(file.getvalue(), dtype=np.uint8))
     labels = {
-        "class_label": np.array([f"class {grey % 2}" for grey in greys]),
-        "color": np.array(["" if grey == 100 else "grey" for grey in greys]),
-        "material": np.array(["metal"] * len(greys)),
-        "condition": np.array(["new"] * len(greys)),
+        "class_label": np.array([f"class {gray % 2}" for gray in grays]),
+        "color": np.array(["" if gray == 100 else "gray" for gray in grays]),
+        "material": np.array(["metal"] * len(grays)),
+        "condition": np.array(["new"] * len(grays)),
     }
     ends = np.cumsum([len(file) for file in files])
     write_npz(folder / f"{number}.npz", {**labels, "bytes": np.concatenate(files), "ends": ends})
@@ -72,79 +60,33 @@ def shards(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def data_of(shards: Path, num_renders: int, num_val: int, **changes: int) -> tuple[list[int], list[int]]:
-    """Return the grey values of the train and the val photographs."""
-    arm = ARM.model_copy(update={"num_renders": num_renders, "num_formulas": 0, **changes})
-    data = pretraining_data(shards, arm, num_val)
-    greys = data.photos.mean(axis=(1, 2, 3)).round().astype(int)
-    return greys[data.train].tolist(), greys[data.val].tolist()
-
-
-def test_renders_come_in_the_order_of_the_shards_and_never_from_val(shards: Path) -> None:
-    assert data_of(shards, 2, 1) == ([10, 101], [51])
-    assert data_of(shards, 4, 1) == ([10, 101, 200, 100], [51])
+def test_shards_come_in_order_and_the_last_one_is_val(shards: Path) -> None:
     write_shard(shards, 2, [60, 70])
-    assert data_of(shards, 6, 1) == ([10, 101, 200, 100, 60, 70], [51])
-    assert data_of(shards, 2, 1, first_shard=1) == ([100, 60], [51])
-    assert data_of(shards, 4, 1, val_shard=2) == ([10, 101, 200, 100], [70])
-    (shards / "0.npz").unlink()  # not needed
-    assert data_of(shards, 2, 2, first_shard=1) == ([60, 70], [100, 51])
+    data = pretraining_data(shards, [2, 0], 1)
+    grays = data.photos.mean(axis=(1, 2, 3)).round().astype(int)
+    assert grays[data.train].tolist() == [60, 70, 10, 101, 200]
+    assert grays[data.val].tolist() == [100, 51]
+    assert data.codes["class"].tolist() == [0, 0, 0, 1, 0, 0, 1]
+    assert data.codes["color"].tolist() == [0, 0, 0, 0, 0, MISSING, 0]
 
 
 def test_a_shard_has_its_labels(shards: Path) -> None:
     _, table = read_shard(shards / "1.npz")
     assert table["class"].tolist() == ["class 0", "class 1"]
-    assert table["color"].tolist() == [None, "grey"]
+    assert table["color"].tolist() == [None, "gray"]
 
 
-def test_too_few_renders_are_an_error(shards: Path, tmp_path: Path) -> None:
+def test_a_missing_shard_is_an_error_that_names_it(shards: Path) -> None:
     with pytest.raises(ArtifactError, match=r"2\.npz: not found.*python pretrain/shard.py 2"):
-        data_of(shards, 5, 1)
-    (shards / "0.npz").unlink()
-    with pytest.raises(ArtifactError, match=r"0\.npz: not found"):
-        data_of(shards, 2, 1)
-    with pytest.raises(ArtifactError, match=r"1\.npz: not found"):
-        data_of(tmp_path / "none", 2, 1)
+        pretraining_data(shards, [0, 2], 1)
+    with pytest.raises(ArtifactError, match=r"7\.npz: not found"):
+        pretraining_data(shards, [0], 7)
 
 
-def test_renders_and_formulas_have_only_their_own_labels(shards: Path) -> None:
-    data = pretraining_data(shards, ARM, num_val=2)
-    num = 2 * VARIANTS_PER_FORMULA
-    assert (data.train.tolist(), data.val.tolist()) == ([0, 1, 2, *range(5, 5 + num)], [3, 4])
-    assert (data.codes[FORMULA_TASK][:5] == MISSING).all() and (data.codes["class"][5:] == MISSING).all()
-    assert data.codes[FORMULA_TASK][5:].tolist() == [0] * VARIANTS_PER_FORMULA + [1] * VARIANTS_PER_FORMULA
-    assert data.codes["color"][3] == MISSING
-    assert np.array_equal(data.photos[6], formula_picture(0, 1, 16))
-
-
-def test_an_arm_without_pictures_is_an_error(shards: Path) -> None:
-    with pytest.raises(ArtifactError, match="needs renders or formulas"):
-        pretraining_data(shards, ARM.model_copy(update={"num_renders": 0, "num_formulas": 0}), 2)
-
-
-@pytest.mark.parametrize("formula", range(6))
-def test_a_formula_draws_the_same_picture_again_and_another_for_every_variant(formula: int) -> None:
-    first = formula_picture(formula, 0, 48)
-    assert (first.shape, first.dtype) == ((48, 48, 3), np.uint8)
-    assert np.array_equal(first, formula_picture(formula, 0, 48))
-    assert not np.array_equal(first, formula_picture(formula, 1, 48))
-    assert first.std() > 5  # something is to be seen
-
-
-def test_formulas_can_be_told_apart_by_shape_alone() -> None:
-    """Contours of one formula are alike when their colours are taken away; those of another are not."""
-
-    def outline(formula: int, variant: int) -> np.ndarray:
-        picture = formula_picture(formula, variant, 64).astype(float).mean(axis=2)
-        spectrum = np.abs(np.fft.fft2(picture - picture.mean()))[:16, :16]
-        return np.log1p(spectrum).ravel()
-
-    features = np.array([[outline(3 * kind, variant) for variant in range(12)] for kind in range(4)])
-    codes = np.repeat(np.arange(4), 12)
-    folds = np.tile(np.arange(12) % 3, 4)
-    probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=2000))
-    scores = cross_val_score(probe, features.reshape(48, -1), codes, groups=folds, cv=LeaveOneGroupOut())
-    assert scores.mean() > 0.5  # chance is 0.25
+def test_val_is_never_trained_on() -> None:
+    PretrainingParams.model_validate(PARAMS)
+    with pytest.raises(ValidationError, match="val_shard"):
+        PretrainingParams.model_validate({**PARAMS, "train_shards": [0, 1]})
 
 
 def test_mimetic_attention_attends_to_itself_and_subtracts_the_value() -> None:
@@ -211,3 +153,85 @@ def test_guidance_teaches_the_student_and_never_the_teacher() -> None:
     assert losses[-1] < 0.5 * losses[0]
     assert all(np.array_equal(tensor, before[name]) for name, tensor in tensors_of(model.teacher).items())
     assert guided(4.0).train().forward_training(images)[1].item() == pytest.approx(2 * losses[0], rel=1e-5)
+
+
+# -- the script ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_backbone_and_its_student_are_trained_from_shards_alone(
+    shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole chain on five pictures; a second training gives the same bytes."""
+    monkeypatch.chdir(shards)
+    (shards / "pretrain/shards").mkdir(parents=True)
+    for number in (0, 1):
+        shutil.copy(f"{number}.npz", "pretrain/shards")
+    sections = yaml.safe_load((ROOT / "pretrain/params.yaml").read_text(encoding="utf-8"))
+    sections["training"] |= {"batch_size": 2}
+    for name in ("train_mobilevit", "train_deit"):
+        sections[name] |= {"image_size_px": 32, "epochs": 1}
+    Path("pretrain/params.yaml").write_text(yaml.safe_dump(sections))
+    main = runpy.run_path(str(ROOT / "pretrain/backbone.py"))["main"]
+    made = {}
+    for section in ("train_mobilevit", "train_deit", "train_deit"):
+        main(section)
+        name = section.removeprefix("train_")
+        path = Path(f"pretrain/backbones/{name}.safetensors")
+        assert made.setdefault(name, path.read_bytes()) == path.read_bytes()
+        card = read_json(path.with_suffix(".json"))
+        assert card["pictures_seen"] == 3 and set(card["accuracy_on_val_renders"]) == set(RENDERED_TASKS)
+        assert {str(tensor.dtype) for tensor in read_tensors(path).values()} <= {"float16", "int64"}
+        space = LabelSpace({"class": ("cup", "hat")})
+        create_model(sections[section]["architecture"], str(path), space, Decoding(32, 1.0), 32, 0.0, 0.0)
+    assert not list(Path(".resume").iterdir())
+
+
+# -- imported weights ---------------------------------------------------------------------------------------------
+
+PINS = yaml.safe_load((ROOT / "pretrain/params.yaml").read_text(encoding="utf-8"))["import_weights"]
+NAMES = [path.stem for path in sorted((ROOT / "weights").glob("*.safetensors"))]
+
+
+def test_every_backbone_in_the_repository_is_pinned() -> None:
+    assert sorted(PINS) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_weights_are_those_that_params_the_lock_and_their_card_name(name: str) -> None:
+    path = ROOT / f"weights/{name}.safetensors"
+    sha256, md5 = (hashlib.new(kind, path.read_bytes()).hexdigest() for kind in ("sha256", "md5"))
+    card = read_json(path.with_suffix(".json"))
+    assert sha256 == PINS[name]["sha256"] == card["sha256"]
+    assert card["size_bytes"] == path.stat().st_size
+    assert card["architecture"] == PINS[name]["architecture"]
+    assert card["precisions"] == sorted({str(tensor.dtype) for tensor in read_tensors(path).values()})
+    assert card["round_commits"] == PINS[name]["round_commits"]
+    assert "imported" in card["origin"] and "cannot be rebuilt" in card["origin"]
+    lock = yaml.safe_load((ROOT / "pretrain/dvc.lock").read_text(encoding="utf-8"))["stages"]
+    entries = [entry for stage in lock.values() for kind in ("deps", "outs") for entry in stage.get(kind, [])]
+    assert {entry["md5"] for entry in entries if entry["path"] == f"weights/{name}.safetensors"} == {md5}
+    labels = LabelSpace({"class": ("cup", "hat")})
+    create_model(
+        card["architecture"], str(path), labels, Decoding(128, 1.0), 128, 0.0, 0.0
+    )  # refuses tensors of another network
+
+
+def test_weights_with_another_hash_are_refused_and_get_no_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pretrain").mkdir()
+    shutil.copy(ROOT / "pretrain/params.yaml", "pretrain/params.yaml")
+    for name in NAMES:
+        (tmp_path / "weights").mkdir(exist_ok=True)
+        shutil.copy(ROOT / f"weights/{name}.safetensors", "weights")
+    main = runpy.run_path(str(ROOT / "pretrain/import_weights.py"))["main"]
+    main()
+    for name in NAMES:
+        assert Path(f"weights/{name}.json").read_bytes() == (ROOT / f"weights/{name}.json").read_bytes()
+        Path(f"weights/{name}.json").unlink()
+    path = Path(f"weights/{NAMES[-1]}.safetensors")
+    tensors = read_tensors(path)
+    write_tensors(path, {**tensors, next(iter(tensors)): 2 * next(iter(tensors.values()))}, {"format": "pt"})
+    with pytest.raises(ArtifactError, match=f"weights/{NAMES[-1]}.safetensors: its SHA-256 is .* pins"):
+        main()
+    assert not list(Path("weights").glob("*.json"))

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import io
+import runpy
+import shutil
 from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +17,11 @@ import pytest
 import yaml
 from PIL import Image
 
+from vitrine.artifacts import read_npz
 from vitrine.catalog import DataParams, check_splits, decode_photos, read_catalog
 from vitrine.params import read_section
-from vitrine.render import materials, meshes, textures
-from vitrine.render.catalogue import LABELS, RenderError, RenderParams, jobs, split_items
+from vitrine.render import catalogue, materials, meshes, textures
+from vitrine.render.catalogue import LABELS, Job, RenderError, RenderParams, jobs, split_items
 from vitrine.render.items import CLASSES, Item, make_item
 from vitrine.render.products import build
 from vitrine.render.scenes import _denoised, _trace, describe_view
@@ -257,6 +262,70 @@ def test_the_stages_of_the_sample_declare_the_whole_renderer() -> None:
     read_section("render", RenderParams, SAMPLE / "params.yaml")
 
 
+# -- interrupted work ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[bytes]]:
+    """Run pretrain/shard.py with a renderer that writes `photo` and is killed after `num` photographs."""
+    (tmp_path / "pretrain").mkdir()
+    section = {"seed": 5, "items_per_shard": 4, "image_size_px": 16, "samples_per_pixel": 1}
+    (tmp_path / "pretrain/params.yaml").write_text(yaml.safe_dump({"render": section}))
+    monkeypatch.chdir(tmp_path)
+    script = runpy.run_path(str(ROOT / "pretrain/shard.py"))["main"]
+
+    def run(photo: bytes, num: int = 4) -> list[bytes]:
+        def in_parallel(work: list[Job], folder: Path, params: RenderParams) -> Iterator[tuple[str, str]]:
+            for number, job in enumerate(work):
+                if number == num:
+                    raise KeyboardInterrupt
+                path = folder / job.image_path
+                if not path.exists():
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_bytes(photo)
+                yield job.image_path, ""
+
+        monkeypatch.setitem(script.__globals__, "in_parallel", in_parallel)
+        script(2)
+        arrays = read_npz(Path("pretrain/shards/2.npz"))
+        parts = np.split(arrays["bytes"], arrays["ends"][:-1])
+        return [part.tobytes() for part in parts]
+
+    return run
+
+
+@pytest.mark.parametrize("edit", ["nothing", "renderer", "library"])
+def test_a_shard_never_mixes_photographs_of_two_renderers(
+    shard: Callable[..., list[bytes]],
+    edit: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        shard(b"old", num=1)
+    if edit == "renderer":
+        edited = tmp_path / "render"
+        shutil.copytree(ROOT / "src/vitrine/render", edited)
+        (edited / "scenes.py").write_text("# another light")
+        monkeypatch.setattr(catalogue, "__file__", str(edited / "catalogue.py"))
+    elif edit == "library":
+        monkeypatch.setattr(catalogue, "version", lambda name: "99", raising=False)
+    photos = shard(b"new")
+    assert photos == ([b"old"] if edit == "nothing" else [b"new"]) + [b"new"] * 3
+    assert ("discarded" in capsys.readouterr().out) == (edit != "nothing")
+    assert not list(Path("pretrain/.partial").iterdir())
+
+
+def test_a_missing_renderer_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(catalogue, "version", missing)
+    with pytest.raises(RenderError, match="pip install"):
+        catalogue.resumable_folder(tmp_path, PARAMS)
+
+
 # -- photographs --------------------------------------------------------------------------------------------------
 
 
@@ -333,15 +402,15 @@ def test_what_is_behind_a_clear_wall_is_seen_and_the_guides_are_of_the_wall() ->
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_mitsuba")
-def test_an_interrupted_catalogue_goes_on_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    from vitrine.render.catalogue import _digest, render_catalogue
+def test_an_interrupted_catalogue_resumes_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    from vitrine.render.catalogue import render_catalogue, render_fingerprint
 
     params = PARAMS.model_copy(update={"num_items": 50, "views_per_item": 1, "image_size_px": 16})
     work = jobs(params)
     (tmp_path / "images").mkdir()
     (tmp_path / "images/old.jpg").write_bytes(b"old")
     (tmp_path / ".partial/stale").mkdir(parents=True)
-    done = tmp_path / ".partial" / _digest(params) / work[0].image_path
+    done = tmp_path / ".partial" / render_fingerprint(params) / work[0].image_path
     done.parent.mkdir(parents=True)
     done.write_bytes(b"rendered before")
     render_catalogue(tmp_path, params)

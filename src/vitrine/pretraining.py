@@ -1,10 +1,10 @@
-"""Pre-training: one data set from rendered shards and formula pictures, mimetic start weights, a teacher."""
+"""Pre-training: one data set from rendered shards, mimetic start weights, a teacher."""
 
 from __future__ import annotations
 
 import io
-import itertools
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,16 +13,14 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
-from tqdm import tqdm
 
 from vitrine.artifacts import ArtifactError, read_npz
-from vitrine.formulas import formula_picture
 from vitrine.labels import CLASS_TASK, LabelSpace
 from vitrine.model import MultiTaskModel
-from vitrine.training import BackboneParams, Rate, TrainingData, TrainingParams
+from vitrine.training import BackboneParams, Rate, TrainingData
 
 RENDERED_TASKS = {CLASS_TASK: "class_label", "color": "color", "material": "material", "condition": "condition"}
 """Tasks of pre-training and the shards' columns that hold their labels."""
@@ -30,29 +28,23 @@ RENDERED_TASKS = {CLASS_TASK: "class_label", "color": "color", "material": "mate
 TEACHER_LAYERS = [3, 4]
 """timm's numbers of MobileViT's maps at strides 16 and 32."""
 
-FORMULA_TASK = "formula"
-VARIANTS_PER_FORMULA = 20
 
-
-class ArmParams(BackboneParams):
+class PretrainingParams(BackboneParams):
     """What one backbone is trained on, and how long."""
 
     init: Literal["default", "mimetic"]
     teacher: str
     guidance: Annotated[float, Field(ge=0)]
+    train_shards: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
     val_shard: Annotated[int, Field(ge=0)]
-    first_shard: Annotated[int, Field(ge=0)]
-    num_renders: Annotated[int, Field(ge=0)]
-    num_formulas: Annotated[int, Field(ge=0)]
-    augmented: bool
     epochs: Annotated[int, Field(ge=1)]
     learning_rate: Rate
 
-
-def unaugmented(params: TrainingParams) -> TrainingParams:
-    """Return the params with every random change of a photograph turned off but mirroring."""
-    off = dict.fromkeys(("rotation_degrees", "translation_fraction", "brightness", "contrast", "saturation"), 0.0)
-    return params.model_copy(update={**off, "crop_area_min": 1.0, "erase_probability": 0.0})
+    @model_validator(mode="after")
+    def _val_is_not_trained_on(self) -> PretrainingParams:
+        if self.val_shard in self.train_shards:
+            raise ValueError("val_shard not to be one of train_shards")
+        return self
 
 
 def read_shard(path: Path) -> tuple[NDArray[np.uint8], pd.DataFrame]:
@@ -74,52 +66,20 @@ def read_shard(path: Path) -> tuple[NDArray[np.uint8], pd.DataFrame]:
     return np.stack(photos), table.where(table != "", None)
 
 
-def pretraining_data(folder: Path, arm: ArmParams, num_val: int) -> TrainingData:
-    """Put an arm's renders and formula pictures into one data set; the last renders of its val shard are val.
-
-    A picture of a formula has no label for the renders' tasks, a render none for the formulas' task.
+def pretraining_data(folder: Path, train_shards: Sequence[int], val_shard: int) -> TrainingData:
+    """Put the renders of some shards into one data set.
 
     Args:
-        folder: of the shards 0.npz, 1.npz and so on; those that the arm does not need may be missing.
+        folder: of the shards 0.npz, 1.npz and so on; those that are not asked for may be missing.
     Raises:
-        ArtifactError: a shard is missing or broken, or nothing is left to train on.
+        ArtifactError: a shard is missing or broken.
     """
-    if arm.num_renders + arm.num_formulas == 0:
-        raise ArtifactError("an arm that trains needs renders or formulas")
-    val_photos, val_table = read_shard(folder / f"{arm.val_shard}.npz")
-    photo_parts, table_parts, found = [], [], 0
-    for number in itertools.count(arm.first_shard):
-        if found == arm.num_renders:
-            break
-        if number == arm.val_shard:
-            photos, table = val_photos[:-num_val], val_table[:-num_val]
-        else:
-            photos, table = read_shard(folder / f"{number}.npz")
-        photo_parts.append(photos[: arm.num_renders - found])
-        table_parts.append(table[: arm.num_renders - found])
-        found += len(photo_parts[-1])
-    photos = np.concatenate([*photo_parts, val_photos[-num_val:]])
-    table = pd.concat([*table_parts, val_table[-num_val:]], ignore_index=True)
-    labels = {task: tuple(sorted(table[task].dropna().unique())) for task in RENDERED_TASKS}
-    train = np.arange(arm.num_renders)
-    val = np.arange(arm.num_renders, len(photos))
-    if arm.num_formulas:
-        labels[FORMULA_TASK] = tuple(f"{number:04d}" for number in range(arm.num_formulas))
-        pictures, numbers = _formulas(arm.num_formulas, photos.shape[1])
-        table = pd.concat([table, pd.DataFrame({FORMULA_TASK: [labels[FORMULA_TASK][n] for n in numbers]})])
-        train = np.concatenate([train, np.arange(len(photos), len(photos) + len(pictures))])
-        photos = np.concatenate([photos, pictures])
-        table = table.astype("object").where(table.notna(), None)
-    space = LabelSpace(labels)
-    return TrainingData(space, photos, space.encode(table), train, val)
-
-
-def _formulas(num: int, side_px: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    numbers = np.repeat(np.arange(num), VARIANTS_PER_FORMULA)
-    pictures = np.empty((len(numbers), side_px, side_px, 3), dtype=np.uint8)
-    for row, number in enumerate(tqdm(numbers, desc="formulas", disable=None)):
-        pictures[row] = formula_picture(int(number), row % VARIANTS_PER_FORMULA, side_px)
-    return pictures, numbers
+    shards = [read_shard(folder / f"{number}.npz") for number in (*train_shards, val_shard)]
+    photos = np.concatenate([shard_photos for shard_photos, _ in shards])
+    table = pd.concat([shard_table for _, shard_table in shards], ignore_index=True)
+    space = LabelSpace({task: tuple(sorted(table[task].dropna().unique())) for task in RENDERED_TASKS})
+    rows, num_val = np.arange(len(photos)), len(shards[-1][0])
+    return TrainingData(space, photos, space.encode(table), rows[:-num_val], rows[-num_val:])
 
 
 @torch.no_grad()

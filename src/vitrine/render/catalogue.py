@@ -1,4 +1,4 @@
-"""Render a whole catalogue into a folder that keeps the data contract; interrupted, it goes on where it stopped."""
+"""Render a whole catalogue into a folder that keeps the data contract; interrupted, it resumes where it stopped."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -20,7 +21,12 @@ from tqdm import tqdm
 from vitrine.params import Section
 from vitrine.render.items import Item, make_item
 
+LIBRARIES = ("mitsuba", "drjit", "numpy", "scipy", "pillow")
+"""Libraries whose versions may change a photograph's bytes."""
+
 LABELS = ("class_label", "color", "material", "condition", "size", "style")
+
+NEEDS_MITSUBA = "rendering needs Mitsuba 3: pip install 'vitrine[render]'"
 
 
 class RenderError(RuntimeError):
@@ -92,7 +98,7 @@ def prepare() -> None:
         import drjit
         import mitsuba
     except ImportError:
-        raise RenderError("rendering needs Mitsuba 3: pip install 'vitrine[render]'") from None
+        raise RenderError(NEEDS_MITSUBA) from None
     if mitsuba.variant() != "scalar_rgb":
         mitsuba.set_variant("scalar_rgb")
     drjit.set_thread_count(1)
@@ -121,11 +127,31 @@ def in_parallel(work: Sequence[Job], folder: Path, params: RenderParams) -> Iter
         yield from tqdm(found, total=len(work), unit="photo", disable=None)
 
 
-def _digest(params: RenderParams) -> str:
-    """A name for unfinished work: other params or another renderer never go on with it."""
-    sources = sorted(Path(__file__).parent.glob("*.py"))
-    text = params.model_dump_json().encode() + b"".join(path.read_bytes() for path in sources)
-    return hashlib.sha256(text).hexdigest()[:16]
+def render_fingerprint(params: RenderParams) -> str:
+    """Hash all that decides the bytes of a photograph: params, the renderer's source, versions of its libraries.
+
+    Raises:
+        RenderError: Mitsuba is not installed.
+    """
+    digest = hashlib.sha256(params.model_dump_json().encode())
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    try:
+        versions = [f"{library}=={version(library)}" for library in LIBRARIES]
+    except PackageNotFoundError:
+        raise RenderError(NEEDS_MITSUBA) from None
+    digest.update("\n".join(versions).encode())
+    return digest.hexdigest()[:16]
+
+
+def resumable_folder(parent: Path, params: RenderParams) -> Path:
+    """Return the folder below `parent` for unfinished work; delete what other params, code or libraries left there."""
+    unfinished = parent / render_fingerprint(params)
+    for stale in sorted(parent.glob("*")):
+        if stale != unfinished:
+            print(f"{stale}: discarded, because other params, another renderer or other libraries made it", flush=True)
+            shutil.rmtree(stale)
+    return unfinished
 
 
 def render_catalogue(folder: Path, params: RenderParams) -> None:
@@ -146,10 +172,7 @@ def render_catalogue(folder: Path, params: RenderParams) -> None:
         }
     )
     partial_folder = folder / ".partial"
-    unfinished = partial_folder / _digest(params)
-    for stale in partial_folder.glob("*"):
-        if stale != unfinished:
-            shutil.rmtree(stale)
+    unfinished = resumable_folder(partial_folder, params)
     views = dict(in_parallel(work, unfinished, params))
     table["caption"] = [job.item.caption(views[job.image_path]) for job in work]
     table["split"] = [split[job.item] for job in work]
