@@ -235,6 +235,14 @@ def test_a_task_with_fewer_than_two_labels_in_train_is_a_fault(task: str, kept: 
     assert table_faults(only_elsewhere)[-1].startswith(fault)
 
 
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_a_task_without_labels_to_judge_it_is_a_fault(split: str) -> None:
+    table = learnable()
+    table.loc[table["split"] == split, "color"] = None
+    (fault,) = table_faults(table)
+    assert fault.startswith(f"color: no photograph of {split} has a label, so it cannot be judged; add some, or remove")
+
+
 def test_ids_and_labels_that_differ_only_in_case_are_faults_and_leading_zeros_are_not() -> None:
     table = learnable()
     check_table(Path("labels.csv"), table, ["class", "color"])

@@ -217,45 +217,62 @@ def _clean(label: str | None, task: str, params: DataParams) -> str | None:
 
 
 def check_table(path: Path, table: pd.DataFrame, tasks: Iterable[str]) -> None:
-    """Check that items have one split and one class, no split is empty, and every task and label can be learned.
+    """Check that every split has photographs, items are whole, and every task can be learned and judged.
 
     Raises:
         CatalogError: all that is wrong.
     """
     faults = [f"split '{split}' has no photographs" for split in SPLITS if not (table["split"] == split).any()]
-    splits = table.groupby("instance_id")["split"].agg(lambda column: sorted(set(column)))
-    faults += [
-        f"item '{item}' is in several splits: {', '.join(names)}" for item, names in splits.items() if len(names) > 1
-    ]
-    classes = table.groupby("instance_id")[CLASS_TASK].nunique()
-    for item in classes.index[classes > 1]:
-        groups = table[table["instance_id"] == item].groupby(CLASS_TASK)
-        named = ", ".join(f"'{label}' ({_lines(rows)})" for label, rows in groups)
-        faults.append(f"item '{item}' has several classes: {named}; correct class_label or instance_id")
-    for column, advice in (
-        ("instance_id", "write both alike"),
-        *((task, "join them in data.aliases") for task in tasks),
-    ):
-        spellings = table[column].dropna().drop_duplicates()
-        for _, alike in spellings.groupby(spellings.str.casefold()):
-            if len(alike) > 1:
-                names = " and ".join(f"'{name}' (line {line})" for line, name in sorted(alike.items()))
-                faults.append(f"{column} {names} differ only in case: {advice}")
+    faults += _item_faults(table) + _spelling_faults(table, "instance_id", "write both alike")
     for task in tasks:
-        seen = set(table.loc[table["split"] == "train", task].dropna())
-        if len(seen) < 2:
-            found = f"only the label '{seen.pop()}'" if seen else "no label"
-            advice = "" if task == CLASS_TASK else ", or remove it from data.attributes"
-            faults.append(f"{task}: train has {found}, but learning takes two; add photographs with others{advice}")
-            continue
-        for label, rows in table.groupby(task):
-            if label not in seen:
-                faults.append(
-                    f"{task} '{label}' is never seen in train ({_lines(rows)}): move an item with it to train, "
-                    f"add an alias in data.aliases, or list it in data.masked_labels"
-                )
+        faults += _spelling_faults(table, task, "join them in data.aliases") + _task_faults(table, task)
     if faults:
         raise CatalogError(path, faults)
+
+
+def _item_faults(table: pd.DataFrame) -> list[str]:
+    items = table.groupby("instance_id")
+    faults = [
+        f"item '{item}' is in several splits: {', '.join(sorted(set(table.loc[rows, 'split'])))}"
+        for item, rows in items.groups.items()
+        if table.loc[rows, "split"].nunique() > 1
+    ]
+    for item, rows in items.groups.items():
+        if table.loc[rows, CLASS_TASK].nunique() > 1:
+            named = [f"'{label}' ({_lines(group)})" for label, group in table.loc[rows].groupby(CLASS_TASK)]
+            faults.append(f"item '{item}' has several classes: {', '.join(named)}; correct class_label or instance_id")
+    return faults
+
+
+def _spelling_faults(table: pd.DataFrame, column: str, advice: str) -> list[str]:
+    """Find values that differ only in case."""
+    spellings = table[column].dropna().drop_duplicates()
+    faults = []
+    for _, alike in spellings.groupby(spellings.str.casefold()):
+        if len(alike) > 1:
+            names = " and ".join(f"'{name}' (line {line})" for line, name in sorted(alike.items()))
+            faults.append(f"{column} {names} differ only in case: {advice}")
+    return faults
+
+
+def _task_faults(table: pd.DataFrame, task: str) -> list[str]:
+    removal = "" if task == CLASS_TASK else ", or remove it from data.attributes"
+    seen = set(table.loc[table["split"] == "train", task].dropna())
+    if len(seen) < 2:
+        found = f"only the label '{seen.pop()}'" if seen else "no label"
+        return [f"{task}: train has {found}, but learning takes two; add photographs with others{removal}"]
+    judged = set(table.loc[table[task].notna(), "split"])
+    faults = [
+        f"{task}: no photograph of {split} has a label, so it cannot be judged; add some{removal}"
+        for split in ("val", "test")
+        if split in set(table["split"]) - judged
+    ]
+    return faults + [
+        f"{task} '{label}' is never seen in train ({_lines(rows)}): move an item with it to train, add an alias in "
+        "data.aliases, or list it in data.masked_labels"
+        for label, rows in table.groupby(task)
+        if label not in seen
+    ]
 
 
 def _lines(rows: pd.DataFrame) -> str:
