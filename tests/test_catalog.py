@@ -164,7 +164,8 @@ def test_params_that_do_not_fit_the_data_are_faults(dataset: Any) -> None:
     assert "no row has 'weight'" in faults_of(folder, attributes=["color", "weight"])[0]
     assert "'taste' is no task" in faults_of(folder, aliases={"taste": {"a": "b"}})[0]
     assert "'taste' is no task" in faults_of(folder, masked_labels={"taste": ["a"]})[0]
-    assert "cannot name a task" in faults_of(folder, attributes=["split"])[0]
+    for name in ("class", "split", "row", "all_tasks"):
+        assert f"'{name}' cannot name a task" in faults_of(folder, attributes=[name])[0]
     assert "duplicate 'color'" in faults_of(folder, attributes=["color", "color"])[0]
 
 

@@ -23,7 +23,7 @@ from vitrine.photos import PhotoError, decode_photo
 
 SPLITS = ("train", "val", "test")
 REQUIRED_COLUMNS = ("image_path", "class_label", "attributes", "instance_id")
-RESERVED_TASKS = (CLASS_TASK, "image_path", "split", "instance_id", "caption")
+RESERVED_TASKS = (CLASS_TASK, "row", "image_path", "split", "instance_id", "caption", "all_tasks")
 
 CORRECTIONS = Path("data/corrections.csv")
 CORRECTION_COLUMNS = ("dataset", "image_path", "task", "label")
