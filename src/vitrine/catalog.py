@@ -232,15 +232,15 @@ def check_table(path: Path, table: pd.DataFrame, tasks: Iterable[str]) -> None:
 
 def _item_faults(table: pd.DataFrame) -> list[str]:
     items = table.groupby("instance_id")
+    distinct = items[["split", CLASS_TASK]].nunique()
     faults = [
-        f"item '{item}' is in several splits: {', '.join(sorted(set(table.loc[rows, 'split'])))}"
-        for item, rows in items.groups.items()
-        if table.loc[rows, "split"].nunique() > 1
+        f"item '{item}' is in several splits: {', '.join(sorted(items.get_group(item)['split'].unique()))}"
+        for item in distinct.index[distinct["split"] > 1]
     ]
-    for item, rows in items.groups.items():
-        if table.loc[rows, CLASS_TASK].nunique() > 1:
-            named = [f"'{label}' ({_lines(group)})" for label, group in table.loc[rows].groupby(CLASS_TASK)]
-            faults.append(f"item '{item}' has several classes: {', '.join(named)}; correct class_label or instance_id")
+    for item in distinct.index[distinct[CLASS_TASK] > 1]:
+        groups = items.get_group(item).groupby(CLASS_TASK)
+        named = ", ".join(f"'{label}' ({_lines(rows)})" for label, rows in groups)
+        faults.append(f"item '{item}' has several classes: {named}; correct class_label or instance_id")
     return faults
 
 
