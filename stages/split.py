@@ -11,18 +11,17 @@ from pathlib import Path
 
 from vitrine.artifacts import write_csv, write_json, write_metrics, write_npy
 from vitrine.catalog import (
-    CORRECTIONS,
     SPLITS,
     CatalogError,
     DataParams,
     apply_corrections,
-    check_splits,
+    check_table,
     decode_photos,
     missing_labels,
     read_catalog,
 )
 from vitrine.figures import class_by_split
-from vitrine.labels import LabelSpace
+from vitrine.labels import CLASS_TASK, LabelSpace
 from vitrine.params import ParamsError, exit_on, read_section
 from vitrine.splits import (
     SplitError,
@@ -40,11 +39,13 @@ def main() -> None:
     exit_on(ParamsError, CatalogError, SplitError)
     data, params = read_section("data", DataParams), read_section("split", SplitParams)
     folder = Path(data.path)
-    table = apply_corrections(CORRECTIONS, read_catalog(folder, data), data)
+    table = apply_corrections(Path(), read_catalog(folder, data), data)
+    missing = missing_labels(table, data.tasks)
+    table = table.dropna(subset=[CLASS_TASK])  # whose class is masked
     photos = decode_photos(folder, table, params.photo_size_px, params.max_megapixels)
     if params.source == "seeded" or "split" not in table:
         table["split"] = split_items(table, data.tasks, params)
-    check_splits(folder / "labels.csv", table, data.tasks)
+    check_table(folder / "labels.csv", table, data.tasks)
     check_duplicates(exact_duplicates(folder, table))
     near = near_duplicates(photos, table, params.near_duplicate_bits)
 
@@ -59,7 +60,7 @@ def main() -> None:
         "photos": {split: int((table["split"] == split).sum()) for split in SPLITS},
         "items": {split: int(table.loc[table["split"] == split, "instance_id"].nunique()) for split in SPLITS},
         "labels": {task: label_space.num_labels(task) for task in label_space},
-        "missing": missing_labels(table, data.tasks),
+        "missing": missing,
         "near_duplicate_pairs": len(near),
     }
     write_metrics(Path("metrics/split.json"), metrics)

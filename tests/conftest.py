@@ -12,18 +12,27 @@ import yaml
 from PIL import Image, ImageDraw
 
 CLASSES = {"tall_bottle": "ellipse", "soap_bar": "rectangle"}
-COLOURS = {"blue": (30, 60, 200), "red": (200, 40, 30)}
+COLORS = {"blue": (30, 60, 200), "red": (200, 40, 30)}
 ITEMS_PER_SPLIT = {"train": 2, "val": 1, "test": 1}
+NUMBERS = {"tall_bottle": "007", "soap_bar": "38", "blue": "1e3", "red": "NA", "glass": "true", "soap": "inf"}
+"""Labels that look like numbers, or like nothing, to what guesses types: every column of a task holds no others."""
 
 
-def make_dataset(folder: Path, side: int = 24) -> list[dict[str, str]]:
-    """Draw two classes in two colours, two views an item, and write labels.csv; return its rows."""
+def make_dataset(folder: Path, side: int = 24, numbers: bool = False) -> list[dict[str, str]]:
+    """Draw two classes in two colors, two views an item, and write labels.csv; return its rows.
+
+    Args:
+        numbers: labels as in NUMBERS, and items 1, 01, 001 and so on.
+    """
     rows: list[dict[str, str]] = []
+    labels = NUMBERS if numbers else {name: name for name in NUMBERS}
     (folder / "images").mkdir(parents=True)
-    for name, shape in CLASSES.items():
-        for colour, rgb in COLOURS.items():
+    for class_label, shape in CLASSES.items():
+        for color, rgb in COLORS.items():
             for split, items in ITEMS_PER_SPLIT.items():
                 for item in range(items):
+                    material = "glass" if shape == "ellipse" else "soap"
+                    name = "0" * (len(rows) // 2) + "1" if numbers else f"{class_label}-{color}-{split}-{item}"
                     for view in range(2):
                         number = len(rows)
                         image = Image.new("RGB", (side, side), (number * 7 % 90 + 130,) * 3)
@@ -35,10 +44,10 @@ def make_dataset(folder: Path, side: int = 24) -> list[dict[str, str]]:
                         rows.append(
                             {
                                 "image_path": path,
-                                "class_label": name,
-                                "attributes": f"color:{colour};material:{'glass' if shape == 'ellipse' else 'soap'}",
+                                "class_label": labels[class_label],
+                                "attributes": f"color:{labels[color]};material:{labels[material]}",
                                 "split": split,
-                                "instance_id": f"{name}-{colour}-{split}-{item}",
+                                "instance_id": name,
                             }
                         )
     write_labels(folder, rows)

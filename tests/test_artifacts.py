@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +22,31 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
         temporary.write_text("half")
         raise RuntimeError("stop")
     assert artifacts.read_json(path) == {"old": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_files_have_the_permissions_of_the_umask_which_is_never_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    previous = os.umask(0o027)
+    try:
+        with monkeypatch.context() as patched:
+            # Another thread would make a file for all to write while the umask is 0.
+            patched.setattr(os, "umask", lambda mask: pytest.fail(f"the umask was set to {mask:o}"))
+            artifacts.write_text(tmp_path / "new.txt", "new")
+            artifacts.write_csv(tmp_path / "new.csv", pd.DataFrame({"a": [1]}))
+    finally:
+        os.umask(previous)
+    for name in ("new.txt", "new.csv"):
+        assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o640
+
+
+def test_writers_of_one_file_at_once_leave_one_whole_file(tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    texts = [str(number) * 10_000 for number in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(artifacts.write_text, [path] * 64, texts * 8))
+    assert path.read_text() in texts
     assert list(tmp_path.iterdir()) == [path]
 
 

@@ -71,6 +71,21 @@ def test_learners_separate_what_is_separate_and_never_name_unseen_labels(num_see
         assert (probs[:, num_seen:] == 0).all()
 
 
+def test_with_fewer_than_two_labels_in_train_the_answer_is_constant() -> None:
+    train, test = np.random.default_rng(0).normal(size=(5, 3)), np.zeros((2, 3))
+    one = np.array([2, MISSING, 2, MISSING, 2])
+    for probs in (svm_probs(train, one, test, 4, 10.0), neighbour_probs(train, one, test, 4, 3)):
+        np.testing.assert_array_equal(probs, [[0, 0, 1, 0]] * 2)
+    none = np.full(5, MISSING)
+    for probs in (svm_probs(train, none, test, 4, 10.0), neighbour_probs(train, none, test, 4, 3)):
+        np.testing.assert_array_equal(probs, np.full((2, 4), 0.25))
+
+
+def test_more_neighbors_than_photographs_are_all_of_them() -> None:
+    train, codes = np.eye(3), np.array([0, 1, 1])
+    np.testing.assert_allclose(neighbour_probs(train, codes, np.ones((1, 3)), 2, 50), [[1 / 3, 2 / 3]], rtol=1e-6)
+
+
 def test_folds_hold_whole_items_and_every_class() -> None:
     table = pd.DataFrame([{"class": f"c{k % 3}", "instance_id": f"i{k}"} for k in range(30) for _ in range(1 + k % 4)])
     folds = assign_folds(table, 5, 1)

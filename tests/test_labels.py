@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vitrine.artifacts import ArtifactError, write_csv
-from vitrine.labels import MISSING, LabelSpace, read_photos
+from vitrine.labels import MISSING, LabelSpace, read_measures, read_photos
 
 TABLE = pd.DataFrame(
     {
@@ -46,9 +49,44 @@ def test_the_space_survives_json_with_its_order() -> None:
         LabelSpace.from_json([{"task": "a"}])
 
 
-def test_photos_are_read_as_text(tmp_path: Path) -> None:
-    write_csv(tmp_path / "photos.csv", TABLE.assign(color=["01", None, "NA"]))
-    table = read_photos(tmp_path / "photos.csv")
-    assert table["image_path"].tolist() == ["1", "2", "3"]
-    assert table["color"][2] == "NA"
-    assert pd.isna(table["color"][1])
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ("38", "4"), ("007", "7"), ("1", "01"), ("1e3", "1000"), ("true", "false"), ("NA", "None"), ("nan", "null"),
+        ("inf", "-inf"), ("2024-01-31", "2024-02-29"), ("0x1F", "1_000"), ("-0", "0"), ("0.10", "0.1"),
+    ],
+)  # fmt: skip
+def test_labels_and_ids_that_look_like_numbers_survive_photos_csv(tmp_path: Path, labels: tuple[str, str]) -> None:
+    first, second = labels
+    table = pd.DataFrame(
+        {"image_path": labels, "split": "train", "instance_id": labels, "class": labels, "color": [first, None]}
+    )
+    write_csv(tmp_path / "photos.csv", table)
+    again = read_photos(tmp_path / "photos.csv")
+    for column in ("image_path", "instance_id", "class"):
+        assert again[column].tolist() == [first, second]
+    assert again["color"].tolist() == [first, None]
+    space = LabelSpace.derive(table, ["class", "color"])
+    assert LabelSpace.from_json(json.loads(json.dumps(space.to_json()))).encode(again)["class"].tolist() == (
+        [0, 1] if first < second else [1, 0]
+    )
+
+
+WORDS = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\r\0"), min_size=1)
+
+
+@given(st.lists(WORDS.map(str.strip).filter(bool), min_size=1))
+def test_any_text_survives_photos_csv(tmp_path_factory: pytest.TempPathFactory, labels: list[str]) -> None:
+    path = tmp_path_factory.mktemp("any") / "photos.csv"
+    write_csv(path, pd.DataFrame({"image_path": [str(k) for k in range(len(labels))], "class": labels}))
+    assert read_photos(path)["class"].tolist() == labels
+
+
+def test_names_of_measures_stay_text_and_their_numbers_numbers(tmp_path: Path) -> None:
+    table = pd.DataFrame(
+        {"task": ["1", "1"], "label": ["007", "NA"], "model": ["2", "3"], "f1": [0.5, None], "n": [1, 2]}
+    )
+    write_csv(tmp_path / "per_label.csv", table)
+    again = read_measures(tmp_path / "per_label.csv")
+    assert again[["task", "label", "model"]].values.tolist() == [["1", "007", "2"], ["1", "NA", "3"]]
+    assert again["f1"][0] == 0.5 and pd.isna(again["f1"][1]) and again["n"].sum() == 3

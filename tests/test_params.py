@@ -56,6 +56,21 @@ def test_every_fault_names_its_key(tmp_path: Path, text: str, faults: list[str])
         assert fault in str(caught.value)
 
 
+class Names(Section):
+    masked: dict[str, list[str]]
+    aliases: dict[str, dict[str, str]]
+
+
+def test_text_that_yaml_reads_as_something_else_needs_quotes(tmp_path: Path) -> None:
+    good = "names: {masked: {color: ['007', 'no']}, aliases: {color: {'38': '1'}}}"
+    assert read_section("names", Names, write(tmp_path, good)).aliases == {"color": {"38": "1"}}
+    with pytest.raises(ParamsError) as caught:
+        read_section("names", Names, write(tmp_path, "names: {masked: {color: [007, no]}, aliases: {color: {38: x}}}"))
+    for fault in ("masked.color.0: expected a valid string; found 7", "color.1: expected a valid string; found False"):
+        assert f"{fault} (put it in quotes" in str(caught.value)
+    assert "names.aliases.color.38: expected a valid string; found 38 (put it in quotes" in str(caught.value)
+
+
 def test_no_file_says_where_to_stand(tmp_path: Path) -> None:
     with pytest.raises(ParamsError, match="project's root"):
         read_section("rates", Rates, tmp_path / "params.yaml")

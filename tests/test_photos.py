@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import struct
+import subprocess
+import sys
+import warnings
+import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +23,7 @@ def decode(path: Path, size: int = 16, megapixels: float = 1.0) -> np.ndarray:
     return decode_photo(path, size, megapixels)
 
 
-def colour(photo: np.ndarray) -> np.ndarray:
+def color_of(photo: np.ndarray) -> np.ndarray:
     return photo.reshape(-1, 3).mean(axis=0)
 
 
@@ -33,16 +39,14 @@ def colour(photo: np.ndarray) -> np.ndarray:
         ("RGBA", ".png", ORANGE),
         ("P", ".png", ORANGE),
         ("P", ".gif", ORANGE),
-        ("1", ".png", None),
+        ("1", ".png", (144, 144, 144)),
         ("CMYK", ".jpg", ORANGE),
         ("CMYK", ".tiff", ORANGE),
         ("YCbCr", ".jpg", ORANGE),
         ("LAB", ".tiff", ORANGE),
     ],
 )
-def test_every_mode_is_read_in_its_colours(
-    tmp_path: Path, mode: str, suffix: str, expected: tuple[int, ...] | None
-) -> None:
+def test_every_mode_is_read_in_its_colours(tmp_path: Path, mode: str, suffix: str, expected: tuple[int, ...]) -> None:
     path = tmp_path / f"photo{suffix}"
     image = Image.new("RGB", (20, 20), ORANGE)
     if mode == "LAB":
@@ -56,8 +60,7 @@ def test_every_mode_is_read_in_its_colours(
     photo = decode(path)
     assert photo.shape == (16, 16, 3)
     assert photo.dtype == np.uint8
-    if expected:
-        assert np.abs(colour(photo) - expected).max() < 12
+    assert np.abs(color_of(photo) - expected).max() < 12
 
 
 @pytest.mark.parametrize("mode", ["I;16", "I"])
@@ -65,12 +68,12 @@ def test_sixteen_bits_keep_their_high_bits(tmp_path: Path, mode: str) -> None:
     values = np.full((20, 20), 200 * 257, dtype=np.uint16 if mode == "I;16" else np.int32)
     path = tmp_path / ("deep.png" if mode == "I;16" else "deep.tiff")
     Image.fromarray(values).save(path)
-    assert np.abs(colour(decode(path)) - 200).max() <= 1
+    assert np.abs(color_of(decode(path)) - 200).max() <= 1
 
 
 def test_float_images_hold_fractions(tmp_path: Path) -> None:
     Image.fromarray(np.full((20, 20), 0.5, dtype=np.float32)).save(tmp_path / "float.tiff")
-    assert np.abs(colour(decode(tmp_path / "float.tiff")) - 127.5).max() <= 1
+    assert np.abs(color_of(decode(tmp_path / "float.tiff")) - 127.5).max() <= 1
 
 
 def test_transparency_lies_on_white(tmp_path: Path) -> None:
@@ -97,7 +100,7 @@ def test_of_an_animation_the_first_frame_counts(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (20, 20), name) for name in ("red", "blue")]
     for suffix in (".gif", ".png", ".webp"):
         frames[0].save(tmp_path / f"moving{suffix}", save_all=True, append_images=frames[1:], duration=50)
-        assert np.abs(colour(decode(tmp_path / f"moving{suffix}")) - (255, 0, 0)).max() < 6, suffix
+        assert np.abs(color_of(decode(tmp_path / f"moving{suffix}")) - (255, 0, 0)).max() < 6, suffix
 
 
 def test_the_centre_of_an_oblong_photograph_is_kept(tmp_path: Path) -> None:
@@ -137,8 +140,54 @@ def test_what_is_no_photograph_is_refused_with_its_reason(tmp_path: Path) -> Non
             decode(tmp_path / name)
 
 
+def png_header(side: int) -> bytes:
+    """The start of a PNG of two tones, before any pixels."""
+    fields = b"IHDR" + struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
+    data = b"IDAT" + b"\x78"
+    chunks = (struct.pack(">I", len(part) - 4) + part + struct.pack(">I", zlib.crc32(part)) for part in (fields, data))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
 def test_a_bomb_is_refused_by_its_header(tmp_path: Path) -> None:
     path = tmp_path / "bomb.png"
-    Image.new("1", (30000, 30000)).save(path)
-    with pytest.raises(PhotoError, match="larger than the limit"):
-        decode(path, megapixels=50.0)
+    for side in (10_000, 30_000, 60_000):
+        path.write_bytes(png_header(side))
+        with pytest.raises(PhotoError, match="larger than the limit of 50 megapixels"):
+            decode(path, megapixels=50.0)
+
+
+def test_a_bomb_behind_a_small_header_is_refused(tmp_path: Path) -> None:
+    for side in (30_000, 60_000):
+        claimed = struct.pack("<HHHBBBBHHII", 0, 1, 1, 32, 32, 0, 0, 1, 32, len(png_header(side)), 22)
+        (tmp_path / "bomb.ico").write_bytes(claimed + png_header(side))
+        with pytest.raises(PhotoError, match="larger than the limit"):
+            decode(tmp_path / "bomb.ico")
+
+
+def test_limits_above_pillows_own_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "large.png"
+    path.write_bytes(png_header(15_000))  # Pillow's own limits are 89 (a warning) and 179 (an error) megapixels
+    with pytest.raises(PhotoError, match="larger than the limit of 220 megapixels"):
+        decode(path, megapixels=220.0)
+    with pytest.raises(PhotoError, match="cannot be decoded"):  # only since there are no pixels
+        decode(path, megapixels=230.0)
+
+
+def test_decoding_in_threads_leaves_the_warning_filters_alone(tmp_path: Path) -> None:
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (400, 400, 3), dtype=np.uint8)).save(tmp_path / "a.png")
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(decode, [tmp_path / "a.png"] * 48))
+    assert list(warnings.filters) == before
+
+
+def test_damaged_metadata_is_passed_over_in_silence(tmp_path: Path) -> None:
+    exif = b"Exif\x00\x00II*\x00\x08\x00\x00\x00\x05\x00"  # five entries that are not there
+    Image.new("RGB", (20, 20), ORANGE).save(tmp_path / "a.jpg", exif=exif)
+    code = (
+        "import sys, warnings; from pathlib import Path; from vitrine.photos import decode_photo;"
+        "decode_photo(Path(sys.argv[1]), 16, 1.0); warnings.simplefilter('default', UserWarning);"
+        "decode_photo(Path(sys.argv[1]), 16, 1.0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "a.jpg"], capture_output=True, text=True, check=True)
+    assert done.stderr.count("Warning") == 1  # of the second time, when Pillow's warnings are no longer ignored

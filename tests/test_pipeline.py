@@ -16,18 +16,19 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import make_dataset
+from conftest import NUMBERS, make_dataset
 from recording import keys_read
 
 import lineage
 from vitrine.artifacts import write_tensors
 from vitrine.crossval import BASELINES
-from vitrine.labels import LabelSpace, read_photos
+from vitrine.labels import LabelSpace, read_measures, read_photos
 from vitrine.model import create_model, tensors_of
 from vitrine.params import read_section
 from vitrine.predictions import Predictions
 from vitrine.preprocess import Decoding
 from vitrine.pretraining import PretrainingParams
+from vitrine.retrieval import Index
 from vitrine.systems import NETWORKS
 
 ROOT = Path(__file__).parents[1]
@@ -171,7 +172,7 @@ class Project:
             shutil.copy(ROOT / name, root / name)
         backbone = create_model("test_vit", "none", LabelSpace({}), Decoding(24, 1.0), 32, 0.0, 0.0).backbone
         write_tensors(root / "weights/test_vit.safetensors", tensors_of(backbone), {"format": "pt"})
-        make_dataset(root / "data/small")
+        self.rows = pd.DataFrame(make_dataset(root / "data/small", numbers=True))
         params = {name: {**values, **SMALL.get(name, {})} for name, values in PARAMS.items()}
         (root / "params.yaml").write_text(yaml.safe_dump(params))
         self.git("init", "-q")
@@ -239,7 +240,7 @@ def test_a_run_makes_everything_and_a_second_one_does_nothing(project: Project) 
 
 @pytest.mark.slow
 def test_the_split_counts_what_the_dataset_holds(project: Project) -> None:
-    rows = pd.read_csv(project.root / "data/small/labels.csv")
+    rows = project.rows
     counts = project.json("metrics/split.json")
     assert counts["photos"] == rows["split"].value_counts().to_dict() == {"train": 16, "val": 8, "test": 8}
     assert counts["items"] == rows.groupby("split")["instance_id"].nunique().to_dict()
@@ -288,7 +289,7 @@ def test_predictions_metrics_scores_and_report_say_the_same(project: Project) ->
             assert metrics[name][task]["n"] == 8
             assert f"| {100 * right.mean():.1f} % [" in report
         assert metrics[name]["all_tasks"]["accuracy"] == 1 - wrong.mean()
-        confusion = pd.read_csv(project.root / f"plots/evaluate/confusion_{name}.csv")
+        confusion = pd.read_csv(project.root / f"plots/evaluate/confusion_{name}.csv", dtype=str)
         assert confusion["actual"].tolist() == table.loc[test, "class"].tolist()
         assert (confusion["actual"] == confusion["predicted"]).mean() == metrics[name]["class"]["accuracy"]
 
@@ -313,6 +314,20 @@ def test_the_report_shows_every_picture_of_the_run(project: Project) -> None:
     shown = {Path("report", picture) for picture in re.findall(r"!\[[^]]*\]\(([^)]+)\)", report)}
     drawn = (path for path in project.outputs() if path.startswith("plots/") and path.endswith((".png", ".jpg")))
     assert {os.path.normpath(path) for path in shown} == set(drawn)
+
+
+@pytest.mark.slow
+def test_labels_and_items_that_look_like_numbers_come_out_as_they_went_in(project: Project) -> None:
+    names, items = sorted(NUMBERS.values()), project.rows["instance_id"].tolist()
+    assert {"1", "01", "001"} < set(items)
+    space = LabelSpace.from_json(project.json("data/splits/label_space.json"))
+    assert sorted(label for labels in space.labels.values() for label in labels) == names
+    index = Index.load(project.root / "index/ensemble")
+    assert (index.label_space, index.instance_ids.tolist()) == (space, items)
+    per_label = read_measures(project.root / "plots/evaluate/per_label.csv")
+    assert sorted(per_label.loc[per_label["model"] == "deit", "label"]) == names
+    report = (project.root / "report/report.md").read_text()
+    assert "| 007 |" in report and "| 38 |" in report
 
 
 @pytest.mark.slow

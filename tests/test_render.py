@@ -18,7 +18,7 @@ import yaml
 from PIL import Image
 
 from vitrine.artifacts import read_npz
-from vitrine.catalog import DataParams, check_splits, decode_photos, read_catalog
+from vitrine.catalog import DataParams, check_table, decode_photos, read_catalog
 from vitrine.params import read_section
 from vitrine.render import catalogue, materials, meshes, textures
 from vitrine.render.catalogue import LABELS, Job, RenderError, RenderParams, jobs, split_items
@@ -238,7 +238,7 @@ def test_the_committed_sample_keeps_the_contract() -> None:
         path=str(SAMPLE), attributes=["color", "material", "condition", "size", "style"], aliases={}, masked_labels={}
     )
     table = read_catalog(SAMPLE, data)
-    check_splits(SAMPLE / "labels.csv", table, data.tasks)
+    check_table(SAMPLE / "labels.csv", table, data.tasks)
     assert decode_photos(SAMPLE, table, 64, 1.0).shape == (600, 64, 64, 3)
     assert table.groupby("split")["instance_id"].nunique().to_dict() == {"test": 20, "train": 80, "val": 20}
     files = list((SAMPLE / "images").iterdir())

@@ -65,9 +65,32 @@ def test_the_same_seed_gives_the_same_split_whatever_the_order_of_rows() -> None
     assert not split_items(drawn, TASKS, params(seed=4)).equals(first)
 
 
-def test_too_few_items_are_an_error() -> None:
-    with pytest.raises(SplitError, match=r"split\.test_fraction: 0\.2 of 3 items"):
-        split_items(table(1, 3, 2, rare=False), TASKS, params())
+@pytest.mark.parametrize(
+    ("num", "changes", "reason"),
+    [
+        (3, {}, r"test_fraction: 0\.2 of 3 items is 1, and 0 are free \(3 stay in train"),  # colors of one item each
+        (2, {}, r"test_fraction: 0\.2 of 2 items is 0"),
+        (10, {"test_fraction": 0.49, "val_fraction": 0.49}, r"val_fraction: 0\.49 of 10 items is 5, and 2 are free"),
+        (10, {"val_fraction": 0.01}, r"val_fraction: 0\.01 of 10 items is 0"),
+    ],
+)
+def test_too_few_items_are_an_error(num: int, changes: dict[str, float], reason: str) -> None:
+    with pytest.raises(SplitError, match=rf"split\.{reason}"):
+        split_items(table(1, num, 2, rare=False), TASKS, params(**changes))
+
+
+def test_every_class_gives_its_share_up_to_one_item() -> None:
+    sizes = {"a": 3, "b": 20, "c": 41, "d": 100}
+    rows = [{"instance_id": f"{label}{k}", "class": label} for label, size in sizes.items() for k in range(size)]
+    drawn = pd.DataFrame(rows)
+    chosen = [split_items(drawn, ["class"], params(seed=seed)) for seed in range(40)]
+    for split in chosen:
+        counts = pd.crosstab(drawn["class"], split)
+        assert counts["test"].sum() == counts["val"].sum() == round(0.2 * len(drawn))
+        for label, size in sizes.items():
+            assert (counts.loc[label, ["test", "val"]] - 0.2 * size).abs().max() < 1.5
+    rates = np.mean([split[drawn["class"] == "c"] == "test" for split in chosen], axis=0)
+    assert (rates[1:] > 0).all()  # every item but the one that train keeps is drawn sooner or later
 
 
 def test_exact_copies_across_splits_are_found_and_refused(dataset: Any) -> None:
@@ -79,8 +102,8 @@ def test_exact_copies_across_splits_are_found_and_refused(dataset: Any) -> None:
     other = drawn[drawn["split"] == "train"].iloc[1]
     shutil.copy(folder / train["image_path"], folder / other["image_path"])  # a copy within a split does not leak
     pairs = exact_duplicates(folder, drawn)
-    assert len(pairs) == 2
-    assert set(pairs["image_path_b"]) | set(pairs["image_path_a"]) >= {train["image_path"], test["image_path"]}
+    found = {frozenset(pair) for pair in pairs[["image_path_a", "image_path_b"]].itertuples(index=False, name=None)}
+    assert found == {frozenset((copy["image_path"], test["image_path"])) for copy in (train, other)}
     with pytest.raises(SplitError, match=rf"two splits.*(?s:.*){test['image_path']}"):
         check_duplicates(pairs)
     check_duplicates(pairs.iloc[:0])

@@ -24,9 +24,10 @@ import uvicorn
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from vitrine import views
-from vitrine.artifacts import ArtifactError, read_csv, read_json
+from vitrine.artifacts import ArtifactError, read_json
 from vitrine.catalog import CatalogError, DataParams
 from vitrine.gallery import MAX_MEGAPIXELS, Gallery, Page
+from vitrine.labels import read_measures
 from vitrine.params import read_section
 from vitrine.photos import PhotoError, decode_photo
 from vitrine.systems import ENSEMBLE
@@ -530,7 +531,7 @@ def suggestions(gallery: Gallery) -> list[str]:
 def quality(shop: Shop) -> str:
     """The scores and pictures of the last evaluation, and what was trained on."""
     try:
-        scores = read_csv(shop.root / "plots/evaluate/scores.csv")
+        scores = read_measures(shop.root / "plots/evaluate/scores.csv")
         split = read_json(shop.root / "metrics/split.json")
     except ArtifactError as error:
         return views.empty("Not measured yet", str(error))

@@ -58,9 +58,10 @@ def classical_features(photos: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 
 def majority_probs(train_codes: NDArray[np.int64], num_labels: int, num: int) -> NDArray[np.float32]:
-    """Predict the shares of the labels in train for every photograph. Shape: (num, labels)."""
+    """Predict the shares of the labels in train, equal ones if it has none. Shape: returns (num, labels)."""
     counts = np.bincount(train_codes[train_codes != MISSING], minlength=num_labels).astype(np.float32)
-    return np.tile(counts / counts.sum(), (num, 1))
+    shares = counts / counts.sum() if counts.any() else np.full(num_labels, 1 / num_labels, dtype=np.float32)
+    return np.tile(shares, (num, 1))
 
 
 def svm_probs(
@@ -68,10 +69,15 @@ def svm_probs(
 ) -> NDArray[np.float32]:
     """Fit an RBF support vector machine; votes of its pairs of labels, normalised, stand for probabilities.
 
+    With fewer than two labels in train there is nothing to fit, and the answer is that of `majority_probs`: a fold may
+    hold out all items with the others.
+
     Shape:
         train: (photos, features); codes: (photos,); test: (others, features); returns: (others, labels)
     """
     labelled = codes != MISSING
+    if len(np.unique(codes[labelled])) < 2:
+        return majority_probs(codes, num_labels, len(test))
     machine = SVC(C=c, decision_function_shape="ovr").fit(train[labelled], codes[labelled])
     scores = machine.decision_function(test)
     if scores.ndim == 1:  # two labels: one signed score
@@ -83,8 +89,10 @@ def svm_probs(
 def neighbour_probs(
     train: NDArray[np.floating], codes: NDArray[np.int64], test: NDArray[np.floating], num_labels: int, k: int
 ) -> NDArray[np.float32]:
-    """Vote among the k nearest photographs by cosine. Shape: as `svm_probs`."""
+    """Vote among the k nearest photographs by cosine, or among all if there are fewer. Shape: as `svm_probs`."""
     labelled = codes != MISSING
+    if not labelled.any():
+        return majority_probs(codes, num_labels, len(test))
     voters = KNeighborsClassifier(min(k, int(labelled.sum())), metric="cosine").fit(train[labelled], codes[labelled])
     return _spread(voters.predict_proba(test), voters.classes_, num_labels)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import io
+import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
@@ -21,8 +23,7 @@ from vitrine.photos import PhotoError, decode_photo
 
 SPLITS = ("train", "val", "test")
 REQUIRED_COLUMNS = ("image_path", "class_label", "attributes", "instance_id")
-RESERVED_TASKS = (CLASS_TASK, "image_path", "split", "instance_id", "caption")
-
+RESERVED_TASKS = (CLASS_TASK, "row", "image_path", "split", "instance_id", "caption", "all_tasks")
 
 CORRECTIONS = Path("data/corrections.csv")
 CORRECTION_COLUMNS = ("dataset", "image_path", "task", "label")
@@ -74,13 +75,11 @@ def read_catalog(folder: Path, params: DataParams) -> pd.DataFrame:
     table = pd.DataFrame(index=raw.index)
     for column in ("image_path", "split", "instance_id"):
         if column in raw.columns:
-            table[column] = raw[column].str.strip()
-    table["caption"] = raw["caption"].str.strip() if "caption" in raw.columns else ""
+            table[column] = raw[column]
+    table["caption"] = raw["caption"] if "caption" in raw.columns else ""
     for task in params.tasks:
-        labels = (
-            raw["class_label"].str.strip() if task == CLASS_TASK else [attributes.get(task) for attributes in parsed]
-        )
-        table[task] = _clean(pd.Series(labels, index=raw.index, dtype="object"), task, params)
+        labels = raw["class_label"] if task == CLASS_TASK else [attributes.get(task) for attributes in parsed]
+        table[task] = pd.Series([_clean(label, task, params) for label in labels], index=raw.index, dtype="object")
         if task != CLASS_TASK and all(task not in attributes for attributes in parsed):
             known = sorted({key for attributes in parsed for key in attributes})
             faults.append(
@@ -92,7 +91,7 @@ def read_catalog(folder: Path, params: DataParams) -> pd.DataFrame:
 
 
 def _read_table(path: Path, allow_empty: bool = False) -> pd.DataFrame:
-    """Read all fields as text; the index becomes the line in the file (the header is line 1)."""
+    """Read all fields as stripped text; the index becomes the line where a row starts (the header is line 1)."""
     if not path.is_file():
         advice = (
             "write its header: " + ",".join(CORRECTION_COLUMNS)
@@ -104,15 +103,23 @@ def _read_table(path: Path, allow_empty: bool = False) -> pd.DataFrame:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise CatalogError(path, [f"not UTF-8 (byte {error.start}); save it as UTF-8"]) from None
+    # A stream's lines end at line breaks alone; those of str.splitlines also at U+2028 and the like in a caption.
+    reader = csv.reader(io.StringIO(text), strict=True)
+    rows, line = [], 1
     try:
-        reader = csv.reader(text.splitlines(keepends=True), strict=True)
-        rows = [(reader.line_num, row) for row in reader if row]
+        for row in reader:
+            if row:
+                rows.append((line, [field.strip() for field in row]))
+            line = reader.line_num + 1
     except csv.Error as error:
-        raise CatalogError(path, [f"line {reader.line_num}: not CSV ({error})"]) from None
+        raise CatalogError(path, [f"line {line}: the row that starts here is not CSV ({error})"]) from None
     if len(rows) < (1 if allow_empty else 2):
         raise CatalogError(path, ["holds no photographs; expected a header and one line a photograph"])
-    header = [name.strip() for name in rows[0][1]]
-    faults = [f"line 1: column '{name}' stands twice" for name in sorted({n for n in header if header.count(n) > 1})]
+    header = rows[0][1]
+    for separator in (";", "\t", "|"):
+        if len(header) == 1 and separator in header[0]:
+            raise CatalogError(path, [f"line 1: fields are separated by {separator!r}; save the table with commas"])
+    faults = [f"line 1: duplicate column '{name}'" for name in sorted({n for n in header if header.count(n) > 1})]
     faults += [
         f"line {line}: {len(row)} fields where the header has {len(header)}"
         for line, row in rows[1:]
@@ -129,17 +136,17 @@ def _schema(folder: Path, has_split: bool) -> pa.DataFrameSchema:
     def check(test: Any, message: str) -> pa.Check:
         return pa.Check(test, element_wise=True, error=message)
 
-    filled = check(lambda value: bool(value.strip()), "is empty")
+    filled = check(bool, "is empty")
     columns = {
         "image_path": pa.Column(
             object,
             [
                 filled,
                 check(
-                    lambda value: _is_inside(folder, value.strip()),
+                    lambda value: _is_inside(folder, value),
                     "leaves the dataset's folder; write a path below it, with /",
                 ),
-                pa.Check(lambda column: ~column.str.strip().duplicated(keep=False), error="is listed more than once"),
+                pa.Check(lambda column: ~column.duplicated(keep=False), error="is listed more than once"),
             ],
         ),
         "class_label": pa.Column(object, filled),
@@ -147,9 +154,7 @@ def _schema(folder: Path, has_split: bool) -> pa.DataFrameSchema:
         "instance_id": pa.Column(object, filled),
     }
     if has_split:
-        columns["split"] = pa.Column(
-            object, check(lambda value: value.strip() in SPLITS, f"is none of {', '.join(SPLITS)}")
-        )
+        columns["split"] = pa.Column(object, check(lambda value: value in SPLITS, f"is none of {', '.join(SPLITS)}"))
     return pa.DataFrameSchema(columns, strict=False)
 
 
@@ -193,7 +198,7 @@ def _is_inside(folder: Path, text: str) -> bool:
 def _params_faults(params: DataParams) -> list[str]:
     faults = [f"data.attributes: '{name}' cannot name a task" for name in params.attributes if name in RESERVED_TASKS]
     faults += [
-        f"data.attributes: '{name}' stands twice"
+        f"data.attributes: duplicate '{name}'"
         for name in sorted({n for n in params.attributes if params.attributes.count(n) > 1})
     ]
     for key, named in (("aliases", params.aliases), ("masked_labels", params.masked_labels)):
@@ -205,37 +210,75 @@ def _params_faults(params: DataParams) -> list[str]:
     return faults
 
 
-def _clean(labels: pd.Series, task: str, params: DataParams) -> pd.Series:
-    aliases, masked = params.aliases.get(task, {}), params.masked_labels.get(task, [])
-
-    def clean(label: str | None) -> str | None:
-        label = aliases.get(label, label) if label else None
-        return None if label in masked else label
-
-    return pd.Series([clean(label) for label in labels], index=labels.index, dtype="object")
+def _clean(label: str | None, task: str, params: DataParams) -> str | None:
+    """Apply aliases, then masks, to one label; None is a missing label."""
+    label = params.aliases.get(task, {}).get(label, label) if label else None
+    return None if label in params.masked_labels.get(task, []) else label
 
 
-def check_splits(path: Path, table: pd.DataFrame, tasks: Iterable[str]) -> None:
-    """Check that items stay in one split, every split has photographs, and every label can be learned.
+def check_table(path: Path, table: pd.DataFrame, tasks: Iterable[str]) -> None:
+    """Check that every split has photographs, items are whole, and every task can be learned and judged.
 
     Raises:
         CatalogError: all that is wrong.
     """
     faults = [f"split '{split}' has no photographs" for split in SPLITS if not (table["split"] == split).any()]
-    splits = table.groupby("instance_id")["split"].agg(lambda column: sorted(set(column)))
-    faults += [
-        f"item '{item}' is in several splits: {', '.join(names)}" for item, names in splits.items() if len(names) > 1
-    ]
+    faults += _item_faults(table) + _spelling_faults(table, "instance_id", "write both alike")
     for task in tasks:
-        seen = set(table.loc[table["split"] == "train", task].dropna())
-        for label in sorted(set(table[task].dropna()) - seen):
-            lines = ", ".join(str(line) for line in table.index[table[task] == label][:5])
-            faults.append(
-                f"{task} '{label}' is never seen in train (line {lines}): move an item with it to train, "
-                f"add an alias in data.aliases, or list it in data.masked_labels"
-            )
+        faults += _spelling_faults(table, task, "join them in data.aliases") + _task_faults(table, task)
     if faults:
         raise CatalogError(path, faults)
+
+
+def _item_faults(table: pd.DataFrame) -> list[str]:
+    items = table.groupby("instance_id")
+    distinct = items[["split", CLASS_TASK]].nunique()
+    faults = [
+        f"item '{item}' is in several splits: {', '.join(sorted(items.get_group(item)['split'].unique()))}"
+        for item in distinct.index[distinct["split"] > 1]
+    ]
+    for item in distinct.index[distinct[CLASS_TASK] > 1]:
+        groups = items.get_group(item).groupby(CLASS_TASK)
+        named = ", ".join(f"'{label}' ({_lines(rows)})" for label, rows in groups)
+        faults.append(f"item '{item}' has several classes: {named}; correct class_label or instance_id")
+    return faults
+
+
+def _spelling_faults(table: pd.DataFrame, column: str, advice: str) -> list[str]:
+    """Find values that differ only in case."""
+    spellings = table[column].dropna().drop_duplicates()
+    faults = []
+    for _, alike in spellings.groupby(spellings.str.casefold()):
+        if len(alike) > 1:
+            names = " and ".join(f"'{name}' (line {line})" for line, name in sorted(alike.items()))
+            faults.append(f"{column} {names} differ only in case: {advice}")
+    return faults
+
+
+def _task_faults(table: pd.DataFrame, task: str) -> list[str]:
+    removal = "" if task == CLASS_TASK else ", or remove it from data.attributes"
+    seen = set(table.loc[table["split"] == "train", task].dropna())
+    if len(seen) < 2:
+        found = f"only the label '{seen.pop()}'" if seen else "no label"
+        return [f"{task}: train has {found}, but learning takes two; add photographs with others{removal}"]
+    judged = set(table.loc[table[task].notna(), "split"])
+    faults = [
+        f"{task}: no photograph of {split} has a label, so it cannot be judged; add some{removal}"
+        for split in ("val", "test")
+        if split in set(table["split"]) - judged
+    ]
+    return faults + [
+        f"{task} '{label}' is never seen in train ({_lines(rows)}): move an item with it to train, add an alias in "
+        "data.aliases, or list it in data.masked_labels"
+        for label, rows in table.groupby(task)
+        if label not in seen
+    ]
+
+
+def _lines(rows: pd.DataFrame) -> str:
+    """Name the first lines of some rows: "line 2", "lines 2, 5"."""
+    shown = ", ".join(str(line) for line in rows.index[:5]) + (", ..." if len(rows) > 5 else "")
+    return f"line{'s' if len(rows) > 1 else ''} {shown}"
 
 
 def decode_photos(folder: Path, table: pd.DataFrame, size_px: int, max_megapixels: float) -> NDArray[np.uint8]:
@@ -279,27 +322,42 @@ def read_corrections(path: Path) -> pd.DataFrame:
     return table
 
 
-def apply_corrections(path: Path, table: pd.DataFrame, params: DataParams) -> pd.DataFrame:
-    """Return the table with the labels of this dataset replaced that `path` corrects.
+def dataset_name(root: Path, path: str) -> str:
+    """Return how corrections name a dataset: its path from the project's root, however params or people write it."""
+    return Path(os.path.relpath(root / path, root)).as_posix()
 
+
+def apply_corrections(root: Path, table: pd.DataFrame, params: DataParams) -> pd.DataFrame:
+    """Return the table with the labels replaced that data/corrections.csv corrects, after aliases and masks.
+
+    Corrections of other datasets are left alone, if there are such datasets: a folder with labels.csv, with the
+    dvc.yaml that makes it, or with its .dvc file beside it.
+
+    Args:
+        root: the project's root.
     Raises:
-        CatalogError: the file is missing or broken, or names a photograph, a task or an empty label.
+        CatalogError: the file is missing or broken, or a correction matches no dataset, photograph or task.
     """
     corrected, faults = table.copy(), []
     rows = {name: line for line, name in table["image_path"].items()}
-    for line, (dataset, name, task, label) in read_corrections(path).iterrows():
-        if dataset != params.path:
-            continue
-        if name not in rows:
-            faults.append(f"line {line}, column image_path: '{name}' is not in {params.path}/labels.csv")
+    this = dataset_name(root, params.path)
+    for line, fields in read_corrections(root / CORRECTIONS).iterrows():
+        dataset, name, task, label = dataset_name(root, fields["dataset"]), *fields[1:]
+        known = (root / place for place in (f"{dataset}/labels.csv", f"{dataset}/dvc.yaml", f"{dataset}.dvc"))
+        empty = [column for column in CORRECTION_COLUMNS if not fields[column]]
+        if empty:
+            faults.append(f"line {line}: {', '.join(empty)} empty")
+        elif dataset != this:
+            if not any(file.is_file() for file in known):
+                faults.append(f"line {line}, column dataset: '{dataset}' is no dataset; data.path is {this}")
+        elif name not in rows:
+            faults.append(f"line {line}, column image_path: '{name}' is not in {this}/labels.csv")
         elif task not in params.tasks:
             faults.append(f"line {line}, column task: '{task}' is none of {', '.join(params.tasks)}")
-        elif not label.strip():
-            faults.append(f"line {line}, column label: is empty")
         else:
-            corrected.loc[rows[name], task] = label.strip()
+            corrected.loc[rows[name], task] = _clean(label, task, params)
     if faults:
-        raise CatalogError(path, faults)
+        raise CatalogError(root / CORRECTIONS, faults)
     return corrected
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vitrine.artifacts import ArtifactError, write_csv
-from vitrine.catalog import CORRECTION_COLUMNS, CORRECTIONS, DataParams, read_corrections
+from vitrine.catalog import CORRECTION_COLUMNS, CORRECTIONS, DataParams, dataset_name, read_corrections
 from vitrine.labels import LabelSpace, read_photos
 from vitrine.photos import decode_photo
 from vitrine.retrieval import Index, SearchResult
@@ -205,7 +205,9 @@ class Gallery:
             raise ArtifactError(f"'{label}' is no label of {task}")
         path = self.root / CORRECTIONS
         old = read_corrections(path)
-        new = pd.DataFrame([[self.data.path, name, task, label]], columns=list(CORRECTION_COLUMNS))
+        new = pd.DataFrame(
+            [[dataset_name(self.root, self.data.path), name, task, label]], columns=list(CORRECTION_COLUMNS)
+        )
         write_csv(path, pd.concat([old, new], ignore_index=True))
         self.table.loc[name, task] = label
         return name

@@ -84,3 +84,11 @@ def read_photos(path: Path) -> pd.DataFrame:
     """
     table = read_csv(path, dtype=str).astype("object")
     return table.where(table.notna(), None)
+
+
+NAMES = ("row", "model", "system", "first", "second", "split", "task", "label", "image_path_a", "image_path_b")
+
+
+def read_measures(path: Path) -> pd.DataFrame:
+    """Read a table of numbers by names, such as plots/evaluate/scores.csv: a task or a label named `1` stays text."""
+    return read_csv(path, dtype=dict.fromkeys(NAMES, str))

@@ -53,7 +53,7 @@ def _keys(section: type[Section]) -> str:
 
 
 def _fault(name: str, section: type[Section], fault: dict[str, Any]) -> str:
-    key = ".".join([name, *(str(part) for part in fault["loc"])])
+    key = ".".join([name, *(str(part) for part in fault["loc"] if part != "[key]")])
     if fault["type"] == "missing":
         return f"{key}: missing; add it"
     if fault["type"] == "extra_forbidden":
@@ -62,6 +62,8 @@ def _fault(name: str, section: type[Section], fault: dict[str, Any]) -> str:
     hint = ""
     if isinstance(fault["input"], str) and fault["type"] in ("float_type", "int_type"):
         hint = " (YAML reads 1e-4 as text: write 1.0e-4)"
+    if fault["type"] == "string_type" and not isinstance(fault["input"], (dict, list)):
+        hint = " (put it in quotes: without them YAML reads 007, true and no as something else)"
     return f"{key}: expected {expected}; found {fault['input']!r}{hint}"
 
 

@@ -12,6 +12,15 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 MIN_SIDE_PX = 8
 """Photographs with a shorter side hold nothing to learn from."""
 
+HIGHEST_MAX_MEGAPIXELS = 500.0
+"""Largest `max_megapixels` that params may ask for; Pillow refuses more, also inside icons, whatever a header says."""
+
+# Once, at import, for the whole process: photographs are decoded in threads, and `warnings.catch_warnings` in threads
+# restores the filters in any order, which leaves "ignore" behind. Damaged metadata is no reason to refuse a photograph.
+Image.MAX_IMAGE_PIXELS = int(HIGHEST_MAX_MEGAPIXELS * 1e6)
+warnings.filterwarnings("ignore", module=r"PIL\.")
+warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
+
 
 class PhotoError(ValueError):
     """A file is missing, or is no photograph that can be used."""
@@ -34,21 +43,16 @@ def decode_photo(path: Path, size_px: int, max_megapixels: float) -> NDArray[np.
     if path.stat().st_size == 0:
         raise PhotoError(f"{path}: is empty (0 bytes)")
     try:
-        with warnings.catch_warnings():
-            # Pillow's own bomb warning comes at a size of its choosing; ours is checked below.
-            warnings.simplefilter("ignore")
-            with Image.open(path) as image:
-                _check_size(path, image.size, max_megapixels)
-                image.seek(0)
-                image.load()
-                square = ImageOps.fit(
-                    _to_rgb(ImageOps.exif_transpose(image)), (size_px, size_px), Image.Resampling.BICUBIC
-                )
+        with Image.open(path) as image:
+            _check_size(path, image.size, max_megapixels)
+            image.seek(0)
+            image.load()
+            square = ImageOps.fit(_to_rgb(ImageOps.exif_transpose(image)), (size_px, size_px), Image.Resampling.BICUBIC)
     except PhotoError:
         raise
     except UnidentifiedImageError:
         raise PhotoError(f"{path}: is not an image that can be read") from None
-    except Image.DecompressionBombError:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise PhotoError(f"{path}: is larger than the limit of {max_megapixels:g} megapixels") from None
     except Exception as error:  # the decoders raise whatever their formats provoke
         raise PhotoError(f"{path}: cannot be decoded ({str(error) or type(error).__name__})") from error

@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from vitrine.artifacts import read_csv, read_json, read_text
-from vitrine.labels import CLASS_TASK, read_photos
+from vitrine.artifacts import read_json, read_text
+from vitrine.labels import CLASS_TASK, read_measures, read_photos
 from vitrine.metrics import ALL_TASKS
 from vitrine.scoring import with_interval
 
@@ -56,15 +56,15 @@ class ReportData:
             read_photos(Path("data/splits/photos.csv")),
             read_json(Path("metrics/split.json")),
             read_text(Path("params.yaml")),
-            read_csv(plots / "evaluate/scores.csv"),
-            read_csv(plots / "evaluate/comparisons.csv"),
-            read_csv(plots / "evaluate/calibration.csv"),
-            read_csv(plots / "evaluate/per_label.csv"),
-            read_csv(plots / "evaluate/cost.csv"),
-            read_csv(plots / "index/retrieval.csv"),
-            read_csv(plots / "index/views.csv"),
+            read_measures(plots / "evaluate/scores.csv"),
+            read_measures(plots / "evaluate/comparisons.csv"),
+            read_measures(plots / "evaluate/calibration.csv"),
+            read_measures(plots / "evaluate/per_label.csv"),
+            read_measures(plots / "evaluate/cost.csv"),
+            read_measures(plots / "index/retrieval.csv"),
+            read_measures(plots / "index/views.csv"),
             read_json(Path("metrics/retrieval.json")),
-            read_csv(plots / "split/near_duplicates.csv"),
+            read_measures(plots / "split/near_duplicates.csv"),
         )
 
     @property

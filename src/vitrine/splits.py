@@ -1,9 +1,8 @@
-"""Split photographs by item, and look for photographs that stand on both sides of a split."""
+"""Split photographs by item, and look for photographs that are on both sides of a split."""
 
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,6 +17,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from vitrine.labels import CLASS_TASK
 from vitrine.params import Section
+from vitrine.photos import HIGHEST_MAX_MEGAPIXELS
 
 
 class SplitError(ValueError):
@@ -32,7 +32,7 @@ class SplitParams(Section):
     val_fraction: Annotated[float, Field(gt=0, lt=0.5)]
     test_fraction: Annotated[float, Field(gt=0, lt=0.5)]
     photo_size_px: Annotated[int, Field(ge=16, le=1024)]
-    max_megapixels: Annotated[float, Field(gt=0, le=500)]
+    max_megapixels: Annotated[float, Field(gt=0, le=HIGHEST_MAX_MEGAPIXELS)]
     near_duplicate_bits: Annotated[int, Field(ge=0, lt=32)]
 
 
@@ -64,29 +64,32 @@ def split_items(table: pd.DataFrame, tasks: list[str], params: SplitParams) -> p
     Raises:
         SplitError: there are too few items for the shares asked for.
     """
-    items = table.groupby("instance_id").first()
+    classes = table.groupby("instance_id")[CLASS_TASK].first()
     fixed = _rare_items(table, tasks)
-    free = items.index[~items.index.isin(fixed)]
-    split = pd.Series("train", index=items.index)
+    split = pd.Series("train", index=classes.index)
     for number, (name, fraction) in enumerate((("test", params.test_fraction), ("val", params.val_fraction))):
-        left = free[split[free] == "train"]
-        wanted = fraction * len(items)
-        folds = max(2, round(len(left) / wanted)) if wanted >= 1 else 0
-        classes = items.loc[left, CLASS_TASK]
-        if folds == 0 or len(left) < 2 * folds:
+        wanted = round(fraction * len(classes))
+        free = classes[(split == "train") & ~classes.index.isin(fixed)]
+        if not 0 < wanted <= len(free):
             raise SplitError(
-                f"split.{name}_fraction: {fraction:g} of {len(items)} items ({len(fixed)} of them tied to train by "
-                f"rare labels) leaves too few to split; add items or raise the fraction"
+                f"split.{name}_fraction: {fraction:g} of {len(classes)} items is {wanted}, and {len(free)} are free "
+                f"({len(fixed)} stay in train, where every label must be seen): change the fraction or add items"
             )
-        folder = StratifiedGroupKFold(
-            min(folds, int(classes.value_counts().max())), shuffle=True, random_state=params.seed + number
-        )
-        with warnings.catch_warnings():
-            # A class with fewer items than folds lands in some folds only; with few items that cannot be helped.
-            warnings.filterwarnings("ignore", message="The least populated class")
-            _, chosen = next(folder.split(left, classes, groups=left))
-        split[left[chosen]] = name
+        split[_spread_over_classes(free, wanted, np.random.default_rng([params.seed, number]))] = name
     return table["instance_id"].map(split)
+
+
+def _spread_over_classes(classes: pd.Series, num: int, rng: np.random.Generator) -> pd.Index:
+    """Draw items so that every class gives its share, up to one item: evenly spaced draws from a random start.
+
+    Source:
+        systematic sampling within strata; Cochran, Sampling Techniques, chapter 8.
+    """
+    shuffled = classes.iloc[rng.permutation(len(classes))]
+    groups = shuffled.groupby(shuffled)
+    starts = rng.random(groups.ngroups)[groups.ngroup()]
+    places = (groups.cumcount() + starts) / groups.transform("size")
+    return places.nsmallest(num).index
 
 
 def _rare_items(table: pd.DataFrame, tasks: list[str]) -> set[str]:
