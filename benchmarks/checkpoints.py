@@ -1,7 +1,7 @@
 """Compare the best epoch's weights with the moving average of all, by grouped cross-validation: which is the default?
 
 Photographs are those of data/splits apart from test, in five folds of whole items, three of which are judged. The next
-fold is val, from which the best epoch is picked; the others train. Both checkpoints come out of the same training, so that
+fold is val, from which the best epoch is picked; the others train. Both checkpoints come out of the same training, so
 the comparison is paired. Finished folds are kept in .resume/, so a killed run resumes. Prints a Markdown table.
 """
 
