@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
 from vitrine.cli import app
-from vitrine.review import direction, judge_changes
+from vitrine.review import count_changes, direction, judge_changes
 
+ROOT = Path(__file__).parents[1]
 KEYS = ("", "_ci_low", "_ci_high")
 
 
@@ -40,16 +42,29 @@ def test_noise_is_the_root_of_both_squared_half_intervals() -> None:
     change = judge_changes({"a.json": measured((0.5, 0.47, 0.53), (0.44, 0.4, 0.48))})[0]
     assert change.noise == pytest.approx(0.05)
     assert change.verdict == "worse"
+    # Lopsided intervals: what counts of the old one is its lower part, of the new one its upper part.
+    change = judge_changes({"a.json": measured((0.9, 0.84, 0.92), (0.78, 0.6, 0.86))})[0]
+    assert change.noise == pytest.approx(0.1) and change.verdict == "worse"
     assert judge_changes({"a.json": measured((0.5, 0.47, 0.53), (0.46, 0.42, 0.5))})[0].verdict == "within noise"
     assert judge_changes({"a.json": measured((0.44, 0.4, 0.48), (0.5, 0.47, 0.53))})[0].verdict == "better"
     assert judge_changes({"a.json": measured((0.44, 0.4, 0.48), (0.5, 0.47, 0.53), "nll")})[0].verdict == "worse"
 
 
-def test_what_has_no_interval_or_no_past_is_never_judged() -> None:
+def test_what_has_no_interval_is_not_judged_and_what_came_or_went_is_said() -> None:
     verdicts = {c.name: c.verdict for c in judge_changes({"a.json": {
         "accuracy": {"old": 0.9, "new": 0.1}, "brier": {"new": 0.5}, "epoch": {"old": 1, "new": 9},
         "macro_f1": {"old": 0.3}, "note": {"old": "x", "new": "y"}}})}  # fmt: skip
-    assert verdicts == {"accuracy": "no interval", "brier": "neither", "epoch": "neither", "macro_f1": "neither"}
+    assert verdicts == {"accuracy": "no interval", "brier": "new", "epoch": "neither", "macro_f1": "gone"}
+
+
+def test_a_vanished_metric_fails_the_gate_and_a_vanished_count_does_not() -> None:
+    gone = measured((0.5, 0.47, 0.53), (0.44, 0.4, 0.48)) | {"m.class.n": {"old": 20}, "random_map": {"old": 0.1}}
+    gone = {name: {"old": values["old"]} for name, values in gone.items()}
+    changes = {change.name: change for change in judge_changes({"a.json": gone})}
+    assert {name: change.verdict for name, change in changes.items()} == {
+        "m.class.accuracy": "gone", "m.class.n": "neither", "random_map": "neither"
+    }  # fmt: skip
+    assert "1 gone, 0 new" in count_changes(list(changes.values()))
 
 
 class Repository:
@@ -104,6 +119,27 @@ def test_the_gate_fails_on_what_is_worse_beyond_noise_and_on_nothing_else(reposi
     repository.commit(0.004, 0.95, 1.5)
     better = CliRunner().invoke(app, ["gate", "HEAD~1"])
     assert better.exit_code == 0 and "1 better beyond noise" in better.output
+
+
+def test_the_gate_fails_where_a_metric_is_gone(repository: Repository) -> None:
+    (repository.root / "metrics/evaluate.json").write_text(json.dumps({"deit": {"class": {"n": 100, "nll": 0.5}}}))
+    gone = CliRunner().invoke(app, ["gate", "HEAD"])
+    assert gone.exit_code == 1, gone.output
+    assert "0 worse beyond noise" in gone.output and "2 gone, 1 new" in gone.output
+    summary = CliRunner().invoke(app, ["summary", "HEAD"])
+    assert summary.exit_code == 0
+    text = (repository.root / "summary.md").read_text(encoding="utf-8")
+    assert "| evaluate: deit.class.accuracy | 0.8000 |  | gone |" in text.partition("<details>")[0]
+    (repository.root / "metrics/evaluate.json").unlink()
+    assert CliRunner().invoke(app, ["gate", "HEAD"]).exit_code == 1
+
+
+def test_ci_compares_with_where_the_pull_request_branched_off() -> None:
+    steps = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))["jobs"]["test"]["steps"]
+    commands = [step.get("run", "") for step in steps]
+    assert any('MERGE_BASE=$(git merge-base "$BASE" HEAD)' in command for command in commands)
+    compared = [command for command in commands if "vitrine gate" in command or "vitrine summary" in command]
+    assert len(compared) == 2 and all('"$MERGE_BASE"' in command for command in compared)
 
 
 def test_the_summary_of_two_commits(repository: Repository) -> None:

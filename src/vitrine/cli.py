@@ -265,8 +265,8 @@ def serve(
 
 @app.command()
 def gate(revision: Revision = "HEAD") -> None:
-    """Compare metrics with a revision; fail if one is worse beyond noise (exit code 1)."""
-    from vitrine.review import ORDER, ReviewError, count_changes, metric_changes, moved, shown
+    """Compare metrics with a revision; fail if one is worse beyond noise, or gone (exit code 1)."""
+    from vitrine.review import FAILURES, ORDER, ReviewError, count_changes, metric_changes, moved, shown
 
     try:
         changes = metric_changes(revision)
@@ -281,7 +281,7 @@ def gate(revision: Revision = "HEAD") -> None:
     if table.rows:
         console.print(table)
     console.print(count_changes(changes))
-    if any(change.verdict == "worse" for change in changes):
+    if any(change.verdict in FAILURES for change in changes):
         raise typer.Exit(1)
 
 

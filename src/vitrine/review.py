@@ -19,7 +19,10 @@ NOT_OURS = ("random_", "majority_", "oracle_")
 
 ENDS = ("_ci_low", "_ci_high")
 PICTURES = ("plots/evaluate/curves.png", "plots/evaluate/calibration.png", "plots/evaluate/confusion_")
-ORDER = ("worse", "better", "within noise", "no interval", "neither")
+ORDER = ("worse", "gone", "better", "within noise", "no interval", "new", "neither")
+FAILURES = ("worse", "gone")
+"""Verdicts that fail the gate."""
+
 ARROWS = {"worse": "\u25bc", "better": "\u25b2"}
 
 
@@ -32,9 +35,10 @@ class Change:
     """A metric at the revision and now; `old` or `new` is missing where there is none.
 
     Attributes:
-        noise: half the width of a 95 % interval of the change, were both measured on different photographs; missing
-            without intervals
-        verdict: worse, better, within noise, no interval (a change whose noise nobody knows) or neither (a count)
+        noise: how far a 95 % interval of the change reaches towards no change, were both measured on different
+            photographs; missing without intervals
+        verdict: worse, better, within noise, no interval (a change whose noise nobody knows), gone (measured at the
+            revision, and no longer), new, or neither (a count)
     """
 
     path: str
@@ -62,31 +66,38 @@ def direction(name: str) -> int:
 def judge_changes(document: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[Change]:
     """Judge what `dvc metrics diff --json --all` found, by file and name; ends of intervals are not judged themselves.
 
-    A change is beyond noise if it exceeds the root of the summed squares of both half intervals. Both runs are mostly
-    judged on the same photographs, so this errs towards noise.
+    A change is beyond noise if it exceeds the root of the summed squares of the parts of both intervals that face each
+    other. Both runs are mostly judged on the same photographs, so this errs towards noise.
+
+    Source:
+        Newcombe, Interval estimation for the difference between independent proportions (1998), method 10.
     """
     changes = []
     for path, metrics in sorted(document.items()):
         for name, values in sorted(metrics.items()):
-            if name.endswith(ENDS):
-                continue
             old, new = values.get("old"), values.get("new")
-            if not all(value is None or isinstance(value, (int, float)) for value in (old, new)):
+            if name.endswith(ENDS) or not all(value is None or isinstance(value, (int, float)) for value in (old, new)):
                 continue
-            halves = [_half(metrics, name, when) for when in ("old", "new")]
-            noise = math.hypot(*(half for half in halves if half is not None)) if None not in halves else None
+            noise = _noise(metrics, name, old, new)
             changes.append(Change(path, name, old, new, noise, _verdict(name, old, new, noise)))
     return changes
 
 
-def _half(metrics: Mapping[str, Mapping[str, Any]], name: str, when: str) -> float | None:
-    low, high = (metrics.get(f"{name}{end}", {}).get(when) for end in ENDS)
-    return None if low is None or high is None else (float(high) - float(low)) / 2
+def _noise(metrics: Mapping[str, Mapping[str, Any]], name: str, old: float | None, new: float | None) -> float | None:
+    if old is None or new is None:
+        return None
+    facing = ENDS if new < old else ENDS[::-1]
+    old_end, new_end = (
+        metrics.get(f"{name}{end}", {}).get(when) for end, when in zip(facing, ("old", "new"), strict=True)
+    )
+    return None if old_end is None or new_end is None else math.hypot(old - old_end, new - new_end)
 
 
 def _verdict(name: str, old: float | None, new: float | None, noise: float | None) -> str:
-    if direction(name) == 0 or old is None or new is None:
+    if direction(name) == 0:
         return "neither"
+    if old is None or new is None:
+        return "new" if old is None else "gone"
     if noise is None:
         return "no interval"
     if abs(new - old) <= noise:
@@ -132,12 +143,13 @@ def _git(*arguments: str) -> bytes:
 
 
 def count_changes(changes: Sequence[Change]) -> str:
-    """Say in one sentence how many metrics are worse, better and within noise."""
+    """Say in one sentence how many metrics are worse, better and within noise, and how many came and went."""
     moved = [change for change in changes if change.old != change.new]
     number = {verdict: sum(change.verdict == verdict for change in moved) for verdict in ORDER}
     return (
         f"{number['worse']} worse beyond noise, {number['better']} better beyond noise, "
-        f"{number['within noise']} changed within noise, {number['no interval']} changed whose noise is not known."
+        f"{number['within noise']} changed within noise, {number['no interval']} changed whose noise is not known, "
+        f"{number['gone']} gone, {number['new']} new."
     )
 
 
@@ -169,22 +181,23 @@ def summarise(revision: str, out: Path, repository_url: str | None) -> None:
 
     changes, params = metric_changes(revision), param_changes(revision)
     base, head = (_git("rev-parse", "--short", name).decode().strip() for name in (revision, "HEAD"))
-    beyond = sorted((c for c in changes if c.verdict in ARROWS), key=lambda c: (ORDER.index(c.verdict), c.key))
-    rest = [c for c in changes if c.old != c.new and c.verdict not in ARROWS and c.verdict != "neither"]
+    shown_first = (*ARROWS, *FAILURES)
+    beyond = sorted((c for c in changes if c.verdict in shown_first), key=lambda c: (ORDER.index(c.verdict), c.key))
+    rest = [c for c in changes if c.old != c.new and c.verdict not in (*shown_first, "neither")]
     parts = [
         f"## What `{head}` changes against `{base}`",
         f"**{count_changes(changes)}**",
         markdown_table(["param", "before", "now"], [[f"`{name}`", _cell(old), _cell(new)] for name, old, new in params])
         if params
         else "No param changed.",
-        "### Beyond noise",
+        "### Beyond noise, or gone",
         _metric_table(beyond) if beyond else "Nothing.",
-        f"<details><summary>{len(rest)} changes within noise or without an interval</summary>\n",
+        f"<details><summary>{len(rest)} changes within noise, without an interval or new</summary>\n",
         _metric_table(rest) if rest else "None.",
         "\n</details>",
         "### Pictures",
         *_pictures(revision, out, repository_url),
-        "A change is beyond noise if it exceeds the combined 95 % intervals, from drawing items, of both runs. "
+        "A change is beyond noise if it exceeds the combined 95 % intervals, over items, of both runs. "
         "\u25b2 better, \u25bc worse.",
     ]
     out.parent.mkdir(parents=True, exist_ok=True)
