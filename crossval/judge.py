@@ -12,7 +12,6 @@ from vitrine import figures
 from vitrine.artifacts import ArtifactError, read_csv, read_json, read_npy, write_csv, write_metrics, write_text
 from vitrine.crossval import (
     JudgeParams,
-    headline,
     judge,
     pool,
     search_scores,
@@ -23,7 +22,7 @@ from vitrine.labels import CLASS_TASK, LabelSpace, read_photos
 from vitrine.params import ParamsError, exit_on, read_section
 from vitrine.queries import read_synonyms
 from vitrine.relevance import IndexParams
-from vitrine.scoring import named_rows
+from vitrine.scoring import headline, named_rows
 
 NUM_SHOWN = 18
 
@@ -50,7 +49,7 @@ def main() -> None:
     write_csv(plots / "suspicious_labels.csv", suspects.drop(columns="row"))
     tiles = figures.suspect_rows(suspects.head(NUM_SHOWN), photos)
     figures.photo_grid(tiles, "Labels that deserve a second look", plots / "suspicious_labels.jpg")
-    write_metrics(Path("metrics/crossval.json"), headline(scores))
+    write_metrics(Path("metrics/crossval.json"), headline(scores, "system"))
     num_folds = int(folds.max()) + 1
     report = write_crossval_report(scores, comparisons, suspects, retrieval, gains, num_folds)
     write_text(Path("report/crossval.md"), report)

@@ -14,10 +14,11 @@ from test_pipeline import ROOT
 from vitrine import crossval
 from vitrine.artifacts import ArtifactError
 from vitrine.calibration import nll
-from vitrine.crossval import BASELINES, ENSEMBLE, NETWORKS, headline, judge, pool, suspicious_labels
+from vitrine.crossval import BASELINES, ENSEMBLE, NETWORKS, judge, pool, suspicious_labels
 from vitrine.labels import CLASS_TASK, LabelSpace
 from vitrine.predictions import Predictions
 from vitrine.relevance import IndexParams
+from vitrine.scoring import headline
 
 SPACE = LabelSpace({CLASS_TASK: ("cap", "mug", "shoe")})
 STAGES = yaml.safe_load((ROOT / "crossval/dvc.yaml").read_text(encoding="utf-8"))["stages"]
@@ -100,7 +101,8 @@ def test_the_report_says_who_wins_who_loses_and_what_cannot_be_said(pooled) -> N
     assert f"| deit | soft_and | 3 | {100 * one['deit', 'soft_and']:.1f} % [" in text
     accuracy = scores.set_index("system").loc["deit", "accuracy"]
     assert f"{100 * accuracy:.1f} % [" in text
-    assert headline(scores)["deit"][CLASS_TASK]["accuracy"] == accuracy
+    picked = headline(scores, "system")["deit"][CLASS_TASK]
+    assert picked["accuracy"] == accuracy and "nll" not in picked
 
 
 def test_wrong_labels_are_found_and_rare_ones_are_left_alone() -> None:

@@ -40,7 +40,7 @@ COPIED = (
 )
 LIGHT = (
     *("params", "artifacts", "labels", "predictions", "photos", "catalog", "splits", "metrics", "retrieval", "figures"),
-    *("resampling", "calibration", "scoring", "systems", "reporting", "pages", "queries", "relevance"),
+    *("scores", "resampling", "calibration", "scoring", "systems", "reporting", "pages", "queries", "relevance"),
 )
 
 

@@ -1,25 +1,26 @@
-"""Intervals and tests by item: hand-computed cases, and agreement with scipy and scikit-learn."""
+"""Intervals and tests by item: hand-computed cases, agreement with scipy, and coverage by simulation."""
 
 from __future__ import annotations
+
+import runpy
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
-from sklearn.metrics import accuracy_score, f1_score
 
 from vitrine.labels import MISSING
 from vitrine.resampling import (
-    bootstrap,
-    draw_items,
+    count_interval,
     fuse_views,
-    interval,
     item_codes,
     item_confusions,
-    scores_of,
+    item_interval,
     sign_flip_test,
 )
+from vitrine.scores import accuracy, balanced_accuracy, macro_f1
 
 
 def test_confusions_are_counted_within_items_and_skip_the_unlabelled() -> None:
@@ -28,44 +29,79 @@ def test_confusions_are_counted_within_items_and_skip_the_unlabelled() -> None:
     assert counts.tolist() == [[[1, 1], [0, 0]], [[0, 0], [0, 1]]]
 
 
-@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=40))
-def test_scores_are_those_of_scikit_learn(pairs: list[tuple[int, int]]) -> None:
-    true, predicted = np.array(pairs).T
-    scores = scores_of(item_confusions(true, predicted, np.zeros(len(true), dtype=np.int64), 4)[0])
-    assert scores["accuracy"] == pytest.approx(accuracy_score(true, predicted))
-    assert scores["macro_f1"] == pytest.approx(f1_score(true, predicted, average="macro", zero_division=0))
+def fractions(right: list[float], num: list[int]) -> tuple[float, float]:
+    """The interval of a fraction of photographs of so many items."""
+    return item_interval(lambda sums: sums[..., 0] / sums[..., 1], np.array([right, num], dtype=np.float64).T)
 
 
-def test_drawn_items_are_as_many_as_there_are_and_repeat() -> None:
-    drawn = draw_items(7, seed=1, draws=50)
-    assert drawn.shape == (50, 7) and (drawn.sum(axis=1) == 7).all()
-    np.testing.assert_array_equal(drawn, draw_items(7, seed=1, draws=50))
-    assert not np.array_equal(drawn, draw_items(7, seed=2, draws=50))
+def test_an_interval_by_hand() -> None:
+    # Items 2 of 2, 1 of 2, 0 of 2: 1/2. Without 3/4 of the first: 1.5/4.5, a change of 1/6, of the third -1/6.
+    error = np.sqrt(2) * (1 / 6) / 0.75
+    half = stats.t.ppf(0.975, 2) * error / 0.25
+    low, high = fractions([2, 1, 0], [2, 2, 2])
+    assert (low, high) == pytest.approx((1 / (1 + np.exp(half)), 1 / (1 + np.exp(-half))))
 
 
-def test_the_interval_of_single_photographs_is_that_of_scipys_bootstrap() -> None:
-    right = np.random.default_rng(0).random(60) < 0.7
-    codes = np.zeros(60, dtype=np.int64)
-    confusions = item_confusions(codes, np.where(right, 0, 1), np.arange(60), 2)
-    ours = interval(bootstrap(confusions, seed=3)["accuracy"])
-    theirs = stats.bootstrap(
-        (right.astype(float),), np.mean, n_resamples=5000, method="percentile", rng=np.random.default_rng(1)
-    ).confidence_interval
-    assert ours == pytest.approx((theirs.low, theirs.high), abs=0.02)
+def test_with_many_items_the_interval_is_that_of_the_standard_error() -> None:
+    right = np.random.default_rng(0).random(2000) < 0.7
+    low, high = fractions(right.astype(float).tolist(), [1] * 2000)
+    error = np.sqrt(right.mean() * (1 - right.mean()) / 2000)
+    assert (low, high) == pytest.approx((right.mean() - 1.96 * error, right.mean() + 1.96 * error), abs=1e-3)
 
 
 def test_views_of_one_item_widen_the_interval() -> None:
-    right = np.repeat(np.random.default_rng(0).random(20) < 0.6, 5)
-    codes, predicted = np.zeros(100, dtype=np.int64), np.where(right, 0, 1)
-    by_item = interval(bootstrap(item_confusions(codes, predicted, np.repeat(np.arange(20), 5), 2), 0)["accuracy"])
-    by_photo = interval(bootstrap(item_confusions(codes, predicted, np.arange(100), 2), 0)["accuracy"])
+    right = np.random.default_rng(0).random(100) < 0.6
+    by_item = fractions((5.0 * right).tolist(), [5] * 100)
+    by_photo = fractions(np.repeat(right, 5).astype(float).tolist(), [1] * 500)
     # Five views that are always right or wrong together say as much as one: the interval is sqrt(5) times as wide.
-    assert (by_item[1] - by_item[0]) / (by_photo[1] - by_photo[0]) == pytest.approx(5**0.5, rel=0.15)
+    assert (by_item[1] - by_item[0]) / (by_photo[1] - by_photo[0]) == pytest.approx(5**0.5, rel=0.05)
 
 
-def test_an_interval_needs_values() -> None:
-    assert interval(np.array([0.0, 1.0, 2.0, 3.0, 4.0]), level=0.5) == (1.0, 3.0)
-    assert np.isnan(interval(np.array([np.nan]))).all()
+def test_without_spread_an_interval_allows_for_what_so_few_items_do_not_show() -> None:
+    # All right: Clopper and Pearson's interval of 20 of 20.
+    assert fractions([5.0] * 20, [5] * 20) == pytest.approx((0.025 ** (1 / 20), 1))
+    assert fractions([0.0] * 20, [5] * 20) == pytest.approx((0, 1 - 0.025 ** (1 / 20)))
+    assert fractions([2.0], [5]) == pytest.approx((0.4 * 0.025, 1 - 0.6 * 0.025))  # one item says next to nothing
+    equal = item_interval(lambda s: s[..., 0] / s[..., 1], np.array([[0.0, 5.0]] * 20), bounds=(-1, 1))
+    assert equal == pytest.approx((-(1 - 0.025 ** (1 / 20)), 1 - 0.025 ** (1 / 20)))
+
+
+def test_no_label_is_ever_lost_from_macro_f1() -> None:
+    # Ten classes of one item each, all right: to leave one out would drop its class, to leave out most of it does not.
+    codes = np.arange(10)
+    right = item_interval(macro_f1, item_confusions(codes, codes, codes, 10))
+    assert right == pytest.approx((0.025 ** (1 / 10), 1))
+    low, high = item_interval(macro_f1, item_confusions(codes, np.where(codes == 9, 8, codes), codes, 10))
+    assert 0.4 < low < 0.8 < 0.87 < high < 1  # macro F1 (8 + 2/3 + 0) / 10
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2), st.integers(0, 4)), min_size=1, max_size=30))
+def test_an_interval_has_width_holds_its_value_and_stays_within_bounds(rows: list[tuple[int, int, int]]) -> None:
+    true, said, items = np.array(rows).T
+    items = np.unique(items, return_inverse=True)[1]
+    for score in (accuracy, balanced_accuracy, macro_f1):
+        confusions = item_confusions(true, said, items, 3)
+        low, high = item_interval(score, confusions)
+        assert 0 <= low < high <= 1
+        assert low <= score(confusions.sum(axis=0)) <= high
+
+
+def test_counts_of_items_have_exact_intervals() -> None:
+    assert count_interval(20, 20) == pytest.approx((0.025 ** (1 / 20), 1))
+    assert count_interval(0, 7) == pytest.approx((0, 1 - 0.025 ** (1 / 7)))
+    low, high = count_interval(3, 11)
+    assert stats.binom.sf(2, 11, low) == pytest.approx(0.025) and stats.binom.cdf(3, 11, high) == pytest.approx(0.025)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("items_a_class", [[2] * 10, [12] * 10])
+def test_intervals_of_95_percent_cover_the_truth_as_often(items_a_class: list[int]) -> None:
+    simulate = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks/coverage.py"))["misses"]
+    missed = [simulate(items_a_class, mean, concentration=2, repeats=300, seed=5) for mean in (0.5, 0.75, 0.9)]
+    for name in ("accuracy", "macro_f1", "difference"):
+        below, above = np.mean([found[name] for found in missed], axis=0)
+        assert 0.92 <= 1 - below - above <= 0.97, name
+        assert max(below, above) <= 0.05, name
 
 
 def test_few_items_are_tested_exactly() -> None:

@@ -93,15 +93,6 @@ def judge(
     return score_all(systems, codes, items, num_bins), compare_all(systems, codes, items)
 
 
-def headline(scores: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
-    """Arrange scores for `dvc metrics diff`: {system: {task: {metric: value}}}."""
-    picked: dict[str, dict[str, dict[str, float]]] = {}
-    for row in scores.to_dict("records"):
-        values = {str(key): value for key, value in row.items() if key not in ("system", "task") and not pd.isna(value)}
-        picked.setdefault(row["system"], {})[row["task"]] = values
-    return picked
-
-
 def suspicious_labels(
     table: pd.DataFrame, label_space: LabelSpace, codes: NDArray[np.int64], probs: NDArray[np.float32]
 ) -> pd.DataFrame:
@@ -192,9 +183,12 @@ def write_crossval_report(
     sections = [
         "# Cross-validation",
         f"Every one of {num_photos} photographs of {num_items} items was predicted by systems that had not seen its "
-        f"item: {num_folds} folds of whole items. In brackets are 95 % intervals from drawing items with "
-        "replacement. The networks train with the strategies of params.yaml, for as long as crossval/params.yaml says, "
-        "and nothing is picked on the fold that is judged.",
+        f"item: {num_folds} folds of whole items. In brackets are 95 % intervals over items. The networks train with "
+        "the strategies of params.yaml, for as long as crossval/params.yaml says. No epoch is picked on the fold that "
+        "is judged, and temperatures are fitted on the other folds. All systems are listed; none is singled out by its "
+        "score. Some learning rates and settings of the baselines were chosen by earlier cross-validations, which "
+        "flatters their scores here where these used the same photographs: "
+        "[which](../docs/evaluation.md#what-was-chosen-on-what).",
         "## Verdict",
         "\n".join(lines),
         "## Scores",

@@ -11,21 +11,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from vitrine.calibration import brier, expected_calibration_error, nll, reliability
-from vitrine.labels import MISSING
-from vitrine.resampling import (
-    DRAWS,
-    bootstrap,
-    draw_items,
-    fuse_views,
-    interval,
-    item_codes,
-    item_confusions,
-    scores_of,
-    sign_flip_test,
-)
+from vitrine.labels import CLASS_TASK, MISSING
+from vitrine.resampling import count_interval, fuse_views, item_codes, item_confusions, item_interval, sign_flip_test
+from vitrine.scores import Counts, accuracy, balanced_accuracy, macro_f1
 
 SEED = 13
-"""Of the draws behind intervals and tests; another seed moves them by less than they are wide."""
+"""Of random signs and orders; another seed moves a result by less than its noise."""
 
 
 def number_items(instance_ids: Iterable[str]) -> NDArray[np.int64]:
@@ -36,41 +27,43 @@ def number_items(instance_ids: Iterable[str]) -> NDArray[np.int64]:
 def score(
     codes: NDArray[np.int64], probs: NDArray[np.floating], items: NDArray[np.int64], num_bins: int
 ) -> dict[str, float | int]:
-    """Score one task over its labelled photographs, and over items whose views are put together.
+    """Score one task over its labeled photographs, and over items whose views are put together.
 
     Keys:
-        n, accuracy, macro_f1, item_n, item_right, item_accuracy, nll, brier, ece; and for accuracy, macro_f1 and
-        item_accuracy the ends `_ci_low`, `_ci_high` of 95 % intervals from drawing items.
+        n, accuracy, balanced_accuracy (mean recall of the labels that occur), macro_f1 (over labels that are true or
+        predicted), item_n, item_right, item_accuracy, nll, brier, ece; and `_ci_low`, `_ci_high` of each accuracy and
+        of macro_f1, the ends of 95 % intervals whose unit is the item
 
     Shape:
         codes, items: (photos,), items numbered from 0; probs: (photos, labels)
     """
-    labelled = codes != MISSING
-    if not labelled.any():
+    labeled = codes != MISSING
+    if not labeled.any():
         return {"n": 0, "item_n": 0}
-    codes, probs = codes[labelled], probs[labelled]
-    items = np.unique(items[labelled], return_inverse=True)[1].astype(np.int64)
-    num_labels = probs.shape[1]
-    confusions = item_confusions(codes, probs.argmax(axis=1), items, num_labels)
-    drawn = bootstrap(confusions, SEED)
+    codes, probs = codes[labeled], probs[labeled]
+    items = np.unique(items[labeled], return_inverse=True)[1].astype(np.int64)
+    confusions = item_confusions(codes, probs.argmax(axis=1), items, probs.shape[1])
     row: dict[str, float | int] = {"n": len(codes)}
-    for name, value in scores_of(confusions.sum(axis=0)).items():
-        row |= {name: float(value), **_ends(name, drawn[name])}
+    for name, of in (("accuracy", accuracy), ("balanced_accuracy", balanced_accuracy), ("macro_f1", macro_f1)):
+        row |= _measured(name, float(of(confusions.sum(axis=0))), item_interval(of, confusions))
 
-    fused = fuse_views(probs, items).argmax(axis=1)
     of_items = item_codes(codes, items)
-    whole = item_confusions(of_items, fused, np.arange(len(fused)), num_labels)
-    right = int((fused == of_items)[of_items != MISSING].sum())
-    row |= {"item_n": int((of_items != MISSING).sum()), "item_right": right}
-    row |= {"item_accuracy": float(scores_of(whole.sum(axis=0))["accuracy"])}
-    row |= _ends("item_accuracy", bootstrap(whole, SEED)["accuracy"])
+    known = of_items != MISSING
+    num, right = int(known.sum()), int((fuse_views(probs, items).argmax(axis=1) == of_items)[known].sum())
+    row |= {"item_n": num, "item_right": right}
+    if num:
+        row |= _measured("item_accuracy", right / num, count_interval(right, num))
     bins = reliability(codes, probs, num_bins)
     return row | {"nll": nll(codes, probs), "brier": brier(codes, probs), "ece": expected_calibration_error(bins)}
 
 
-def _ends(name: str, draws: NDArray[np.float64]) -> dict[str, float]:
-    low, high = interval(draws)
-    return {f"{name}_ci_low": low, f"{name}_ci_high": high}
+def _measured(name: str, value: float, interval: tuple[float, float]) -> dict[str, float]:
+    return {name: value, f"{name}_ci_low": interval[0], f"{name}_ci_high": interval[1]}
+
+
+def _ratio(sums: Counts) -> NDArray[np.float64]:
+    """Divide summed parts by summed wholes. Shape: (..., 2) -> (...)."""
+    return np.asarray(sums[..., 0] / sums[..., 1], dtype=np.float64)
 
 
 def compare(
@@ -87,18 +80,13 @@ def compare(
     Shape:
         codes, items: (photos,); first, second: (photos, labels)
     """
-    labelled = codes != MISSING
-    items = np.unique(items[labelled], return_inverse=True)[1]
-    gain = (first.argmax(axis=1) == codes)[labelled].astype(np.float64) - (second.argmax(axis=1) == codes)[labelled]
-    gains, counts = np.bincount(items, weights=gain), np.bincount(items)
-    weights = draw_items(len(counts), SEED, DRAWS)
-    low, high = interval((weights @ gains) / (weights @ counts))
-    return {
-        "difference": float(gains.sum() / counts.sum()),
-        "difference_ci_low": low,
-        "difference_ci_high": high,
-        "p_value": sign_flip_test(gains.astype(np.float64), SEED),
-    }
+    labeled = codes != MISSING
+    items = np.unique(items[labeled], return_inverse=True)[1]
+    gain = (first.argmax(axis=1) == codes)[labeled].astype(np.float64) - (second.argmax(axis=1) == codes)[labeled]
+    counts = np.stack([np.bincount(items, weights=gain), np.bincount(items)], axis=1)
+    ends = item_interval(_ratio, counts, bounds=(-1.0, 1.0))
+    found = _measured("difference", float(_ratio(counts.sum(axis=0))), ends)
+    return found | {"p_value": sign_flip_test(counts[:, 0], SEED)}
 
 
 def score_all(
@@ -137,16 +125,37 @@ def compare_all(
 
 
 def rate(right: NDArray[np.bool_ | np.floating], items: NDArray[np.int64]) -> dict[str, float | int]:
-    """Return n, and the mean of what is right in each photograph as `accuracy`, with its interval from drawing items.
+    """Return n, and the mean of what is right in each photograph as `accuracy`, with its interval over items.
 
     Shape:
         right: (photos,), in [0, 1]; items: (photos,)
     """
     items = np.unique(items, return_inverse=True)[1]
-    counts = np.bincount(items)
-    drawn = draw_items(len(counts), SEED)
-    shares = (drawn @ np.bincount(items, weights=right)) / (drawn @ counts)
-    return {"n": len(right), "accuracy": float(right.mean()), **_ends("accuracy", shares)}
+    counts = np.stack([np.bincount(items, weights=right), np.bincount(items)], axis=1)
+    return {"n": len(right), **_measured("accuracy", float(right.mean()), item_interval(_ratio, counts))}
+
+
+def headline(scores: pd.DataFrame, by: str) -> dict[str, dict[str, dict[str, float]]]:
+    """Pick the few numbers that `dvc metrics diff` compares: {system: {task: {metric: value}}}.
+
+    Accuracy and macro F1 with the ends of their intervals and the number of photographs; of the class also accuracy by
+    item and the number of items.
+
+    Args:
+        scores: one row a system and task, with the keys of `score`.
+        by: the column that names the system.
+    """
+    picked: dict[str, dict[str, dict[str, float]]] = {}
+    for row in scores.to_dict("records"):
+        by_item = row["task"] == CLASS_TASK
+        names = ["accuracy", "macro_f1", *(["item_accuracy"] if by_item else [])]
+        keys = [f"{name}{end}" for name in names for end in ("", "_ci_low", "_ci_high")]
+        values: dict[str, float] = {
+            key: int(row[key]) for key in ("n", *(["item_n"] if by_item else [])) if not pd.isna(row.get(key))
+        }
+        values |= {key: row[key] for key in keys if not pd.isna(row.get(key))}
+        picked.setdefault(row[by], {})[row["task"]] = values
+    return picked
 
 
 def named_rows(table: pd.DataFrame, *columns: str) -> pd.DataFrame:
