@@ -16,7 +16,8 @@ from vitrine.baselines import svm_baseline
 from vitrine.inference import Network
 from vitrine.labels import CLASS_TASK, LabelSpace, read_photos
 from vitrine.params import ParamsError, exit_on, read_section
-from vitrine.scoring import compare_all, named_rows, number_items
+from vitrine.scores import confusion_counts
+from vitrine.scoring import compare_all, headline, named_rows, number_items
 from vitrine.systems import NETWORKS, answer, fit_systems, save_systems
 
 
@@ -33,7 +34,7 @@ def main() -> None:
 
     networks = {name: Network.load(Path("models") / name) for name in NETWORKS}
     raw = {name: network.predict(photos, list(table["image_path"])) for name, network in networks.items()}
-    systems = fit_systems(raw, codes, splits == "val", params.sure_accuracy)
+    systems = fit_systems(raw, codes, items, splits == "val", params.sure_accuracy)
     save_systems(Path("models/systems.json"), systems)
     judged = {name: answer(name, systems, raw) for name in systems}
     svm = svm_baseline(photos, codes, label_space, splits == "train", params.svm_c)
@@ -43,14 +44,14 @@ def main() -> None:
     scores = pd.concat([metrics.score_table(name, codes, splits, items, found, bins) for name, found in probs.items()])
     tested = {name: found.select(test) for name, found in judged.items()}
     per_label = [metrics.per_label_table(name, label_space, test_codes, found) for name, found in tested.items()]
-    calibrated = metrics.calibration_tables(codes, test, raw, systems, bins)
+    calibrated = metrics.calibration_tables(codes, items, test, raw, systems, bins)
     write_csv(plots / "scores.csv", named_rows(scores, "task", "model", "split"))
     compared = compare_all(on_test, test_codes, items[test])
     write_csv(plots / "comparisons.csv", named_rows(compared, "task", "first", "second"))
     write_csv(plots / "per_label.csv", named_rows(pd.concat(per_label), "task", "label", "model"))
     write_csv(plots / "calibration.csv", named_rows(calibrated["calibration"], "task", "model"))
     write_csv(plots / "cost.csv", pd.DataFrame([{"model": name, **networks[name].cost()} for name in networks]))
-    write_metrics(Path("metrics/evaluate.json"), metrics.headline(scores))
+    write_metrics(Path("metrics/evaluate.json"), headline(scores[scores["split"] == "test"], "model"))
     figures.calibration(calibrated["reliability"], calibrated["coverage"], plots / "calibration.png")
     histories = {name: read_csv(Path(f"plots/train_{name}/history.csv")) for name in networks}
     figures.training_curves(histories, plots / "curves.png")
@@ -63,7 +64,7 @@ def main() -> None:
         bins_of_class = calibrated["reliability"].query("model == @name and task == @CLASS_TASK")
         write_csv(plots / f"reliability_{name}.csv", bins_of_class[["confidence", "accuracy", "n"]])
         title = f"{name}: where the test photographs of a class end up"
-        counts = metrics.confusion_counts(classes[test], predicted[test], len(labels))
+        counts = confusion_counts(classes[test], predicted[test], len(labels))
         figures.confusion(counts, labels, title, plots / f"confusion_{name}.png")
         title = f"{name}: embeddings, strong: val and test, faint: train"
         points = metrics.principal_components(found.embeddings)

@@ -82,6 +82,18 @@ def test_the_ensemble_averages_calibrated_members(predictor: Predictor, models: 
     assert predictor.sure_thresholds["class"] == 0.9
 
 
+def test_an_answer_of_an_unreliable_task_is_never_sure_not_even_at_certainty(predictor: Predictor) -> None:
+    system = System(("one", "two"), predictor.systems["ensemble"].temperatures, {"class": 0.9, "color": None})
+    doubtful = Predictor("ensemble", {**predictor.systems, "ensemble": system}, predictor.networks)
+    probs = {"class": np.array([[1, 0], [0.8, 0.2]], np.float32), "color": np.array([[1, 0, 0]] * 2, np.float32)}
+    certain, unsure = doubtful.in_words(Predictions(SPACE, ("a", "b"), probs, np.zeros((2, 1), np.float32)))
+    assert certain["tasks"]["class"]["sure"] is True and certain["tasks"]["class"]["reliable"] is True
+    assert unsure["tasks"]["class"]["sure"] is False and unsure["tasks"]["class"]["reliable"] is True
+    for answer in (certain, unsure):
+        assert answer["tasks"]["color"]["sure"] is False and answer["tasks"]["color"]["reliable"] is False
+        assert answer["tasks"]["color"]["labels"][0] == {"label": "blue", "probability": 1.0}
+
+
 def test_an_unknown_system_or_none_is_a_clear_error(models: Path, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"no system 'three'. There are: ensemble, one, two"):
         Predictor.load("three", models)

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from scipy import special, stats
 
 from vitrine.labels import MISSING, LabelSpace
 from vitrine.metrics import (
     all_tasks_right,
     calibration_tables,
     commonest_confusions,
-    confusion_counts,
-    headline,
     majority_label,
     per_label_table,
     principal_components,
     score_table,
-    task_scores,
 )
 from vitrine.predictions import Predictions
 from vitrine.systems import System
@@ -42,39 +38,9 @@ def predictions(classes: list[int], colours: list[int]) -> Predictions:
     return Predictions(SPACE, paths, values, np.zeros((len(classes), 2), dtype=np.float32))
 
 
-def test_task_scores_by_hand() -> None:
-    codes = np.array([0, 0, 0, 1, 1, MISSING])
-    scores = task_scores(codes, probs([0, 0, 1, 1, 2, 0]), majority=0)
-    # a: precision 2/2, recall 2/3, F1 0.8; b: 1/2, 1/2, 0.5; c: never true, once predicted, 0.
-    assert scores == {
-        "n": 5,
-        "accuracy": pytest.approx(3 / 5),
-        "balanced_accuracy": pytest.approx((2 / 3 + 1 / 2) / 2),
-        "macro_f1": pytest.approx((0.8 + 0.5 + 0.0) / 3),
-        "weighted_f1": pytest.approx((3 * 0.8 + 2 * 0.5) / 5),
-        "majority_accuracy": pytest.approx(3 / 5),
-    }
-
-
-def test_a_task_without_labels_has_no_scores() -> None:
-    assert task_scores(np.array([MISSING, MISSING]), probs([0, 1]), majority=0) == {"n": 0}
-
-
 def test_the_majority_label_leaves_out_missing_ones_and_takes_the_first_of_equals() -> None:
     assert majority_label(np.array([MISSING, MISSING, MISSING, 2, 1, 1, 2])) == 1
     assert majority_label(np.array([MISSING])) == 0
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.lists(st.tuples(st.integers(-1, 2), st.integers(0, 2)), min_size=1, max_size=30), st.randoms())
-def test_order_does_not_matter_and_scores_are_shares(pairs: list[tuple[int, int]], random: object) -> None:
-    def scored(rows: list[tuple[int, int]]) -> dict[str, float | int]:
-        return task_scores(np.array([true for true, _ in rows]), probs([said for _, said in rows]), majority=1)
-
-    shuffled = list(pairs)
-    random.shuffle(shuffled)  # type: ignore[attr-defined]
-    assert scored(pairs) == pytest.approx(scored(shuffled))
-    assert all(0 <= value <= 1 for key, value in scored(pairs).items() if key != "n")
 
 
 def test_all_tasks_are_right_only_together_and_missing_labels_do_not_spoil() -> None:
@@ -82,34 +48,26 @@ def test_all_tasks_are_right_only_together_and_missing_labels_do_not_spoil() -> 
     assert all_tasks_right(codes, predictions([0, 1, 2, 1], [1, 0, 0, 0]).probs).tolist() == [True, False, True, False]
 
 
-def test_score_table_and_headline_take_each_split_on_its_own() -> None:
-    splits = np.array(["train", "train", "train", "val", "test", "test"])
-    codes = {"class": np.array([1, 1, 0, 0, 1, 2]), "color": np.array([0, 0, 0, 1, MISSING, MISSING])}
-    items = np.array([0, 0, 1, 2, 3, 4])
-    found = predictions([0, 0, 0, 0, 1, 0], [0, 0, 0, 0, 1, 1]).probs
-    table = score_table("m", codes, splits, items, found, num_bins=2)
-    rows = table.set_index(["split", "task"])
-    assert rows.loc[("val", "class"), "accuracy"] == 1.0
-    assert rows.loc[("val", "class"), "majority_accuracy"] == 0.0  # train says b
-    assert rows.loc[("test", "class"), "accuracy"] == 0.5
-    assert rows.loc[("test", "class"), "majority_accuracy"] == 0.5
-    assert rows.loc[("test", "all_tasks"), "accuracy"] == 0.5
-    either = {"accuracy_ci_low": 0.0, "accuracy_ci_high": 1.0}  # two items, one right: any share can be drawn
-    picked = headline(table)
-    assert picked["m"]["class"] == {
-        "n": 2,
-        "item_n": 2,
-        "accuracy": 0.5,
-        "item_accuracy": 0.5,
-        "macro_f1": pytest.approx(1 / 3),
-        **either,
-        "item_accuracy_ci_low": 0.0,
-        "item_accuracy_ci_high": 1.0,
-        "macro_f1_ci_low": 0.0,
-        "macro_f1_ci_high": 1.0,
-    }
-    assert picked["m"]["color"] == {"n": 0}
-    assert picked["m"]["all_tasks"] == {"n": 2, "accuracy": 0.5, **either}
+def test_score_table_takes_each_split_on_its_own() -> None:
+    splits = np.array(["train"] * 3 + ["val"] + ["test"] * 8)
+    codes = {"class": np.array([1, 1, 0, 0, *[1, 1, 1, 1, 0, 0, 2, 2]]), "color": np.array([0] * 4 + [MISSING] * 8)}
+    items = np.array([0, 0, 1, 2, *[3, 3, 4, 4, 5, 5, 6, 6]])
+    found = predictions([0, 0, 0, 0, *[1, 1, 1, 1, 0, 1, 2, 2]], [0, 0, 0, 1, *[1] * 8]).probs
+    rows = score_table("m", codes, splits, items, found, num_bins=2).set_index(["split", "task"])
+    assert rows.loc[("val", "class"), ["accuracy", "majority_accuracy"]].tolist() == [1.0, 0.0]  # train says b
+    assert rows.loc[("val", "color"), "majority_accuracy"] == 1.0
+    of_class = rows.loc[("test", "class")]
+    assert of_class[["n", "accuracy", "majority_accuracy"]].tolist() == [8, 7 / 8, 4 / 8]
+    # a: precision 1, recall 1/2; b: 4/5, 1; c: 1, 1.
+    assert of_class["macro_f1"] == pytest.approx((2 / 3 + 8 / 9 + 1) / 3)
+    # Three quarters of an item are left out. b of item 3 or 4: 2.5/3.5; a: 0.5/1.25; c: 0.5/0.5.
+    without = [(2 / 3 + 2 * 2.5 / 6 + 1) / 3] * 2 + [(2 * 0.25 / 0.75 + 2 * 4 / 8.25 + 1) / 3, of_class["macro_f1"]]
+    error = np.sqrt(((of_class["macro_f1"] - np.array(without)) ** 2).sum()) / 0.75
+    half = stats.t.ppf(0.975, 3) * error / (of_class["macro_f1"] * (1 - of_class["macro_f1"]))
+    ends = special.expit(special.logit(of_class["macro_f1"]) + np.array([-half, half]))
+    assert of_class[["macro_f1_ci_low", "macro_f1_ci_high"]].tolist() == pytest.approx(ends.tolist())
+    assert rows.loc[("test", "all_tasks"), ["n", "accuracy"]].tolist() == [8, 7 / 8]
+    assert rows.loc[("test", "color"), "n"] == 0 and np.isnan(rows.loc[("test", "color"), "majority_accuracy"])
 
 
 def test_calibration_tables_by_hand() -> None:
@@ -117,18 +75,24 @@ def test_calibration_tables_by_hand() -> None:
     space = LabelSpace({"class": ("a", "b")})
     values = np.array([[0.9, 0.1], [0.2, 0.8], [0.4, 0.6], [0.5, 0.5]], dtype=np.float32)
     raw = {"m": Predictions(space, tuple("abcd"), {"class": values}, np.zeros((4, 1), dtype=np.float32))}
-    tables = calibration_tables(codes, test, raw, {"m": System(("m",), {"class": 1.0}, {"class": 0.8})}, num_bins=1)
+    items = np.array([0, 1, 1, 2])
+    sure_from = System(("m",), {"class": 1.0}, {"class": 0.8})
+    tables = calibration_tables(codes, items, test, raw, {"m": sure_from}, num_bins=1)
     row = tables["calibration"].iloc[0]
     assert row["nll_before"] == pytest.approx(-(np.log(0.9) + np.log(0.2) + np.log(0.6)) / 3)
     assert row["nll_after"] == pytest.approx(row["nll_before"])
     assert row["ece_after"] == pytest.approx((0.9 + 0.8 + 0.6) / 3 - 2 / 3)
     assert (row["coverage"], row["sure_accuracy"]) == pytest.approx((2 / 3, 1 / 2))  # 0.9 right, 0.8 wrong
+    assert (row["sure_threshold"], row["sure_items"]) == (0.8, 2)
     assert tables["coverage"]["accuracy"].tolist() == pytest.approx([1, 1 / 2, 2 / 3])
     assert set(tables["reliability"]["n"]) == {3}
-    softer = calibration_tables(codes, test, raw, {"m": System(("m",), {"class": 2.0}, {"class": 1.0})}, num_bins=1)
+    unreliable = System(("m",), {"class": 2.0}, {"class": None})
+    softer = calibration_tables(codes, items, test, raw, {"m": unreliable}, num_bins=1)
     row = softer["calibration"].iloc[0]
     assert row["nll_after"] != pytest.approx(row["nll_before"])
-    assert row["coverage"] == 0 and np.isnan(row["sure_accuracy"])
+    assert (row["coverage"], row["sure_items"]) == (0, 0)
+    assert np.isnan(row["sure_accuracy"]) and np.isnan(row["sure_threshold"])
+    assert softer["calibration"]["sure_threshold"].dtype == np.float64  # an empty cell in CSV, other rows rounded
 
 
 def test_scores_of_every_label_by_hand() -> None:
@@ -138,11 +102,6 @@ def test_scores_of_every_label_by_hand() -> None:
     assert table.loc["a", ["precision", "recall", "n"]].tolist() == [1.0, 0.5, 2]
     assert table.loc["b", ["precision", "recall", "n"]].tolist() == [0.5, 1.0, 1]
     assert table.loc["c", ["precision", "recall", "f1", "n"]].tolist() == [0.0, 0.0, 0.0, 0]
-
-
-def test_confusion_has_truth_in_rows() -> None:
-    counts = confusion_counts(np.array([0, 0, 1, MISSING]), np.array([0, 2, 1, 1]), 3)
-    assert counts.tolist() == [[1, 0, 1], [0, 1, 0], [0, 0, 0]]
 
 
 def test_the_commonest_confusions_come_first_and_in_them_the_surest_mistakes() -> None:

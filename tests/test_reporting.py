@@ -17,13 +17,21 @@ def compared(first: str, second: str, gain: float, p_value: float) -> dict[str, 
     return {"first": first, "second": second, "task": "class", "difference": gain, **ends, "p_value": p_value}
 
 
-def report_data(gain: float, p_value: float, small: str = "b", sure: float = 0.25) -> ReportData:
-    """Two networks, a and b, whose ensemble is best; a is better than b by `gain`."""
+def report_data(
+    gain: float,
+    p_value: float,
+    small: str = "b",
+    sure: float = 0.25,
+    threshold: float = 0.66,
+    best_on_val: str = "ensemble",
+) -> ReportData:
+    """Two networks, a and b, whose ensemble is best on test; a is better than b by `gain`."""
     accuracies = {"a": 0.7123, "b": 0.6456, "ensemble": 0.8123, "svm": 0.9}
     intervals = {f"{name}_ci_{end}": value for name in ("accuracy", "macro_f1", "item_accuracy")
                  for end, value in (("low", 0.2), ("high", 0.95))}  # fmt: skip
     scores = [
-        {"model": model, "split": split, "task": task, "n": 53, "accuracy": accuracy, "balanced_accuracy": 0.31,
+        {"model": model, "split": split, "task": task, "n": 53,
+         "accuracy": 0.97 if split == "val" and model == best_on_val else accuracy, "balanced_accuracy": 0.31,
          "macro_f1": 0.41, "majority_accuracy": 0.111, "item_n": 11, "item_right": 7, "item_accuracy": 0.636,
          **intervals}
         for model, accuracy in accuracies.items() for split in ("val", "test") for task in ("class", "tone")
@@ -33,11 +41,15 @@ def report_data(gain: float, p_value: float, small: str = "b", sure: float = 0.2
         for m in accuracies for s in ("val", "test")
     ]  # fmt: skip
     comparisons = [compared("a", "b", gain, p_value), compared("a", "ensemble", -0.1, 0.2)]
-    comparisons += [compared("b", "ensemble", -0.2, 0.1), compared("ensemble", "svm", -0.09, 0.0001)]
+    comparisons += [
+        compared("b", "ensemble", -0.2, 0.1),
+        compared("b", "svm", -0.25, 0.01),
+        compared("ensemble", "svm", -0.09, 0.0001),
+    ]
     calibration = [
         {"model": m, "task": t, "temperature": 1.23, "nll_before": 2.5, "nll_after": 1.5, "brier_before": 0.9,
-         "brier_after": 0.8, "ece_before": 0.3, "ece_after": 0.1, "sure_threshold": 0.66, "coverage": sure,
-         "sure_accuracy": 0.875 if sure else float("nan")} for m in SYSTEMS for t in ("class", "tone")
+         "brier_after": 0.8, "ece_before": 0.3, "ece_after": 0.1, "sure_threshold": threshold, "coverage": sure,
+         "sure_items": 5, "sure_accuracy": 0.875 if sure else float("nan")} for m in SYSTEMS for t in ("class", "tone")
     ]  # fmt: skip
     labels = [
         {"model": m, "task": t, "label": "odd|cup", "precision": 0.123, "recall": 0.5, "f1": 0.2, "n": 9}
@@ -112,8 +124,18 @@ def test_a_winner_is_named_with_evidence() -> None:
 
 
 def test_how_sure_it_is_stands_in_the_verdict() -> None:
-    assert "(0.66) lie 25.0 % of the test photographs; of those 87.5 % are right" in write_report(report_data(0, 1))
-    assert "It never is" in write_report(report_data(0, 1, sure=0.0))
+    said = "(0.66) on lie 25.0 % of the test photographs, which are of 5 items; of those photographs 87.5 % are right"
+    text = write_report(report_data(0, 1))
+    assert said in text and "| 0.66 | 25.0 % | 5 | 87.5 % |" in text
+    assert "No test photograph reaches its threshold (0.66)" in write_report(report_data(0, 1, sure=0.0))
+    unreliable = write_report(report_data(0, 1, sure=0.0, threshold=float("nan")))
+    assert "It never says so" in unreliable and "| unreliable on this data | 0.0 % |" in unreliable
+
+
+def test_the_headline_system_is_the_best_on_val_and_the_report_says_so() -> None:
+    text = write_report(report_data(0.05, 0.3, best_on_val="b"))  # the ensemble is best on test
+    assert "- **b**, chosen on val (97.0 % there, the most), names the class of 64.6 % [20, 95]" in text
+    assert "**ensemble**, chosen" not in text
 
 
 def test_a_search_that_is_not_shown_to_be_better_is_not_called_so() -> None:

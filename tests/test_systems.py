@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from vitrine.artifacts import ArtifactError
+from vitrine.calibration import is_sure
 from vitrine.labels import LabelSpace
 from vitrine.predictions import Predictions
 from vitrine.systems import System, answer, fit_systems, load_systems, mean_of, mix, save_systems
@@ -28,23 +29,34 @@ def test_the_ensemble_is_the_mean() -> None:
 
 
 def test_temperatures_make_val_honest_and_other_photographs_do_not_count() -> None:
-    # On val a network that says 0.95 is right 3 times in 4; elsewhere it is always wrong.
-    codes = {"class": np.array([0, 0, 0, 1, 1, 1, 1])}
-    val = np.array([True] * 4 + [False] * 3)
-    predictions = {"one": raw([0.95] * 7), "two": raw([0.95] * 7, feature=-2.0)}
-    systems = fit_systems(predictions, codes, val, sure_accuracy=0.7)
+    # On val a network that says 0.95 is right 3 times in 4, on 80 items; elsewhere it is always wrong.
+    codes = {"class": np.array([0, 0, 0, 1] * 20 + [1] * 60)}
+    items, val = np.arange(140), np.arange(140) < 80
+    predictions = {"one": raw([0.95] * 140), "two": raw([0.95] * 140, feature=-2.0)}
+    systems = fit_systems(predictions, codes, items, val, sure_accuracy=0.6)
     assert list(systems) == ["one", "two", "ensemble"]
     for name in systems:
         calibrated = answer(name, systems, predictions).probs["class"][0, 0]
         assert calibrated == pytest.approx(0.75, abs=0.01)
         assert systems[name].sure_thresholds["class"] == pytest.approx(0.75, abs=0.01)
     assert systems["ensemble"].temperatures["class"] == pytest.approx(1.0, abs=0.02)  # its members are honest already
-    assert fit_systems(predictions, codes, val, sure_accuracy=0.8)["one"].sure_thresholds["class"] == 1.0
+    assert fit_systems(predictions, codes, items, val, sure_accuracy=0.7)["one"].sure_thresholds == {"class": None}
+    assert fit_systems(predictions, codes, items % 20, val, sure_accuracy=0.6)["one"].sure_thresholds == {"class": None}
+
+
+def test_the_photographs_that_showed_the_accuracy_reach_the_saved_threshold(tmp_path: Path) -> None:
+    confidence = np.random.default_rng(0).uniform(0.9, 0.99, 40).tolist()
+    codes, val = {"class": np.zeros(40, dtype=np.int64)}, np.ones(40, dtype=bool)
+    predictions = {"one": raw(confidence)}
+    save_systems(tmp_path / "systems.json", fit_systems(predictions, codes, np.arange(40), val, 0.9))
+    systems = load_systems(tmp_path / "systems.json")
+    sure = is_sure(answer("one", systems, predictions).probs["class"], systems["one"].sure_thresholds["class"])
+    assert sure.all()
 
 
 def test_one_network_has_no_ensemble() -> None:
     codes, val = {"class": np.array([0, 1])}, np.array([True, True])
-    assert list(fit_systems({"one": raw([0.6, 0.7])}, codes, val, 0.9)) == ["one"]
+    assert list(fit_systems({"one": raw([0.6, 0.7])}, codes, np.arange(2), val, 0.9)) == ["one"]
 
 
 def test_embeddings_of_the_ensemble_have_the_mean_cosine() -> None:
@@ -64,7 +76,7 @@ def test_embeddings_of_the_ensemble_have_the_mean_cosine() -> None:
 
 
 def test_systems_survive_saving_and_broken_files_are_named(tmp_path: Path) -> None:
-    systems = {"one": System(("one",), {"class": 1.5}, {"class": 0.8})}
+    systems = {"one": System(("one",), {"class": 1.5, "color": 1.0}, {"class": 0.8, "color": None})}
     save_systems(tmp_path / "systems.json", systems)
     assert load_systems(tmp_path / "systems.json") == systems
     (tmp_path / "systems.json").write_text('{"one": {"members": ["one"]}}')

@@ -6,11 +6,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
+from scipy.special import betainc
 
 from vitrine.labels import MISSING
 
 TEMPERATURE_RANGE = (0.25, 8.0)
 FLOOR = 1e-7
+
+SURE_RISK = 0.05
+"""Probability of calling answers sure that are right less often than wanted."""
 
 
 def sharpen(probs: NDArray[np.floating], temperature: float) -> NDArray[np.float32]:
@@ -106,7 +110,51 @@ def coverage_curve(codes: NDArray[np.int64], probs: NDArray[np.floating]) -> pd.
     return table.groupby("threshold", sort=False).tail(1).reset_index(drop=True)
 
 
-def sure_threshold(curve: pd.DataFrame, wanted_accuracy: float) -> float:
-    """Return the least confidence from which on answers are right as often as wanted; 1 if they never are."""
-    enough = curve[curve["accuracy"] >= wanted_accuracy]
-    return float(enough["threshold"].iloc[-1]) if len(enough) else 1.0
+def sure_threshold(
+    codes: NDArray[np.int64], probs: NDArray[np.floating], items: NDArray[np.int64], wanted_accuracy: float
+) -> float | None:
+    """Return the least confidence from which on answers are shown to be right as often as wanted; None if none is.
+
+    Shown means: the one-sided lower bound of the accuracy, of Clopper and Pearson with items as trials, reaches what is
+    wanted. An item counts by the fraction of its answered photographs that are right, so that alike views count once.
+    The surest tenth of the photographs is tried first, then two tenths and so on, until one fails: in such a fixed
+    order every one may take the whole risk. Tenths of so few items that not even all right would do are skipped.
+
+    Shape:
+        codes, items: (photos,); probs: (photos, labels)
+    Source:
+        fixed-sequence testing: Angelopoulos et al., Learn then Test (2021). Fractions of items make the binomial bound
+        wider than it need be, not narrower: tests/test_calibration.py simulates it.
+    """
+    labeled = codes != MISSING
+    confidence = probs[labeled].max(axis=1)
+    right = (probs[labeled].argmax(axis=1) == codes[labeled]).astype(np.float64)
+    items, found = items[labeled], None
+    surest = np.sort(confidence)[::-1]
+    for tenths in range(1, 11) if len(surest) else ():
+        level = surest[(tenths * len(surest) + 9) // 10 - 1]
+        answered = confidence >= level
+        numbered = np.unique(items[answered], return_inverse=True)[1]
+        of_items = np.bincount(numbered, weights=right[answered]) / np.bincount(numbered)
+        if chance_of(len(of_items), len(of_items), wanted_accuracy) > SURE_RISK:
+            continue
+        if chance_of(of_items.sum(), len(of_items), wanted_accuracy) > SURE_RISK:
+            break
+        found = float(level)
+    return found
+
+
+def chance_of(right: float, num: int, accuracy: float) -> float:
+    """Return the probability that of `num` items at least `right` are right; fractions lie between whole numbers.
+
+    Source:
+        the binomial distribution's tail as an incomplete beta function; Clopper and Pearson (1934).
+    """
+    return float(betainc(right, num - right + 1, accuracy)) if right > 0 else 1.0
+
+
+def is_sure(probs: NDArray[np.floating], threshold: float | None) -> NDArray[np.bool_]:
+    """Say which answers are sure: none without a threshold. Shape: (photos, labels) -> (photos,)."""
+    if threshold is None:
+        return np.zeros(len(probs), dtype=np.bool_)
+    return np.asarray(probs.max(axis=1) >= threshold)

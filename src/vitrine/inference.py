@@ -13,6 +13,7 @@ from scipy.special import softmax
 from torch.utils.flop_counter import FlopCounterMode
 
 from vitrine.artifacts import ArtifactError
+from vitrine.calibration import is_sure
 from vitrine.labels import LabelSpace
 from vitrine.model import MultiTaskModel, load_model, pick_device
 from vitrine.photos import decode_photo
@@ -106,8 +107,8 @@ class Predictor:
         return self._model.spec.preprocessing.decoding.max_megapixels
 
     @property
-    def sure_thresholds(self) -> Mapping[str, float]:
-        """Confidence per task below which the answer is "not sure"."""
+    def sure_thresholds(self) -> Mapping[str, float | None]:
+        """Confidence per task from which on the answer is sure; None where the task is unreliable on this data."""
         return self.systems[self.name].sure_thresholds
 
     @property
@@ -139,8 +140,8 @@ class Predictor:
         """Say in words what is on decoded photographs.
 
         Returns:
-            for each {"photo": its name, "tasks": {task: {"sure": whether the first label is above the threshold,
-            "labels": [{"label", "probability"}], the most probable first}}}
+            for each {"photo": its name, "tasks": {task: {"sure": whether the first label reaches the threshold,
+            "reliable": whether the task has one, "labels": [{"label", "probability"}], the most probable first}}}
 
         Shape:
             photos: as `predict`
@@ -149,14 +150,16 @@ class Predictor:
 
     def in_words(self, found: Predictions, top_k: int = 3) -> list[dict[str, Any]]:
         """Say in words what predictions say, as `describe` does."""
-        answers = []
+        answers, thresholds = [], self.sure_thresholds
+        sure = {task: is_sure(found.probs[task], thresholds[task]) for task in self.label_space}
         for row, name in enumerate(found.image_paths):
             tasks = {}
             for task, labels in self.label_space.labels.items():
                 probs = found.probs[task][row]
                 best = np.argsort(-probs, kind="stable")[:top_k]
                 named = [{"label": labels[code], "probability": round(float(probs[code]), 4)} for code in best]
-                tasks[task] = {"sure": bool(probs[best[0]] >= self.sure_thresholds[task]), "labels": named}
+                reliable = thresholds[task] is not None
+                tasks[task] = {"sure": bool(sure[task][row]), "reliable": reliable, "labels": named}
             answers.append({"photo": name, "tasks": tasks})
         return answers
 

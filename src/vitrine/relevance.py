@@ -1,4 +1,4 @@
-"""How good a ranking is: queries made of true labels, and measures with intervals from drawing items."""
+"""How good a ranking is: queries made of true labels, and measures with intervals over items."""
 
 from __future__ import annotations
 

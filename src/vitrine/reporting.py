@@ -16,6 +16,7 @@ from vitrine.scoring import with_interval
 
 SIGNIFICANCE = 0.05
 BASELINE = "svm"
+UNRELIABLE = "unreliable on this data"
 MIN_PHOTOS = 15
 """Of labels with fewer photographs nothing is claimed: three items of five views."""
 
@@ -158,12 +159,14 @@ def in_words(first: str, second: str, comparisons: pd.DataFrame, task: str = CLA
 def _verdict(data: ReportData) -> list[str]:
     items = int(data.counts["items"]["test"])
     rows = {name: _row(data, name, "test", CLASS_TASK) for name in [*data.systems, BASELINE]}
-    best = max(data.systems, key=lambda name: rows[name]["accuracy"])
+    on_val = {name: _row(data, name, "val", CLASS_TASK)["accuracy"] for name in data.systems}
+    best = max(data.systems, key=lambda name: on_val[name])
     row = rows[best]
     lines = [
-        f"- **{best}** names the class of {with_interval(row, 'accuracy')} of the test photographs right, and of "
-        f"{int(row['item_right'])} of {int(row['item_n'])} items from all their views; always saying the commonest "
-        f"class would get {percent(row['majority_accuracy'])}.",
+        f"- **{best}**, chosen on val ({percent(on_val[best])} there, the most), names the class of "
+        f"{with_interval(row, 'accuracy')} of the test photographs right, and of {int(row['item_right'])} of "
+        f"{int(row['item_n'])} items from all their views; always saying the commonest class would get "
+        f"{percent(row['majority_accuracy'])}.",
         f"- {in_words(best, BASELINE, data.comparisons)} `{BASELINE}` is a support vector machine on histograms.",
     ]
     lines += [f"- {_recommendation(data)}"] if len(data.networks) > 1 else []
@@ -190,11 +193,13 @@ def _recommendation(data: ReportData) -> str:
 
 
 def _sureness(row: Mapping[str, Any]) -> str:
+    if pd.isna(row["sure_threshold"]):
+        return "It never says so: val does not show of any confidence that its answers are right often enough."
     if not row["coverage"]:
-        return "It never is: no confidence was right often enough on val, or no test photograph reached it."
+        return f"No test photograph reaches its threshold ({row['sure_threshold']:.2f})."
     return (
-        f"Above its threshold ({row['sure_threshold']:.2f}) lie {percent(row['coverage'])} of the test photographs; "
-        f"of those {percent(row['sure_accuracy'])} are right."
+        f"From its threshold ({row['sure_threshold']:.2f}) on lie {percent(row['coverage'])} of the test photographs, "
+        f"which are of {int(row['sure_items'])} items; of those photographs {percent(row['sure_accuracy'])} are right."
     )
 
 
@@ -216,12 +221,12 @@ def _quality(data: ReportData) -> list[str]:
             rows.append([shown, name, *cells, percent(test["majority_accuracy"]), int(test["n"])])
     return [
         markdown_table(header, rows),
-        "In brackets are 95 % intervals from drawing items, with all their views, with replacement. `items, views "
-        "fused`: items that are right when the probabilities of their views are multiplied. `ensemble`: the mean of "
-        "both networks' calibrated probabilities. `svm`: a support vector machine on histograms of gradients and "
-        "colours. `commonest label`: accuracy of always saying the label that is commonest in train. Balanced accuracy "
-        "is the mean recall of the labels. Photographs without a label for a task do not count for it. The epoch, the "
-        "temperatures and the thresholds were picked on val, so val scores flatter.",
+        "In brackets are 95 % intervals over items, since views of one item are alike. `items, views fused`: items "
+        "that are right when the probabilities of their views are multiplied. `ensemble`: the mean of both networks' "
+        "calibrated probabilities. `svm`: a support vector machine on histograms of gradients and colors. "
+        "`commonest label`: accuracy of always saying the label that is commonest in train. Balanced accuracy is the "
+        "mean recall of the labels. Photographs without a label for a task do not count for it. The epoch, the "
+        "temperatures, the thresholds and the system named first were picked on val, so val scores flatter.",
     ]
 
 
@@ -246,19 +251,32 @@ def _confidence(data: ReportData) -> list[str]:
             row["model"],
             f"{row['temperature']:.2f}",
             *(f"{row[f'{key}_before']:.3f} \u2192 {row[f'{key}_after']:.3f}" for key in ("nll", "brier", "ece")),
-            "never" if row["sure_threshold"] >= 1 else f"{row['sure_threshold']:.2f}",
+            UNRELIABLE if pd.isna(row["sure_threshold"]) else f"{row['sure_threshold']:.2f}",
             percent(row["coverage"]),
+            int(row["sure_items"]),
             percent(row["sure_accuracy"]),
         ]
         for row in data.calibration.sort_values("task", kind="stable", key=_order(data)).to_dict("records")
     ]
-    header = ["task", "system", "temperature", "NLL", "Brier", "ECE", "sure from", "share sure", "right of those"]
+    header = [
+        "task",
+        "system",
+        "temperature",
+        "NLL",
+        "Brier",
+        "ECE",
+        "sure from",
+        "share sure",
+        "items",
+        "right of those",
+    ]
     return [
         markdown_table(header, rows),
         "One temperature a task is fitted on val; the scores are of test, before and after. NLL: mean negative "
         "log-likelihood in nats. Brier: mean squared distance, 0 to 2. ECE: expected calibration error over bins of "
-        "equal numbers. `sure from`: the confidence from which on answers on val were right often enough "
-        "(evaluate.sure_accuracy); below it the answer is \u201cnot sure\u201d.",
+        "equal numbers. `sure from`: the confidence from which on val shows, counted by item and at a risk of 5 %, "
+        "that at least evaluate.sure_accuracy of the answers are right; below it the answer is \u201cnot sure\u201d. "
+        f"\u201c{UNRELIABLE}\u201d: there is no such confidence, and no answer of the task is called sure.",
         "![Reliability, and accuracy against coverage](../plots/evaluate/calibration.png)",
     ]
 

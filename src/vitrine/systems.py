@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitrine.artifacts import ArtifactError, read_json, write_json
-from vitrine.calibration import coverage_curve, fit_temperature, sharpen, sure_threshold
+from vitrine.calibration import fit_temperature, sharpen, sure_threshold
 from vitrine.predictions import Predictions
 
 NETWORKS = ("deit", "mobilevit")
@@ -26,36 +27,42 @@ class System:
     Attributes:
         members: the networks whose calibrated probabilities are averaged; a network has itself alone
         temperatures: per task, what log probabilities are divided by after averaging
-        sure_thresholds: per task, the confidence below which the answer is "not sure"; 1 is never sure
+        sure_thresholds: per task, the confidence from which on the answer is sure; None if the task is unreliable on
+            this data, so that no answer is
     """
 
     members: tuple[str, ...]
     temperatures: Mapping[str, float]
-    sure_thresholds: Mapping[str, float]
+    sure_thresholds: Mapping[str, float | None]
 
 
 def fit_systems(
-    raw: Mapping[str, Predictions], codes: Mapping[str, NDArray[np.int64]], val: NDArray[np.bool_], sure_accuracy: float
+    raw: Mapping[str, Predictions],
+    codes: Mapping[str, NDArray[np.int64]],
+    items: NDArray[np.int64],
+    val: NDArray[np.bool_],
+    sure_accuracy: float,
 ) -> dict[str, System]:
     """Fit temperatures and thresholds on val, for every network and, if there are several, their ensemble.
 
     Args:
         raw: uncalibrated predictions of every network, for the same photographs.
-        sure_accuracy: share of right answers above the threshold.
+        sure_accuracy: fraction of sure answers that must be shown to be right.
 
     Shape:
-        codes[task], val: (photos,)
+        codes[task], items, val: (photos,)
     """
     systems: dict[str, System] = {}
     members = {name: (name,) for name in raw} | ({ENSEMBLE: tuple(raw)} if len(raw) > 1 else {})
     for name, names in members.items():
         mixed = mix(name, {**systems, name: System(names, {}, {})}, raw)
-        temperatures, thresholds = {}, {}
+        temperatures: dict[str, float] = {}
+        thresholds: dict[str, float | None] = {}
         for task, values in codes.items():
             on_val = mixed.probs[task][val]
             temperatures[task] = round(fit_temperature(values[val], on_val), 6)
-            curve = coverage_curve(values[val], sharpen(on_val, temperatures[task]))
-            thresholds[task] = round(sure_threshold(curve, sure_accuracy), 6)
+            threshold = sure_threshold(values[val], sharpen(on_val, temperatures[task]), items[val], sure_accuracy)
+            thresholds[task] = None if threshold is None else math.floor(threshold * 1e6) / 1e6  # not above its photo
         systems[name] = System(names, temperatures, thresholds)
     return systems
 
