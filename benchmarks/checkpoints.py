@@ -18,13 +18,13 @@ from vitrine.labels import LabelSpace, read_photos
 from vitrine.params import read_section
 from vitrine.preprocess import Decoding
 from vitrine.scoring import compare, number_items
-from vitrine.splits import FoldParams, assign_folds
+from vitrine.splits import assign_folds
 from vitrine.strategies import DeitParams, MobilevitParams, create
 from vitrine.training import TrainingData, TrainingParams, fit
 
 FOLDER = Path("data/splits")
 SECTIONS: dict[str, type[DeitParams] | type[MobilevitParams]] = {"deit": DeitParams, "mobilevit": MobilevitParams}
-FOLDS = FoldParams(num_folds=5, seed=13)
+NUM_FOLDS, SEED = 5, 13
 NUM_JUDGED = 3
 EPOCHS_FRACTION = 0.5
 """Of the epochs in params.yaml, as in crossval/params.yaml: half the time."""
@@ -54,10 +54,10 @@ def main() -> None:
     label_space = LabelSpace.from_json(read_json(FOLDER / "label_space.json"))
     codes, known = label_space.encode(table), np.flatnonzero(table["split"] != "test")
     items = number_items(table["instance_id"])[known]
-    folds = assign_folds(table.iloc[known], FOLDS)
+    folds = assign_folds(table.iloc[known], NUM_FOLDS, SEED)
     logits: dict[str, list[dict[str, NDArray]]] = {name: [] for name in SECTIONS}
     for fold in range(NUM_JUDGED):
-        judged, val = known[folds == fold], known[folds == (fold + 1) % FOLDS.num_folds]
+        judged, val = known[folds == fold], known[folds == (fold + 1) % NUM_FOLDS]
         data = TrainingData(label_space, photos, codes, np.setdiff1d(known, [*judged, *val]), val)
         for name, parts in logits.items():
             parts.append(logits_of_fold(name, data, judged, fold))
