@@ -62,15 +62,6 @@ SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 
-FOLD_ON_PHONES = """() => {
-  if (innerWidth > 640) return;
-  const timer = setInterval(() => {
-    const header = document.querySelector('#filters > .label-wrap');
-    if (!header) return;  // a tab is drawn when it is first opened
-    if (header.classList.contains('open')) header.click();  // lost if it comes before Gradio listens
-    else clearInterval(timer);
-  }, 100);
-}"""
 SHOW_ON_PHONES = """() => {
   const answer = innerWidth > 640 ? null : document.querySelector('.answers');
   if (answer) answer.scrollIntoView({block: 'start'});
@@ -418,10 +409,8 @@ def build(shop: Shop) -> gr.Blocks:
                     find = gr.Button("Search", variant="primary", scale=1, min_width=110)
                 hints = gr.HTML(views.chips(suggestions(gallery)), js_on_load=PICKED)
                 with gr.Row():
-                    with (
-                        gr.Column(scale=1, min_width=240),
-                        gr.Accordion("Model and filters", open=True, elem_id="filters"),
-                    ):
+                    gr.HTML(views.fold("Model and filters"), elem_id="unfold-filters")
+                    with gr.Column(scale=1, min_width=240, elem_id="filters"):
                         kind = gr.Radio([*names, *both], value=shop.systems[0], label="Model", elem_id="search-model")
                         with gr.Accordion("Like a photograph", open=False) as likeness:
                             like_photo = raw_upload(
@@ -509,7 +498,6 @@ def build(shop: Shop) -> gr.Blocks:
             api_run.click(predict_api, [api_photo, api_model], api_answer, api_name="predict", **seeing)
             api_run.click(search_api, [api_words, api_system, api_top], api_answer, api_name="search", **finding)
         page.load(lambda: views.banner(shop.warning), None, warning, **private, queue=False)
-        page.load(None, js=FOLD_ON_PHONES, **private)
         page.load(find_photos, asked, answered, **private, **finding)
         page.load(queue, [doubted, judge, reviewed], doubts, **private, **finding)
         page.queue(max_size=200)

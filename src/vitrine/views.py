@@ -51,6 +51,11 @@ def empty(title: str, text: str) -> str:
     return f'<div class="empty" role="status"><strong>{escape(title)}</strong>{escape(text)}</div>'
 
 
+def fold(title: str) -> str:
+    """A line to click, or to reach with the keyboard, that shows or hides what follows it: app.css does the rest."""
+    return f'<details class="fold"><summary>{escape(title)}</summary></details>'
+
+
 def examples(system: str, rows: Sequence[int]) -> str:
     buttons = "".join(
         f'<button type="button" data-picked="{row}" aria-label="Example {number}">'
