@@ -66,7 +66,7 @@ def test_predictions_are_those_of_the_package(client: Any, folder: Path) -> None
 
     photo = folder / "data/made_up/images/000.png"
     predictor = Predictor.load("ensemble", folder / "models")
-    expected = predictor.in_words(predictor.predict_files([photo], 50.0))[0]["tasks"]
+    expected = predictor.in_words(predictor.predict_files([photo]))[0]["tasks"]
     answers = predict(client, photo)["answers"]
     assert list(answers) == ["ensemble"]
     for task, said in answers["ensemble"].items():

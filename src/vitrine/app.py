@@ -26,7 +26,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from vitrine import views
 from vitrine.artifacts import ArtifactError, read_json
 from vitrine.catalog import CatalogError, DataParams
-from vitrine.gallery import MAX_MEGAPIXELS, Gallery, Page
+from vitrine.gallery import Gallery, Page
 from vitrine.labels import read_measures
 from vitrine.params import read_section
 from vitrine.photos import PhotoError, decode_photo
@@ -174,7 +174,7 @@ class Shop:
             try:
                 if path.is_file() and path.stat().st_size > MAX_UPLOAD_BYTES:
                     raise PhotoError(f"is larger than {MAX_UPLOAD_BYTES // 1024**2} MB")
-                decoded.append(decode_photo(path, size_px, MAX_MEGAPIXELS))
+                decoded.append(decode_photo(path, size_px, self.gallery.max_megapixels))
             except PhotoError as error:
                 raise PhotoError("This photograph " + str(error).removeprefix(f"{path}: ")) from None
         return np.stack(decoded)
@@ -265,7 +265,7 @@ def build(shop: Shop) -> gr.Blocks:
     def take_example(event: gr.EventData) -> NDArray[np.uint8]:
         try:
             system, row = shop.place(f"{shop.systems[0]}/{event.picked}")
-            return decode_photo(gallery.file(system, row), EXAMPLE_PX, MAX_MEGAPIXELS)
+            return decode_photo(gallery.file(system, row), EXAMPLE_PX, gallery.max_megapixels)
         except (ArtifactError, PhotoError) as error:
             raise gr.Error(str(error)) from None
 

@@ -79,6 +79,8 @@ def predict(
 
 
 def _print_answers(answers: Sequence[dict[str, Any]]) -> None:
+    from vitrine.views import sureness
+
     console = Console()
     for answer in answers:
         console.print(answer["photo"], markup=False, highlight=False, soft_wrap=True)
@@ -86,9 +88,8 @@ def _print_answers(answers: Sequence[dict[str, Any]]) -> None:
         for task, found in answer["tasks"].items():
             first, *others = found["labels"]
             rest = ", ".join(f"{other['label'].replace('_', ' ')} {other['probability']:.0%}" for other in others)
-            sure = "" if found["sure"] else "not sure"
-            label = first["label"].replace("_", " ")
-            table.add_row(f"  {task}", label, f"{first['probability']:.0%}", sure, f"or {rest}" if rest else "")
+            label, warning = first["label"].replace("_", " "), sureness(found)
+            table.add_row(f"  {task}", label, f"{first['probability']:.0%}", warning, f"or {rest}" if rest else "")
         console.print(table)
 
 
