@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,7 +69,7 @@ SHOW_ON_PHONES = """() => {
   if (answer) answer.scrollIntoView({block: 'start'});
 }"""
 
-COLOURS = {
+COLORS = {
     "body_background_fill": "var(--paper)",
     "body_text_color": "var(--ink)",
     "block_background_fill": "var(--card)",
@@ -94,7 +96,7 @@ COLOURS = {
     "input_border_color": "var(--line)",
     "input_placeholder_color": "var(--muted)",
 }
-"""Gradio's names for colours, and ours: app.css has their values, light and dark."""
+"""Gradio's names for colors, and ours: app.css has their values, light and dark."""
 
 log = logging.getLogger("vitrine")
 
@@ -256,7 +258,7 @@ def build(shop: Shop) -> gr.Blocks:
         try:
             found = shop.look(paths, chosen_systems(model))
         except (PhotoError, ArtifactError) as error:
-            return views.empty("This cannot be looked at", str(error)), *nothing
+            return views.empty("No answer for this photograph", str(error)), *nothing
         system, _, _, embedding = found[0]
         similar = gallery.indexes[system].search(like=embedding, top_k=NUM_SIMILAR, by_item=True).hits
         shown = '<h2 class="section">Most like it in the gallery</h2>' + views.cards(gallery, system, similar, "six")
@@ -270,7 +272,7 @@ def build(shop: Shop) -> gr.Blocks:
             raise gr.Error(str(error)) from None
 
     def take_along(photo: str | None, more: list[str] | None) -> tuple[Any, Any, Any]:
-        """Bring the photograph that is looked at to the search, drawn anew."""
+        """Bring the photograph in question to the search, as its pixels alone."""
         paths = [path for path in (photo, *(more or [])) if path]
         if not paths:
             raise gr.Error(NO_PHOTO)
@@ -288,11 +290,11 @@ def build(shop: Shop) -> gr.Blocks:
             pages = {name: shop.search(name, words, chosen, photo, like, num) for name in chosen_systems(model)}
         except (PhotoError, ArtifactError) as error:
             unchanged = [gr.skip() for _ in tasks]
-            return views.empty("This cannot be searched", str(error)), "", gr.skip(), gr.skip(), *unchanged
+            return views.empty("This search is not possible", str(error)), "", gr.skip(), gr.skip(), *unchanged
         first = next(iter(pages.values()))
         parts = []
         for name, page in pages.items():
-            advice = "Take away a filter or a word." if any(labels) else page.result.message or "Try other words."
+            advice = "Remove a filter or a word." if any(labels) else page.result.message or "Try other words."
             html = views.cards(gallery, name, page.result.hits)
             parts.append((name, html if page.result.hits else views.empty("Nothing found", advice)))
         shown = parts[0][1] if len(parts) == 1 else views.side_by_side(parts)
@@ -543,8 +545,10 @@ def quality(shop: Shop) -> str:
     )
 
 
-def create_app(root: Path, host: str) -> fastapi.FastAPI:
+async def create_app(root: Path, host: str) -> fastapi.FastAPI:
     """Make the web application; models load in the background.
+
+    A coroutine, because outside of an event loop Gradio opens eight of its own and never closes them.
 
     Raises:
         ArtifactError: the pipeline below `root` has not been run.
@@ -580,7 +584,7 @@ def create_app(root: Path, host: str) -> fastapi.FastAPI:
     theme = gr.themes.Base(
         primary_hue="teal", neutral_hue="stone", font=["system-ui", "sans-serif"], font_mono=["monospace"]
     )
-    theme.set(**COLOURS, **{f"{name}_dark": value for name, value in COLOURS.items()})
+    theme.set(**COLORS, **{f"{name}_dark": value for name, value in COLORS.items()})
     page = build(shop)
     page.state_session_capacity = MAX_SESSIONS
     mounted = gr.mount_gradio_app(
@@ -605,6 +609,12 @@ def create_app(root: Path, host: str) -> fastapi.FastAPI:
 
 def serve(root: Path, host: str, port: int) -> None:
     """Serve the page until stopped."""
-    app = create_app(root, host)
-    print(f"http://{host}:{port}", flush=True)
-    uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=2)
+
+    async def run() -> None:
+        app = await create_app(root, host)
+        print(f"http://{host}:{port}", flush=True)
+        config = uvicorn.Config(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=2)
+        await uvicorn.Server(config).serve()
+
+    with suppress(KeyboardInterrupt):
+        asyncio.run(run())
