@@ -76,7 +76,7 @@ def shop_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import pandas as pd
     import torch
 
-    from vitrine.artifacts import write_csv, write_metrics
+    from vitrine.artifacts import write_csv, write_json, write_metrics
     from vitrine.catalog import CORRECTION_COLUMNS, DataParams, decode_photos, read_catalog
     from vitrine.inference import Network
     from vitrine.labels import LabelSpace
@@ -93,7 +93,8 @@ def shop_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     space = LabelSpace.derive(table, data.tasks)
     write_csv(root / "data/splits/photos.csv", table)
     write_csv(root / "data/corrections.csv", pd.DataFrame(columns=list(CORRECTION_COLUMNS)))
-    photos = decode_photos(root / "data/made_up", table, 24, 1.0)
+    write_json(root / "data/splits/decoding.json", {"photo_size_px": 24, "max_megapixels": 50.0})
+    photos = decode_photos(root / "data/made_up", table, 24, 50.0)
 
     raw = {}
     for seed, name in enumerate(("deit", "mobilevit")):
@@ -102,7 +103,7 @@ def shop_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             create_model("test_vit", "none", space, Decoding(24, 50.0), 32, 0.0, 0.0), root / "models" / name, {}
         )
         raw[name] = Network.load(root / "models" / name).predict(photos, list(table["image_path"]))
-    thresholds = {"class": 0.0, "color": 1.0, "material": 0.0}
+    thresholds = {"class": 0.0, "color": 1.0, "material": None}
     members = {"deit": ("deit",), "mobilevit": ("mobilevit",), "ensemble": ("deit", "mobilevit")}
     systems = {name: System(names, dict.fromkeys(space, 1.0), thresholds) for name, names in members.items()}
     save_systems(root / "models/systems.json", systems)

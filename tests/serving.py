@@ -20,6 +20,15 @@ START_SECONDS = 120
 BROWSER = os.environ.get("VITRINE_BROWSER") or shutil.which("chromium") or shutil.which("google-chrome")
 
 
+def answers(url: str) -> bool:
+    try:
+        with urlopen(url, timeout=5) as page:
+            page.read()
+    except (URLError, TimeoutError, ConnectionError):
+        return False
+    return True
+
+
 @contextmanager
 def serving(folder: Path) -> Iterator[str]:
     """Run `vitrine serve` in a folder until the block ends; give its address."""
@@ -33,15 +42,12 @@ def serving(folder: Path) -> Iterator[str]:
         )
     url = f"http://127.0.0.1:{port}"
     try:
-        for _ in range(2 * START_SECONDS):
-            try:
-                urlopen(url, timeout=5).read()
-                break
-            except (URLError, TimeoutError, ConnectionError):
-                assert server.poll() is None, Path(log.name).read_text()
-                time.sleep(0.5)
+        deadline = time.monotonic() + START_SECONDS
+        while not answers(url):
+            assert server.poll() is None and time.monotonic() < deadline, Path(log.name).read_text()
+            time.sleep(0.2)
         yield url
     finally:
         server.terminate()
-        server.wait(20)
+        server.wait(START_SECONDS)
         Path(log.name).unlink()

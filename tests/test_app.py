@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import shutil
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Iterator
+from contextlib import closing
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from PIL import Image
 from serving import serving
 
 pytest.importorskip("gradio")
-pytestmark = [pytest.mark.enable_socket, pytest.mark.slow, pytest.mark.filterwarnings("default")]
+pytestmark = [pytest.mark.enable_socket, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +40,12 @@ def page(folder: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def client(page: str) -> Any:
+def client(page: str) -> Iterator[Any]:
     from gradio_client import Client
 
-    return Client(page, verbose=False, analytics_enabled=False)
+    opened = Client(page, verbose=False, analytics_enabled=False, httpx_kwargs={"timeout": 60})
+    yield opened
+    opened.close()
 
 
 JSON = {"Content-Type": "application/json"}
@@ -58,7 +62,8 @@ def status(url: str, data: bytes | None = None, **headers: str) -> tuple[int, by
         with urlopen(Request(url, data=data, headers=headers), timeout=60) as answer:
             return answer.status, answer.read(), answer.headers
     except HTTPError as error:
-        return error.code, error.read(), error.headers
+        with error:
+            return error.code, error.read(), error.headers
 
 
 def test_predictions_are_those_of_the_package(client: Any, folder: Path) -> None:
@@ -66,7 +71,7 @@ def test_predictions_are_those_of_the_package(client: Any, folder: Path) -> None
 
     photo = folder / "data/made_up/images/000.png"
     predictor = Predictor.load("ensemble", folder / "models")
-    expected = predictor.in_words(predictor.predict_files([photo], 50.0))[0]["tasks"]
+    expected = predictor.in_words(predictor.predict_files([photo]))[0]["tasks"]
     answers = predict(client, photo)["answers"]
     assert list(answers) == ["ensemble"]
     for task, said in answers["ensemble"].items():
@@ -186,9 +191,9 @@ def test_a_file_on_the_server_cannot_be_named_as_a_photograph(page: str, folder:
 
 def test_other_names_of_this_machine_are_refused(page: str) -> None:
     address = urlparse(page)
-    connection = HTTPConnection(str(address.hostname), address.port)
-    connection.request("GET", "/", headers={"Host": "evil.example"})
-    assert connection.getresponse().status == 400
+    with closing(HTTPConnection(str(address.hostname), address.port)) as connection:
+        connection.request("GET", "/", headers={"Host": "evil.example"})
+        assert connection.getresponse().status == 400
 
 
 def test_pages_may_not_talk_to_other_hosts(page: str) -> None:
@@ -209,7 +214,7 @@ def test_an_index_fits_its_models(folder: Path) -> None:
 def test_visitors_are_forgotten_before_memory_fills(folder: Path) -> None:
     from vitrine.app import MAX_SESSIONS, create_app
 
-    app = create_app(folder, "127.0.0.1")
+    app = asyncio.run(create_app(folder, "127.0.0.1"))
     (mounted,) = (route.app for route in app.routes if hasattr(getattr(route, "app", None), "state_holder"))
     for number in range(MAX_SESSIONS + 50):
         mounted.state_holder[f"visitor {number}"]

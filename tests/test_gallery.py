@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vitrine.artifacts import ArtifactError
+from vitrine.artifacts import ArtifactError, write_json
 from vitrine.catalog import CatalogError, DataParams, apply_corrections, read_catalog, read_corrections
 from vitrine.gallery import Gallery
 from vitrine.params import read_section
+from vitrine.photos import PhotoError
 
 
 @pytest.fixture
@@ -30,11 +31,11 @@ def test_without_a_question_everything_is_shown_in_order(gallery: Gallery) -> No
 
 def test_facets_keep_what_is_predicted_and_count_what_the_other_choices_leave(gallery: Gallery) -> None:
     index = gallery.indexes["deit"]
-    colours = np.array([index.label_probs("color", code) for code in range(2)]).argmax(axis=0)
-    chosen = index.label_space.labels["color"][int(colours[0])]
+    colors = np.array([index.label_probs("color", code) for code in range(2)]).argmax(axis=0)
+    chosen = index.label_space.labels["color"][int(colors[0])]
     page = gallery.search("deit", "bottle", {"color": [chosen]}, None, 100)
-    assert {hit.row for hit in page.result.hits} == set(np.flatnonzero(colours == colours[0]).tolist())
-    assert page.num_found == int((colours == colours[0]).sum())
+    assert {hit.row for hit in page.result.hits} == set(np.flatnonzero(colors == colors[0]).tolist())
+    assert page.num_found == int((colors == colors[0]).sum())
     assert sum(page.facets["color"].values()) == 32  # a task's own choice does not hide its other labels
     assert sum(page.facets["class"].values()) == page.num_found
 
@@ -50,6 +51,38 @@ def test_doubts_are_of_held_out_photographs_the_least_probable_label_first(galle
     assert [d.probability for d in found] == sorted(d.probability for d in found)
     first = found[0]
     assert first.probability == pytest.approx(dict(gallery.probs_of("deit", first.row)["class"])[first.given])
+
+
+def test_answers_for_indexed_photographs_are_those_of_the_predictor(gallery: Gallery) -> None:
+    from vitrine.inference import Predictor
+
+    predictor = Predictor.load("ensemble", gallery.root / "models")
+    (expected,) = predictor.in_words(predictor.predict_files([gallery.file("ensemble", 5)]))
+    answer = gallery.answer_of("ensemble", 5)
+    assert list(answer) == list(expected["tasks"])
+    for task, said in expected["tasks"].items():
+        assert (answer[task]["sure"], answer[task]["reliable"]) == (said["sure"], said["reliable"])
+        assert [entry["label"] for entry in answer[task]["labels"]] == [entry["label"] for entry in said["labels"]]
+    assert [(said["sure"], said["reliable"]) for said in answer.values()] == [
+        (True, True),
+        (False, True),
+        (False, False),
+    ]
+
+
+def test_photographs_beyond_the_limit_of_the_split_stage_are_refused(gallery: Gallery) -> None:
+    assert gallery.max_megapixels == 50.0
+    write_json(gallery.root / "data/splits/decoding.json", {"photo_size_px": 24, "max_megapixels": 0.001})
+    strict = Gallery.load(gallery.root, gallery.data)
+    with pytest.raises(PhotoError, match=r"limit of 0\.001 megapixels"):
+        strict.thumbnail("deit", 0)
+
+
+def test_an_index_of_an_unknown_system_is_named(gallery: Gallery) -> None:
+    gallery.indexes["deit"].name = "stranger"
+    gallery.indexes["deit"].save(gallery.root / "index/mine")
+    with pytest.raises(ArtifactError, match=r"index/mine: models/systems\.json has no system 'stranger'"):
+        Gallery.load(gallery.root, gallery.data)
 
 
 @pytest.mark.parametrize("path", ["data/made_up", "./data/made_up/"])
@@ -90,7 +123,7 @@ def test_a_corrections_file_that_is_no_table_is_named(gallery: Gallery) -> None:
         apply_corrections(gallery.root, table, gallery.data)
 
 
-def test_thumbnails_are_drawn_anew_and_rows_outside_are_refused(gallery: Gallery) -> None:
+def test_thumbnails_are_encoded_from_pixels_and_rows_outside_are_refused(gallery: Gallery) -> None:
     with Image.open(io.BytesIO(gallery.thumbnail("deit", 0))) as image:
         assert (image.format, image.size) == ("WEBP", (320, 320))
     for system, row in (("deit", 32), ("deit", -1), ("nobody", 0)):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -127,7 +130,7 @@ def test_an_index_survives_saving_and_a_broken_one_is_named(tmp_path: Path) -> N
 
 
 def test_indexes_are_joined_and_cut_and_leave_no_stale_files(tmp_path: Path) -> None:
-    more = Index.build("m", predictions([0.1, 0.99], [0.5, 0.95]), ["D", "D"], {})  # z.jpg and y.jpg anew
+    more = Index.build("m", predictions([0.1, 0.99], [0.5, 0.95]), ["D", "D"], {})  # z.jpg and y.jpg again
     both = INDEX.joined(more)
     assert both.image_paths.tolist() == ["x.jpg", "w.jpg", "z.jpg", "y.jpg"]
     assert both.search("blue bag").hits[0].image_path == "y.jpg"
@@ -135,11 +138,87 @@ def test_indexes_are_joined_and_cut_and_leave_no_stale_files(tmp_path: Path) -> 
     INDEX.save(tmp_path)
     (tmp_path / ".probs-killed.npy").write_bytes(b"half")
     both.save(tmp_path)
-    assert len(list(tmp_path.iterdir())) == 5
+    assert len(list(tmp_path.iterdir())) == 6
     assert Index.load(tmp_path).search("bag") == both.search("bag")
     other = Index.build("other", GALLERY, "ABCD", {})
     with pytest.raises(ArtifactError, match="cannot be joined"):
         INDEX.joined(other)
+
+
+def test_an_index_deletes_nothing_but_the_arrays_of_the_old_one(tmp_path: Path) -> None:
+    INDEX.save(tmp_path)
+    foreign = {"photos.npy": b"all photographs", "other.usearch": b"a graph", "notes.txt": b"", ".gitignore": b""}
+    foreign["probs-0123456789ab.npy"] = b"of no index"
+    for name, content in foreign.items():
+        (tmp_path / name).write_bytes(content)
+    INDEX.without({"z.jpg"}).save(tmp_path)
+    assert {name: (tmp_path / name).read_bytes() for name in foreign} == foreign
+    assert len(list(tmp_path.iterdir())) == len(foreign) + 5
+    assert len(Index.load(tmp_path)) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("photos.npy", ""),
+        ("index.json", "{"),
+        ("index.json", "[]"),
+        ("index.json", '{"files": {}}'),
+        ("index.json", '{"files": {"probs": "../photos.npy"}}'),
+        ("index.json", '{"files": {"probs": "photos.npy"}}'),
+        ("index.json", '{"files": {"probs": 3}}'),
+    ],
+)
+def test_a_folder_of_other_things_is_refused_and_left_alone(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ArtifactError, match=r"holds no index but|is not of an index") as caught:
+        INDEX.save(tmp_path)
+    assert name in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == [name] and (tmp_path / name).read_text() == content
+    with pytest.raises(ArtifactError, match="is a file"):
+        INDEX.save(tmp_path / name)
+
+
+KILLED_SAVE = """
+import os, signal, sys
+from pathlib import Path
+from vitrine.retrieval import Index
+
+folder, moved, num = Path(sys.argv[1]), os.replace, int(sys.argv[2])
+
+def replace(*paths):
+    global num
+    if num == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    num -= 1
+    moved(*paths)
+    if num == 0 and paths[1].name == "index.json":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+os.replace = replace
+Index.load(folder / "source").save(folder / "m")
+"""
+"""Save an index and get killed when the given number of its five files is there."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("has_old", [True, False], ids=["over an old one", "new"])
+@pytest.mark.parametrize("num", [0, 2, 4, 5])
+def test_a_kill_while_saving_leaves_the_old_index_or_the_new_one(tmp_path: Path, num: int, has_old: bool) -> None:
+    new = Index.build("m", predictions([0.1, 0.99], [0.5, 0.95]), ["D", "D"], {})
+    new.save(tmp_path / "source")
+    if has_old:
+        INDEX.save(tmp_path / "m")
+    command = [sys.executable, "-c", KILLED_SAVE, str(tmp_path), str(num)]
+    killed = subprocess.run(command, stderr=subprocess.PIPE, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    if num == 5 or has_old:
+        assert Index.load(tmp_path / "m").search("blue") == (new if num == 5 else INDEX).search("blue")
+    else:
+        assert not (tmp_path / "m/index.json").exists()
+    new.save(tmp_path / "m")
+    assert Index.load(tmp_path / "m").search("blue") == new.search("blue")
+    assert all((tmp_path / "m" / path.name).exists() for path in (tmp_path / "source").iterdir())
 
 
 def test_above_the_limit_likeness_is_searched_in_a_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

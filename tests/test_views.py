@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from vitrine.views import bars, level
+from vitrine.views import bars, level, sureness
+
+
+def said(probability: float, sure: bool, reliable: bool = True) -> dict[str, Any]:
+    labels = [{"label": "a_cup", "probability": probability}, {"label": "hat", "probability": 1 - probability}]
+    return {"sure": sure, "reliable": reliable, "labels": labels}
 
 
 @pytest.mark.parametrize(
     ("probability", "sure", "word"),
     [
         (0.8, True, "high"),
-        (0.8, None, "high"),
         (0.8, False, "medium"),
         (0.75, True, "high"),
         (0.74, True, "medium"),
@@ -21,11 +27,28 @@ from vitrine.views import bars, level
         (0.1, False, "low"),
     ],
 )
-def test_the_word_for_a_confidence(probability: float, sure: bool | None, word: str) -> None:
-    assert level(probability, sure) == word
+def test_the_word_for_a_confidence(probability: float, sure: bool, word: str) -> None:
+    assert level(said(probability, sure)) == word
+    assert f'class="fill {word}"' in bars("class", said(probability, sure))
+
+
+@pytest.mark.parametrize("probability", [1.0, 0.8, 0.3])
+def test_an_unreliable_answer_has_no_level_whatever_its_probability(probability: float) -> None:
+    answer = said(probability, sure=False, reliable=False)
+    assert level(answer) == "" and sureness(answer) == "not reliable on this data"
+    html = bars("class", answer)
+    assert "not reliable on this data" in html and "not sure" not in html
+    assert not any(word in html for word in ("high", "medium", "low"))
 
 
 def test_an_unsure_answer_is_never_called_high() -> None:
-    html = bars([("a_cup", 0.83), ("hat", 0.17)], False, "class")
+    html = bars("class", said(0.83, sure=False))
     assert "not sure" in html and "high" not in html and "a cup" in html
-    assert "not sure" not in bars([("a_cup", 0.83)], True, "class")
+    sure = bars("class", said(0.83, sure=True))
+    assert "not sure" not in sure and "not reliable" not in sure
+
+
+def test_at_most_three_labels_are_shown() -> None:
+    labels = [{"label": name, "probability": 0.25} for name in ("one", "two", "three", "four")]
+    html = bars("class", {"sure": False, "reliable": True, "labels": labels})
+    assert html.count('class="bar') == 3 and "four" not in html

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +28,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from vitrine import views
 from vitrine.artifacts import ArtifactError, read_json
 from vitrine.catalog import CatalogError, DataParams
-from vitrine.gallery import MAX_MEGAPIXELS, Gallery, Page
+from vitrine.gallery import Gallery, Page
 from vitrine.labels import read_measures
 from vitrine.params import read_section
 from vitrine.photos import PhotoError, decode_photo
@@ -62,21 +64,12 @@ SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 
-FOLD_ON_PHONES = """() => {
-  if (innerWidth > 640) return;
-  const timer = setInterval(() => {
-    const header = document.querySelector('#filters > .label-wrap');
-    if (!header) return;  // a tab is drawn when it is first opened
-    if (header.classList.contains('open')) header.click();  // lost if it comes before Gradio listens
-    else clearInterval(timer);
-  }, 100);
-}"""
 SHOW_ON_PHONES = """() => {
   const answer = innerWidth > 640 ? null : document.querySelector('.answers');
   if (answer) answer.scrollIntoView({block: 'start'});
 }"""
 
-COLOURS = {
+COLORS = {
     "body_background_fill": "var(--paper)",
     "body_text_color": "var(--ink)",
     "block_background_fill": "var(--card)",
@@ -103,7 +96,7 @@ COLOURS = {
     "input_border_color": "var(--line)",
     "input_placeholder_color": "var(--muted)",
 }
-"""Gradio's names for colours, and ours: app.css has their values, light and dark."""
+"""Gradio's names for colors, and ours: app.css has their values, light and dark."""
 
 log = logging.getLogger("vitrine")
 
@@ -183,7 +176,7 @@ class Shop:
             try:
                 if path.is_file() and path.stat().st_size > MAX_UPLOAD_BYTES:
                     raise PhotoError(f"is larger than {MAX_UPLOAD_BYTES // 1024**2} MB")
-                decoded.append(decode_photo(path, size_px, MAX_MEGAPIXELS))
+                decoded.append(decode_photo(path, size_px, self.gallery.max_megapixels))
             except PhotoError as error:
                 raise PhotoError("This photograph " + str(error).removeprefix(f"{path}: ")) from None
         return np.stack(decoded)
@@ -265,7 +258,7 @@ def build(shop: Shop) -> gr.Blocks:
         try:
             found = shop.look(paths, chosen_systems(model))
         except (PhotoError, ArtifactError) as error:
-            return views.empty("This cannot be looked at", str(error)), *nothing
+            return views.empty("No answer for this photograph", str(error)), *nothing
         system, _, _, embedding = found[0]
         similar = gallery.indexes[system].search(like=embedding, top_k=NUM_SIMILAR, by_item=True).hits
         shown = '<h2 class="section">Most like it in the gallery</h2>' + views.cards(gallery, system, similar, "six")
@@ -274,12 +267,12 @@ def build(shop: Shop) -> gr.Blocks:
     def take_example(event: gr.EventData) -> NDArray[np.uint8]:
         try:
             system, row = shop.place(f"{shop.systems[0]}/{event.picked}")
-            return decode_photo(gallery.file(system, row), EXAMPLE_PX, MAX_MEGAPIXELS)
+            return decode_photo(gallery.file(system, row), EXAMPLE_PX, gallery.max_megapixels)
         except (ArtifactError, PhotoError) as error:
             raise gr.Error(str(error)) from None
 
     def take_along(photo: str | None, more: list[str] | None) -> tuple[Any, Any, Any]:
-        """Bring the photograph that is looked at to the search, drawn anew."""
+        """Bring the photograph in question to the search, as its pixels alone."""
         paths = [path for path in (photo, *(more or [])) if path]
         if not paths:
             raise gr.Error(NO_PHOTO)
@@ -297,11 +290,11 @@ def build(shop: Shop) -> gr.Blocks:
             pages = {name: shop.search(name, words, chosen, photo, like, num) for name in chosen_systems(model)}
         except (PhotoError, ArtifactError) as error:
             unchanged = [gr.skip() for _ in tasks]
-            return views.empty("This cannot be searched", str(error)), "", gr.skip(), gr.skip(), *unchanged
+            return views.empty("This search is not possible", str(error)), "", gr.skip(), gr.skip(), *unchanged
         first = next(iter(pages.values()))
         parts = []
         for name, page in pages.items():
-            advice = "Take away a filter or a word." if any(labels) else page.result.message or "Try other words."
+            advice = "Remove a filter or a word." if any(labels) else page.result.message or "Try other words."
             html = views.cards(gallery, name, page.result.hits)
             parts.append((name, html if page.result.hits else views.empty("Nothing found", advice)))
         shown = parts[0][1] if len(parts) == 1 else views.side_by_side(parts)
@@ -418,10 +411,8 @@ def build(shop: Shop) -> gr.Blocks:
                     find = gr.Button("Search", variant="primary", scale=1, min_width=110)
                 hints = gr.HTML(views.chips(suggestions(gallery)), js_on_load=PICKED)
                 with gr.Row():
-                    with (
-                        gr.Column(scale=1, min_width=240),
-                        gr.Accordion("Model and filters", open=True, elem_id="filters"),
-                    ):
+                    gr.HTML(views.fold("Model and filters"), elem_id="unfold-filters")
+                    with gr.Column(scale=1, min_width=240, elem_id="filters"):
                         kind = gr.Radio([*names, *both], value=shop.systems[0], label="Model", elem_id="search-model")
                         with gr.Accordion("Like a photograph", open=False) as likeness:
                             like_photo = raw_upload(
@@ -509,7 +500,6 @@ def build(shop: Shop) -> gr.Blocks:
             api_run.click(predict_api, [api_photo, api_model], api_answer, api_name="predict", **seeing)
             api_run.click(search_api, [api_words, api_system, api_top], api_answer, api_name="search", **finding)
         page.load(lambda: views.banner(shop.warning), None, warning, **private, queue=False)
-        page.load(None, js=FOLD_ON_PHONES, **private)
         page.load(find_photos, asked, answered, **private, **finding)
         page.load(queue, [doubted, judge, reviewed], doubts, **private, **finding)
         page.queue(max_size=200)
@@ -555,8 +545,10 @@ def quality(shop: Shop) -> str:
     )
 
 
-def create_app(root: Path, host: str) -> fastapi.FastAPI:
+async def create_app(root: Path, host: str) -> fastapi.FastAPI:
     """Make the web application; models load in the background.
+
+    A coroutine, because outside of an event loop Gradio opens eight of its own and never closes them.
 
     Raises:
         ArtifactError: the pipeline below `root` has not been run.
@@ -592,7 +584,7 @@ def create_app(root: Path, host: str) -> fastapi.FastAPI:
     theme = gr.themes.Base(
         primary_hue="teal", neutral_hue="stone", font=["system-ui", "sans-serif"], font_mono=["monospace"]
     )
-    theme.set(**COLOURS, **{f"{name}_dark": value for name, value in COLOURS.items()})
+    theme.set(**COLORS, **{f"{name}_dark": value for name, value in COLORS.items()})
     page = build(shop)
     page.state_session_capacity = MAX_SESSIONS
     mounted = gr.mount_gradio_app(
@@ -617,6 +609,12 @@ def create_app(root: Path, host: str) -> fastapi.FastAPI:
 
 def serve(root: Path, host: str, port: int) -> None:
     """Serve the page until stopped."""
-    app = create_app(root, host)
-    print(f"http://{host}:{port}", flush=True)
-    uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=2)
+
+    async def run() -> None:
+        app = await create_app(root, host)
+        print(f"http://{host}:{port}", flush=True)
+        config = uvicorn.Config(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=2)
+        await uvicorn.Server(config).serve()
+
+    with suppress(KeyboardInterrupt):
+        asyncio.run(run())

@@ -19,9 +19,6 @@ app.add_typer(index_app, name="index")
 if TYPE_CHECKING:
     from vitrine.retrieval import Hit
 
-MAX_MEGAPIXELS = 50.0
-"""Larger photographs are refused before they are decoded."""
-
 BATCH_SIZE = 64
 
 Model = Annotated[str, typer.Option(help="deit, mobilevit or ensemble: a system that `dvc repro` made.")]
@@ -67,7 +64,7 @@ def predict(
     decoded, names = [], []
     for path in photos:
         try:
-            decoded.append(decode_photo(path, predictor.photo_size_px, MAX_MEGAPIXELS))
+            decoded.append(decode_photo(path, predictor.photo_size_px, predictor.max_megapixels))
             names.append(str(path))
         except PhotoError as error:
             fail(error)
@@ -82,6 +79,8 @@ def predict(
 
 
 def _print_answers(answers: Sequence[dict[str, Any]]) -> None:
+    from vitrine.views import sureness
+
     console = Console()
     for answer in answers:
         console.print(answer["photo"], markup=False, highlight=False, soft_wrap=True)
@@ -89,9 +88,8 @@ def _print_answers(answers: Sequence[dict[str, Any]]) -> None:
         for task, found in answer["tasks"].items():
             first, *others = found["labels"]
             rest = ", ".join(f"{other['label'].replace('_', ' ')} {other['probability']:.0%}" for other in others)
-            sure = "" if found["sure"] else "not sure"
-            label = first["label"].replace("_", " ")
-            table.add_row(f"  {task}", label, f"{first['probability']:.0%}", sure, f"or {rest}" if rest else "")
+            label, warning = first["label"].replace("_", " "), sureness(found)
+            table.add_row(f"  {task}", label, f"{first['probability']:.0%}", warning, f"or {rest}" if rest else "")
         console.print(table)
 
 
@@ -176,7 +174,8 @@ def index_add(
 ) -> None:
     """Add photographs to an index, or to a new one, each as an item of its own; known paths are replaced.
 
-    Files that cannot be read are named on standard error. Killed, it leaves the old index as it was.
+    Files that cannot be read are named on standard error. Killed, it leaves the old index as it was. A folder that
+    holds other files and no index is refused.
     """
     import numpy as np
     from tqdm import tqdm
@@ -185,14 +184,14 @@ def index_add(
     from vitrine.inference import Predictor
     from vitrine.photos import PhotoError, decode_photo
     from vitrine.queries import read_synonyms
-    from vitrine.retrieval import Index
+    from vitrine.retrieval import Index, stored_files
 
     place = folder or Path("index") / model
     if not photos.is_dir():
         raise fail(ValueError(f"{photos}: not a folder"))
     files = sorted(path for path in photos.rglob("*") if path.is_file() and not path.name.startswith("."))
     try:
-        old = Index.load(place) if (place / "index.json").exists() else None
+        old = Index.load(place) if stored_files(place) else None
         predictor = Predictor.load(old.name if old else model)
         synonyms = old.vocabulary.synonyms if old else read_synonyms(Path("data/synonyms.yaml"))
         parts, faults = [], []
@@ -200,7 +199,7 @@ def index_add(
             decoded, names = [], []
             for path in files[start : start + BATCH_SIZE]:
                 try:
-                    decoded.append(decode_photo(path, predictor.photo_size_px, MAX_MEGAPIXELS))
+                    decoded.append(decode_photo(path, predictor.photo_size_px, predictor.max_megapixels))
                     names.append(path.as_posix())
                 except PhotoError as error:
                     faults.append(str(error))

@@ -6,26 +6,26 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
-from vitrine.artifacts import ArtifactError, write_csv
+from vitrine.artifacts import ArtifactError, read_json, write_csv
 from vitrine.catalog import CORRECTION_COLUMNS, CORRECTIONS, DataParams, dataset_name, read_corrections
 from vitrine.labels import LabelSpace, read_photos
 from vitrine.photos import decode_photo
 from vitrine.retrieval import Index, SearchResult
+from vitrine.systems import System, load_systems
 
 THUMBNAIL_PX = 320
-MAX_MEGAPIXELS = 50.0
-"""Larger photographs are refused before they are decoded."""
 
 
 @dataclass(frozen=True)
 class Page:
-    """Some of a search's hits, how many there are altogether, and how many answer each label of each task."""
+    """Some of a search's hits, how many there are in total, and how many answer each label of each task."""
 
     result: SearchResult
     num_found: int
@@ -52,12 +52,25 @@ class Gallery:
     """The indexes of a finished pipeline, the photographs behind them and their labels.
 
     Every photograph is known by its row in an index: no path comes from outside.
+
+    Attributes:
+        max_megapixels: larger photographs are refused before they are decoded
     """
 
-    def __init__(self, root: Path, indexes: Mapping[str, Index], table: pd.DataFrame, data: DataParams) -> None:
+    def __init__(
+        self,
+        root: Path,
+        indexes: Mapping[str, Index],
+        systems: Mapping[str, System],
+        table: pd.DataFrame,
+        data: DataParams,
+        max_megapixels: float,
+    ) -> None:
         self.root = root
         self.indexes = dict(indexes)
         self.data = data
+        self.max_megapixels = max_megapixels
+        self._thresholds = {name: systems[index.name].sure_thresholds for name, index in indexes.items()}
         self.table = table.set_index("image_path")
         self._predicted = {
             name: {task: self._codes(index, task) for task in index.label_space} for name, index in indexes.items()
@@ -65,7 +78,7 @@ class Gallery:
 
     @classmethod
     def load(cls, root: Path, data: DataParams) -> Gallery:
-        """Load index/ and data/splits/photos.csv below `root`.
+        """Load index/, models/systems.json and data/splits/ below `root`.
 
         Raises:
             ArtifactError: the pipeline has not been run, or a file is broken.
@@ -74,7 +87,13 @@ class Gallery:
         if not folders:
             raise ArtifactError(f"{root / 'index'}: holds no index. Make it with: dvc repro")
         indexes = {folder.name: Index.load(folder) for folder in folders}
-        return cls(root, indexes, read_photos(root / "data/splits/photos.csv"), data)
+        systems = load_systems(root / "models/systems.json")
+        for folder, index in zip(folders, indexes.values(), strict=True):
+            if index.name not in systems:
+                raise ArtifactError(f"{folder}: models/systems.json has no system '{index.name}'. Run: dvc repro")
+        decoding = read_json(root / "data/splits/decoding.json")
+        table = read_photos(root / "data/splits/photos.csv")
+        return cls(root, indexes, systems, table, data, decoding["max_megapixels"])
 
     @staticmethod
     def _codes(index: Index, task: str) -> NDArray[np.int64]:
@@ -88,7 +107,7 @@ class Gallery:
     # -- photographs -----------------------------------------------------------------------------------------------
 
     def thumbnail(self, system: str, row: int) -> bytes:
-        """Return a photograph as WebP, drawn anew from its pixels.
+        """Return a photograph as WebP, encoded from its pixels alone.
 
         Raises:
             KeyError: there is no such system or row.
@@ -98,7 +117,7 @@ class Gallery:
         if not 0 <= row < len(index):
             raise KeyError(row)
         path = self.file(system, row)
-        pixels = decode_photo(path, THUMBNAIL_PX, MAX_MEGAPIXELS)
+        pixels = decode_photo(path, THUMBNAIL_PX, self.max_megapixels)
         file = io.BytesIO()
         Image.fromarray(pixels).save(file, "WEBP", quality=82)
         return file.getvalue()
@@ -128,6 +147,16 @@ class Gallery:
             probs = [float(index.label_probs(task, code)[row]) for code in range(len(labels))]
             found[task] = sorted(zip(labels, probs, strict=True), key=lambda pair: -pair[1])
         return found
+
+    def answer_of(self, system: str, row: int) -> dict[str, dict[str, Any]]:
+        """Return what a system answers for a photograph, as `Predictor.in_words` does."""
+        answer = {}
+        for task, labels in self.probs_of(system, row).items():
+            threshold = self._thresholds[system][task]
+            named = [{"label": label, "probability": probability} for label, probability in labels]
+            sure = threshold is not None and labels[0][1] >= threshold
+            answer[task] = {"sure": sure, "reliable": threshold is not None, "labels": named}
+        return answer
 
     # -- search ----------------------------------------------------------------------------------------------------
 

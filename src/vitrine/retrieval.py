@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,11 +26,14 @@ FLOOR = 1e-3
 
 ARRAYS = ("image_paths", "instance_ids", "probs", "embeddings")
 
+STORED = re.compile(rf"({'|'.join(ARRAYS)})-[0-9a-f]{{12}}\.npy|embeddings-[0-9a-f]{{12}}\.usearch")
+"""Names of the files of an index besides index.json."""
+
 EXACT_LIMIT = 100_000
-"""Up to so many photographs, likeness is searched exactly: one product of a matrix and a vector."""
+"""Up to this many photographs, likeness is searched exactly: one product of a matrix and a vector."""
 
 BLOCK = 1024
-"""Photographs whose best score is looked at first, when the best of many are sought."""
+"""Photographs in a block; only the blocks with the best maxima are searched for the best rows."""
 
 
 @dataclass(frozen=True)
@@ -129,9 +134,13 @@ class Index:
     def save(self, folder: Path) -> None:
         """Write one plain array a file, named by its content, then index.json, which names them.
 
-        Replacing index.json is what makes a new index valid: a killed run leaves the old one whole.
+        Replacing index.json is what makes a new index valid: a killed run leaves the old one whole. Afterwards the
+        files that only the old index.json names are deleted, and no others.
+
+        Raises:
+            ArtifactError: as `stored_files`.
         """
-        files = {}
+        old, files = stored_files(folder), {}
         for name in ARRAYS:
             array = np.ascontiguousarray(getattr(self, name))
             files[name] = f"{name}-{hashlib.sha256(array.tobytes()).hexdigest()[:12]}.npy"
@@ -144,11 +153,8 @@ class Index:
                     build_graph(self.embeddings).save(str(temporary))
         document = {"system": self.name, "label_space": self.label_space.to_json(), "photos": len(self)}
         write_json(folder / "index.json", {**document, "files": files, "synonyms": self.vocabulary.synonyms})
-        kept = {"index.json", *files.values()}
-        for stale in [
-            path for path in folder.iterdir() if path.name not in kept and path.suffix in (".npy", ".usearch")
-        ]:
-            stale.unlink()
+        for stale in old - set(files.values()):
+            (folder / stale).unlink(missing_ok=True)
 
     @classmethod
     def load(cls, folder: Path) -> Index:
@@ -340,6 +346,34 @@ class Index:
         return " ".join(part for part in parts if part) or None
 
 
+def stored_files(folder: Path) -> set[str]:
+    """Return the names of the files of a folder's index: none if the folder is new or empty.
+
+    Hidden files, and arrays that a killed `save` left, may be there: neither counts.
+
+    Raises:
+        ArtifactError: the folder is a file, holds other files and no index.json, or one that is not of an index.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ArtifactError(f"{folder}: is a file. Choose a folder for the index")
+    path = folder / "index.json"
+    if not path.exists():
+        found = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+        foreign = [name for name in found if not name.startswith(".") and not STORED.fullmatch(name)]
+        if foreign:
+            raise ArtifactError(
+                f"{folder}: holds no index but other files ({', '.join(foreign[:3])}). Choose a new or an empty folder"
+            )
+        return set()
+    try:
+        names = set(json.loads(path.read_text(encoding="utf-8"))["files"].values())
+        if not names or not all(STORED.fullmatch(name) for name in names):
+            raise ValueError("it names no arrays of an index")
+    except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+        raise ArtifactError(f"{path}: is not of an index ({error!r}). Choose another folder") from None
+    return names
+
+
 def build_graph(embeddings: NDArray[np.float32]) -> Any:
     """Build USearch's HNSW graph of cosines. Shape: (photos, features)."""
     from usearch.index import Index as Graph
@@ -353,7 +387,7 @@ def _view_graph(path: Path) -> Any:
     from usearch.index import Index as Graph
 
     if not path.is_file():
-        raise ArtifactError(f"{path}: not found. Add or remove a photograph, or delete the index and make it anew")
+        raise ArtifactError(f"{path}: not found. Add or remove a photograph, or delete the index and rebuild it")
     graph: Any = Graph.restore(str(path), view=True)
     graph.expansion_search = 96
     return graph

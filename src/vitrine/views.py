@@ -12,9 +12,9 @@ from vitrine.gallery import Doubt, Gallery
 from vitrine.retrieval import Hit
 
 LEVELS = (("high", 0.75), ("medium", 0.4), ("low", 0.0))
-"""Words for probabilities and from where on they hold: colour is never all that tells."""
+"""Words for probabilities and from where on they hold: color is never all that tells."""
 
-NAMES = {"deit": "DeiT", "mobilevit": "MobileViT", "ensemble": "Ensemble", "svm": "HOG + colour SVM"}
+NAMES = {"deit": "DeiT", "mobilevit": "MobileViT", "ensemble": "Ensemble", "svm": "HOG + color SVM"}
 
 
 def spoken(text: str) -> str:
@@ -26,10 +26,19 @@ def name_of(system: str) -> str:
     return escape(NAMES.get(system, system))
 
 
-def level(probability: float, sure: bool | None) -> str:
-    """Return the word for a probability; "high" is not said of an answer that is marked as not sure."""
-    words = [word for word, least in LEVELS if probability >= least]
-    return words[1] if sure is False and len(words) == len(LEVELS) else words[0]
+def sureness(said: Mapping[str, Any]) -> str:
+    """Return the warning that belongs to the answer of one task, none if it is sure."""
+    if not said["reliable"]:
+        return "not reliable on this data"
+    return "" if said["sure"] else "not sure"
+
+
+def level(said: Mapping[str, Any]) -> str:
+    """Return the word for the confidence of one task's answer: "high" only if it is sure, none if it is unreliable."""
+    if not said["reliable"]:
+        return ""
+    words = [word for word, least in LEVELS if said["labels"][0]["probability"] >= least]
+    return words[0] if said["sure"] or len(words) < len(LEVELS) else words[1]
 
 
 def photo_url(system: str, row: int) -> str:
@@ -51,6 +60,11 @@ def empty(title: str, text: str) -> str:
     return f'<div class="empty" role="status"><strong>{escape(title)}</strong>{escape(text)}</div>'
 
 
+def fold(title: str) -> str:
+    """A line to click, or to reach with the keyboard, that shows or hides what follows it: app.css does the rest."""
+    return f'<details class="fold"><summary>{escape(title)}</summary></details>'
+
+
 def examples(system: str, rows: Sequence[int]) -> str:
     buttons = "".join(
         f'<button type="button" data-picked="{row}" aria-label="Example {number}">'
@@ -60,17 +74,21 @@ def examples(system: str, rows: Sequence[int]) -> str:
     return f'<div class="examples" role="group" aria-label="Example photographs">{buttons}</div>'
 
 
-def bars(labels: Sequence[tuple[str, float]], sure: bool | None, task: str) -> str:
-    """One task: a bar for every label, the first one strong, its level in colour and in words."""
-    unsure = '<span class="unsure">not sure</span>' if sure is False else ""
+def bars(task: str, said: Mapping[str, Any]) -> str:
+    """One task: a bar for each of its three most probable labels, the first one strong, its level in color and words.
+
+    Args:
+        said: the answer of this task, as `Predictor.in_words` gives it.
+    """
+    warning = sureness(said)
+    unsure = f'<span class="unsure">{warning}</span>' if warning else ""
     rows = []
-    for place, (label, probability) in enumerate(labels):
-        word = level(probability, sure)
-        fill = f"fill {word}" if place == 0 else "fill"
+    for place, entry in enumerate(said["labels"][:3]):
+        word, probability = level(said) if place == 0 else "", entry["probability"]
         rows.append(
-            f'<div class="bar{" first" if place == 0 else ""}"><span>{spoken(label)}</span>'
-            f'<span class="track"><span class="{fill}" style="width:{100 * probability:.1f}%"></span></span>'
-            f'<span class="value"><b>{probability:.0%}</b> {word if place == 0 else ""}</span></div>'
+            f'<div class="bar{" first" if place == 0 else ""}"><span>{spoken(entry["label"])}</span>'
+            f'<span class="track"><span class="fill {word}" style="width:{100 * probability:.1f}%"></span></span>'
+            f'<span class="value"><b>{probability:.0%}</b> {word}</span></div>'
         )
     return f'<div class="task"><h4>{spoken(task)}{unsure}</h4>{"".join(rows)}</div>'
 
@@ -79,10 +97,7 @@ def answers(found: Sequence[tuple[str, Mapping[str, Any], float]], num_photos: i
     """What systems say of one photograph, or of several of one item together; with the seconds that each took."""
     parts = []
     for system, answer, seconds in found:
-        tasks = "".join(
-            bars([(entry["label"], entry["probability"]) for entry in said["labels"]], said["sure"], task)
-            for task, said in answer["tasks"].items()
-        )
+        tasks = "".join(bars(task, said) for task, said in answer["tasks"].items())
         together = f"{num_photos} photographs together, " if num_photos > 1 else ""
         parts.append(
             f'<section class="answer" data-system="{escape(system)}"><h3>{name_of(system)}'
@@ -125,7 +140,7 @@ def detail(gallery: Gallery, system: str, row: int) -> str:
     path, split = str(gallery.indexes[system].image_paths[row]), gallery.split_of(system, row)
     given = {task: label for task, label in gallery.labels_of(system, row).items() if label}
     truth = ", ".join(f"{spoken(task)} {spoken(label)}" for task, label in given.items())
-    tasks = "".join(bars(labels[:3], None, task) for task, labels in gallery.probs_of(system, row).items())
+    tasks = "".join(bars(task, said) for task, said in gallery.answer_of(system, row).items())
     trained = " The models were trained on it." if split == "train" else ""
     told = f"<p>Labelled: {truth}.{trained}</p>" if truth else "<p>Added without labels.</p>"
     return (
