@@ -57,7 +57,7 @@ def report_data(
     ]  # fmt: skip
     cost = [
         {"model": m, "architecture": f"net_{m}", "image_size_px": 112,
-         "parameters": 1_230_000 if m == small else 5_570_000, "flops": 570_000_000} for m in "ab"
+         "parameters": 1_230_000 if m == small else 5_570_000, "flops": 570_000_000, "device": "cpu"} for m in "ab"
     ]  # fmt: skip
     retrieval = [
         {"model": m, "system": system, "num_terms": t, "num_queries": 17, "k": 4, "map": 0.333, "map_ci_low": 0.2,

@@ -294,11 +294,13 @@ def _cost(data: ReportData) -> list[str]:
             f"{row['image_size_px']} px",
             f"{row['parameters'] / 1e6:.2f} M",
             f"{row['flops'] / 1e9:.2f} G",
+            row["device"],
         ]
         for row in data.cost.to_dict("records")
     ]
+    header = ["network", "architecture", "image size", "parameters", "FLOPs a photograph", "predicted on"]
     return [
-        markdown_table(["network", "architecture", "image size", "parameters", "FLOPs a photograph"], rows),
+        markdown_table(header, rows),
         "The ensemble costs the sum.",
     ]
 
