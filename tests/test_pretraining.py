@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import runpy
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,11 +16,12 @@ import timm
 import torch
 import yaml
 from PIL import Image
-from pydantic import ValidationError
+from recording import keys_read
 
 from vitrine.artifacts import ArtifactError, read_json, read_tensors, write_npz, write_tensors
 from vitrine.labels import MISSING, LabelSpace
 from vitrine.model import create_model, tensors_of
+from vitrine.params import ParamsError, read_section
 from vitrine.preprocess import Decoding
 from vitrine.pretraining import (
     RENDERED_TASKS,
@@ -28,6 +31,7 @@ from vitrine.pretraining import (
     pretraining_data,
     read_shard,
 )
+from vitrine.training import TrainingParams
 
 ROOT = Path(__file__).parents[1]
 PARAMS = {
@@ -83,10 +87,21 @@ def test_a_missing_shard_is_an_error_that_names_it(shards: Path) -> None:
         pretraining_data(shards, [0], 7)
 
 
-def test_val_is_never_trained_on() -> None:
-    PretrainingParams.model_validate(PARAMS)
-    with pytest.raises(ValidationError, match="val_shard"):
-        PretrainingParams.model_validate({**PARAMS, "train_shards": [0, 1]})
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"train_shards": [0, 1]}, "train.val_shard: expected a shard that is not one of train_shards; found 1"),
+        ({"guidance": 1.0}, "train.guidance: expected above 0 with a teacher, 0 without one; found 1.0"),
+        ({"teacher": "a.safetensors"}, "train.guidance: expected above 0 with a teacher, 0 without one; found 0.0"),
+    ],
+)
+def test_params_that_contradict_each_other_are_an_error(tmp_path: Path, changes: dict[str, Any], fault: str) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump({"train": PARAMS}))
+    assert read_section("train", PretrainingParams, path).val_shard == 1
+    path.write_text(yaml.safe_dump({"train": {**PARAMS, **changes}}))
+    with pytest.raises(ParamsError, match=re.escape(fault)):
+        read_section("train", PretrainingParams, path)
 
 
 def test_mimetic_attention_attends_to_itself_and_subtracts_the_value() -> None:
@@ -162,7 +177,7 @@ def test_guidance_teaches_the_student_and_never_the_teacher() -> None:
 def test_a_backbone_and_its_student_are_trained_from_shards_alone(
     shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The whole chain on five pictures; a second training gives the same bytes."""
+    """The whole chain on five pictures; a second training gives the same bytes, and no param goes unread."""
     monkeypatch.chdir(shards)
     (shards / "pretrain/shards").mkdir(parents=True)
     for number in (0, 1):
@@ -172,10 +187,10 @@ def test_a_backbone_and_its_student_are_trained_from_shards_alone(
     for name in ("train_mobilevit", "train_deit"):
         sections[name] |= {"image_size_px": 32, "epochs": 1}
     Path("pretrain/params.yaml").write_text(yaml.safe_dump(sections))
-    main = runpy.run_path(str(ROOT / "pretrain/backbone.py"))["main"]
-    made = {}
+    made: dict[str, bytes] = {}
+    read: set[str] = set()
     for section in ("train_mobilevit", "train_deit", "train_deit"):
-        main(section)
+        read |= keys_read(ROOT / "pretrain/backbone.py", section)
         name = section.removeprefix("train_")
         path = Path(f"pretrain/backbones/{name}.safetensors")
         assert made.setdefault(name, path.read_bytes()) == path.read_bytes()
@@ -185,6 +200,13 @@ def test_a_backbone_and_its_student_are_trained_from_shards_alone(
         space = LabelSpace({"class": ("cup", "hat")})
         create_model(sections[section]["architecture"], str(path), space, Decoding(32, 1.0), 32, 0.0, 0.0)
     assert not list(Path(".resume").iterdir())
+
+    sections["train_deit"] |= {"weights": "file", "weights_file": "pretrain/backbones/deit.safetensors"}
+    Path("pretrain/params.yaml").write_text(yaml.safe_dump(sections))
+    read |= keys_read(ROOT / "pretrain/backbone.py", "train_deit")
+    kinds = {"training": TrainingParams, "train_deit": PretrainingParams}
+    keys = {f"pretrain/params.yaml:{section}.{key}" for section, kind in kinds.items() for key in kind.model_fields}
+    assert {key for key in read if ":train_mobilevit." not in key} == keys
 
 
 # -- imported weights ---------------------------------------------------------------------------------------------

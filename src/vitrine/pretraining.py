@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -40,11 +40,19 @@ class PretrainingParams(BackboneParams):
     epochs: Annotated[int, Field(ge=1)]
     learning_rate: Rate
 
-    @model_validator(mode="after")
-    def _val_is_not_trained_on(self) -> PretrainingParams:
-        if self.val_shard in self.train_shards:
-            raise ValueError("val_shard not to be one of train_shards")
-        return self
+    @field_validator("guidance")
+    @classmethod
+    def _guides_with_a_teacher_only(cls, value: float, info: ValidationInfo) -> float:
+        if (value > 0) != (info.data.get("teacher") != "none"):
+            raise ValueError("above 0 with a teacher, 0 without one")
+        return value
+
+    @field_validator("val_shard")
+    @classmethod
+    def _is_not_trained_on(cls, value: int, info: ValidationInfo) -> int:
+        if value in info.data.get("train_shards", ()):
+            raise ValueError("a shard that is not one of train_shards")
+        return value
 
 
 def read_shard(path: Path) -> tuple[NDArray[np.uint8], pd.DataFrame]:
