@@ -1,6 +1,6 @@
 """Compare the best epoch's weights with the moving average of all, by grouped cross-validation: which is the default?
 
-Photographs are those of data/splits apart from test, in five folds of whole items, three of which are judged. The next
+Photographs are those of data/splits apart from test, in five folds of whole items, two of which are judged. The next
 fold is val, from which the best epoch is picked; the others train. Both checkpoints come out of the same training, so
 the comparison is paired. Finished folds are kept in .resume/, so a killed run resumes. Prints a Markdown table.
 """
@@ -25,7 +25,7 @@ from vitrine.training import TrainingData, TrainingParams, fit
 FOLDER = Path("data/splits")
 SECTIONS: dict[str, type[DeitParams] | type[MobilevitParams]] = {"deit": DeitParams, "mobilevit": MobilevitParams}
 NUM_FOLDS, SEED = 5, 13
-NUM_JUDGED = 3
+NUM_JUDGED = 2
 EPOCHS_FRACTION = 0.5
 """Of the epochs in params.yaml, as in crossval/params.yaml: half the time."""
 

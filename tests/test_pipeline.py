@@ -405,6 +405,25 @@ def test_a_new_file_of_weights_reruns_the_training_that_starts_from_it(project: 
     assert list(changed) == ["train_deit"]
 
 
+@pytest.mark.slow
+def test_captions_and_test_labels_rerun_no_training(project: Project) -> None:
+    path = project.root / "data/small/labels.csv"
+    before = path.read_text(encoding="utf-8")
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    test = table["split"] == "test"
+    item = table.loc[test, "instance_id"].iloc[0]
+    other = next(label for label in table["class_label"] if label != table.loc[test, "class_label"].iloc[0])
+    table.loc[table["instance_id"] == item, "class_label"] = other
+    table["caption"] = "another caption"
+    table.to_csv(path, index=False, lineterminator="\n")
+    project.dvc("repro", "split")
+    changed = json.loads(project.dvc("status", "--json", "dvc.yaml"))
+    path.write_text(before, encoding="utf-8")
+    project.git("checkout", "-q", ".")
+    project.dvc("checkout")
+    assert list(changed) == ["evaluate", "index", "report"]
+
+
 CONDITIONS = {"split": {"source": "seeded"}, "training": {"checkpoint": "ema"}}
 """What makes stages look at the params that matter in some cases only."""
 
