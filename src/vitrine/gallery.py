@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vitrine.artifacts import ArtifactError, read_json, write_csv
+from vitrine.calibration import is_sure
 from vitrine.catalog import CORRECTION_COLUMNS, CORRECTIONS, DataParams, dataset_name, read_corrections
 from vitrine.labels import LabelSpace, read_photos
 from vitrine.photos import decode_photo
@@ -154,8 +155,8 @@ class Gallery:
         for task, labels in self.probs_of(system, row).items():
             threshold = self._thresholds[system][task]
             named = [{"label": label, "probability": probability} for label, probability in labels]
-            sure = threshold is not None and labels[0][1] >= threshold
-            answer[task] = {"sure": sure, "reliable": threshold is not None, "labels": named}
+            sure = is_sure(np.array([[probability for _, probability in labels]]), threshold)
+            answer[task] = {"sure": bool(sure[0]), "reliable": threshold is not None, "labels": named}
         return answer
 
     # -- search ----------------------------------------------------------------------------------------------------
