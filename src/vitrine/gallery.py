@@ -226,7 +226,7 @@ class Gallery:
         """Append one correction to data/corrections.csv, which the split stage applies; return the photograph's path.
 
         Raises:
-            ArtifactError: the photograph is none of the dataset, the task or the label is unknown, or the file broken.
+            ArtifactError: the photograph is not in labels.csv, the task or label is unknown, or the file is broken.
         """
         name = str(self.indexes[system].image_paths[row])
         if name not in self.table.index:
