@@ -193,7 +193,7 @@ def write_crossval_report(
         "\n".join(lines),
         "## Scores",
         *tables,
-        "`svm`: histograms of oriented gradients and of colours with an RBF support vector machine. `neighbours`: "
+        "`svm`: histograms of oriented gradients and of colors with an RBF support vector machine. `neighbours`: "
         "votes of the nearest photographs in the features that DeiT starts from. `majority`: always the commonest "
         "label of train. `ensemble`: the mean of both networks' calibrated probabilities. Temperatures are fitted on "
         "the other folds. NLL: mean negative log-likelihood, in nats. ECE: expected calibration error over bins of "
