@@ -409,8 +409,8 @@ def _model_card(data: ReportData) -> list[str]:
 def _reproduction(data: ReportData) -> list[str]:
     return [
         "`dvc repro` writes it from params.yaml and the data; on the same machine the same inputs give the same bytes. "
-        "The commit is that of this file: `git log -1 -- report/report.md`. `dvc.lock` holds the hashes of code, data and "
-        "models. "
+        "The commit is that of this file: `git log -1 -- report/report.md`. `dvc.lock` holds the hashes of code, data "
+        "and models. "
         "`dvc metrics diff`, `dvc params diff` and `dvc plots diff` compare with another commit, and `make gate` says "
         "what is beyond noise.",
         "The params:",
