@@ -243,7 +243,9 @@ def test_the_committed_sample_keeps_the_contract() -> None:
     assert table.groupby("split")["instance_id"].nunique().to_dict() == {"test": 20, "train": 80, "val": 20}
     files = list((SAMPLE / "images").iterdir())
     assert sum(path.stat().st_size for path in files) < 5e6
-    assert {Image.open(path).size for path in files} == {(128, 128)}
+    for path in files:
+        with Image.open(path) as image:
+            assert image.size == (128, 128)
 
 
 def test_the_stages_of_the_sample_declare_the_whole_renderer() -> None:
