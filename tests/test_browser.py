@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -72,20 +73,19 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(params=[WIDE], ids=["wide"])
 def page(browser: Any, address: str, request: pytest.FixtureRequest) -> Iterator[Any]:
     """The opened page; ends the test badly if it asked another host for anything or logged an error."""
-    opened = browser.new_page(viewport=request.param)
-    opened.set_default_timeout(WAIT_MS)
     elsewhere, errors = [], []
 
     def note(request: Any) -> None:
         if not request.url.startswith((address, "data:", "blob:")):
             elsewhere.append(request.url)
 
-    opened.on("request", note)
-    opened.on("console", lambda message: errors.append(message.text) if is_error(message) else None)
-    opened.goto(address)
-    opened.wait_for_selector(".examples button")
-    yield opened
-    opened.close()
+    with closing(browser.new_page(viewport=request.param)) as opened:
+        opened.set_default_timeout(WAIT_MS)
+        opened.on("request", note)
+        opened.on("console", lambda message: errors.append(message.text) if is_error(message) else None)
+        opened.goto(address)
+        opened.wait_for_selector(".examples button")
+        yield opened
     assert elsewhere == []
     assert errors == []
 
