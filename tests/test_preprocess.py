@@ -20,6 +20,7 @@ from vitrine.preprocess import (
     LUMA,
     Augmentation,
     AugmentationParams,
+    Decoding,
     Preprocessing,
     change_colour,
     colour_matrix,
@@ -44,7 +45,7 @@ STILL = {
 
 
 def preprocessing(photo: int = 32, image: int = 32, crop: float = 1.0) -> Preprocessing:
-    return Preprocessing(photo, image, crop, "bicubic", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    return Preprocessing(Decoding(photo, 50.0), image, crop, "bicubic", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
 def augmentation(image: int = 32, **changes: float) -> Augmentation:
