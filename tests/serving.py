@@ -44,7 +44,8 @@ def serving(folder: Path) -> Iterator[str]:
     try:
         deadline = time.monotonic() + START_SECONDS
         while not answers(url):
-            assert server.poll() is None and time.monotonic() < deadline, Path(log.name).read_text()
+            assert server.poll() is None, f"the server ended: {Path(log.name).read_text()}"
+            assert time.monotonic() < deadline, f"no answer in {START_SECONDS} s: {Path(log.name).read_text()}"
             time.sleep(0.2)
         yield url
     finally:
