@@ -22,7 +22,7 @@ FOLDER_VARIABLE = "VITRINE_TEAM13_DIR"
 
 
 class FetchError(RuntimeError):
-    """The photographs cannot be had, or are not the expected ones."""
+    """The photographs are not available, or are not the expected ones."""
 
 
 def dvc_hash(path: Path) -> str:
