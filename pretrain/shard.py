@@ -1,7 +1,8 @@
-"""Render one shard of the pre-training set, one view an item: python pretrain/shard.py SHARD.
+"""Render one shard of the pre-training set: python pretrain/shard.py SHARD.
 
 Reads   pretrain/params.yaml
-Writes  pretrain/shards/SHARD.npz: JPEG files side by side (`bytes`, cut at `ends`) and one text array a label
+Writes  pretrain/shards/SHARD.npz: JPEG files side by side (`bytes`, cut at `ends`), one text array a label, and where
+        the items are (`masks`, one row a photograph: its pixels row by row, packed by `np.packbits`)
 
 A killed run resumes where it stopped, unless params, the renderer or its libraries have changed.
 """
@@ -11,14 +12,24 @@ from __future__ import annotations
 import shutil
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from vitrine.artifacts import write_npz
 from vitrine.params import ParamsError, Section, exit_on, read_section
-from vitrine.render.catalogue import LABELS, RenderError, RenderParams, in_parallel, jobs, resumable_folder
+from vitrine.render.catalogue import (
+    LABELS,
+    RenderError,
+    RenderParams,
+    in_parallel,
+    jobs,
+    mask_path,
+    read_masks,
+    resumable_folder,
+)
 
 
 class ShardParams(Section):
@@ -26,6 +37,7 @@ class ShardParams(Section):
 
     seed: Annotated[int, Field(ge=0)]
     items_per_shard: Annotated[int, Field(ge=1)]
+    views_per_item: Annotated[int, Field(ge=1, le=100)]
     image_size_px: Annotated[int, Field(ge=16, le=1024)]
     samples_per_pixel: Annotated[int, Field(ge=1, le=4096)]
 
@@ -36,7 +48,7 @@ def main(shard: int) -> None:
     catalogue = RenderParams(
         seed=params.seed + shard,
         num_items=params.items_per_shard,
-        views_per_item=1,
+        views_per_item=params.views_per_item,
         image_size_px=params.image_size_px,
         samples_per_pixel=params.samples_per_pixel,
         val_fraction=0.1,  # not used: shards are not split
@@ -48,9 +60,13 @@ def main(shard: int) -> None:
     for _ in in_parallel(work, unfinished, catalogue):
         pass
     files = [np.frombuffer((unfinished / job.image_path).read_bytes(), dtype=np.uint8) for job in work]
-    arrays = {label: np.array([getattr(job.item, label) for job in work], dtype=np.str_) for label in LABELS}
-    ends = np.cumsum([len(file) for file in files])
-    write_npz(Path("pretrain/shards") / f"{shard}.npz", {**arrays, "bytes": np.concatenate(files), "ends": ends})
+    arrays: dict[str, NDArray[Any]] = {
+        label: np.array([getattr(job.item, label) for job in work], dtype=np.str_) for label in LABELS
+    }
+    arrays |= {"bytes": np.concatenate(files), "ends": np.cumsum([len(file) for file in files])}
+    masks = read_masks([mask_path(unfinished, job) for job in work])
+    arrays["masks"] = np.packbits(masks.reshape(len(work), -1), axis=1)
+    write_npz(Path("pretrain/shards") / f"{shard}.npz", arrays)
     shutil.rmtree(partial_folder)
 
 

@@ -20,11 +20,21 @@ from PIL import Image
 from vitrine.artifacts import read_npz
 from vitrine.catalog import DataParams, check_table, decode_photos, read_catalog
 from vitrine.params import read_section
-from vitrine.render import catalogue, materials, meshes, textures
-from vitrine.render.catalogue import LABELS, Job, RenderError, RenderParams, jobs, split_items
+from vitrine.render import catalogue, materials, meshes, palette, textures
+from vitrine.render.catalogue import (
+    LABELS,
+    Job,
+    RenderError,
+    RenderParams,
+    jobs,
+    mask_path,
+    png,
+    read_masks,
+    split_items,
+)
 from vitrine.render.items import CLASSES, Item, make_item
 from vitrine.render.products import build
-from vitrine.render.scenes import _denoised, _trace, describe_view
+from vitrine.render.scenes import View, _compose, _denoised, _posed, _shot, _trace, describe_view, render_view
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "data/sample"
@@ -89,7 +99,7 @@ def test_normals_point_outwards() -> None:
 
 
 @pytest.mark.parametrize("make", [make for make, _ in (*textures.SURFACES, *textures.WALLS)])
-def test_pictures_of_surfaces_are_colours_and_repeat(make) -> None:  # type: ignore[no-untyped-def]
+def test_pictures_of_surfaces_are_colors_and_repeat(make) -> None:  # type: ignore[no-untyped-def]
     first, again = make(np.random.default_rng(1), 64), make(np.random.default_rng(1), 64)
     assert first.shape == (64, 64, 3)
     assert first.min() >= 0 and first.max() <= 1
@@ -98,7 +108,7 @@ def test_pictures_of_surfaces_are_colours_and_repeat(make) -> None:  # type: ign
 
 
 @pytest.mark.parametrize("color", materials.COLORS)
-def test_colours_stay_in_their_ranges(color: str) -> None:
+def test_colors_stay_in_their_ranges(color: str) -> None:
     import colorsys
 
     (hue_low, hue_high), (s_low, s_high), (v_low, v_high) = materials.COLORS[color]
@@ -117,7 +127,7 @@ def test_wear_shows(soft: bool) -> None:
         for k, wear in enumerate((0.0, 0.5, 1.0)):
             worn, _ = materials.worn(np.random.default_rng(seed), clean, 0.5, wear, soft=soft)
             change[k] += np.abs(worn - clean).mean() / 5
-    assert change[0] == 0 and change[1] > 0.02 and change[2] > 1.3 * change[1]
+    assert change[0] == 0 and change[1] > 0.01 and change[2] > 2 * change[1]
 
 
 def test_only_what_is_clear_lets_light_through_and_prints_do_not() -> None:
@@ -156,6 +166,45 @@ def test_printed_packs_can_be_read() -> None:
         assert page.min() < 0.5 < page.max()
 
 
+# -- colors -------------------------------------------------------------------------------------------------------
+
+
+def test_lab_is_that_of_known_colors() -> None:
+    pixels = np.array([[1, 1, 1], [1, 0, 0], [0, 0, 1], [0.5, 0.5, 0.5]])
+    expected = [[100, 0, 0], [53.24, 80.09, 67.20], [32.30, 79.19, -107.86], [53.39, 0, 0]]
+    np.testing.assert_allclose(palette.lab(pixels), expected, atol=0.02)
+
+
+# What most of 200,000 people called each color. Source: Munroe, "Color survey results" (2010), xkcd.com/color/rgb.
+@pytest.mark.parametrize(
+    ("code", "name"),
+    [
+        ("000000", "black"), ("ffffff", "white"), ("929591", "gray"), ("c5c9c7", "silver"), ("0343df", "blue"),
+        ("75bbfd", "blue"), ("01153e", "blue"), ("15b01a", "green"), ("033500", "green"), ("e50000", "red"),
+        ("840000", "red"), ("ffff14", "yellow"), ("ff81c0", "pink"), ("7e1e9c", "purple"), ("653700", "brown"),
+        ("dbb40c", "gold"),
+    ],
+)  # fmt: skip
+def test_colors_have_the_names_that_people_give_them(code: str, name: str) -> None:
+    pixel = np.array([[int(code[k : k + 2], 16) / 255 for k in (0, 2, 4)]])
+    assert palette.names(pixel)[name].all()
+    assert palette.lead(pixel, name) > 0
+    others = set(materials.COLORS) - {name, "silver", "gray", "white", "gold", "yellow", "brown"}
+    assert all(palette.lead(pixel, other) < 0 for other in others)
+
+
+def test_a_dark_green_is_not_black_and_two_colors_are_needed_for_multicolor() -> None:
+    assert palette.lead(np.array([[0.20, 0.235, 0.176]]), "black") < 0  # a box that an earlier sample called black
+    red, blue = np.array([[0.8, 0.1, 0.1]]), np.array([[0.1, 0.2, 0.8]])
+    assert palette.lead(np.repeat(red, 9, axis=0), "multicolor") < 0
+    assert palette.lead(np.concatenate([red, blue]), "multicolor") > 0
+    assert (
+        palette.lead(np.concatenate([red, blue, blue]), "blue")
+        > 0
+        > palette.lead(np.concatenate([red, blue, blue]), "red")
+    )
+
+
 # -- items --------------------------------------------------------------------------------------------------------
 
 
@@ -166,7 +215,7 @@ def test_items_repeat_and_take_turns() -> None:
     assert len({make_item(5, k).instance_id for k in range(40)}) == 40
 
 
-def test_no_class_can_be_told_by_its_colour_and_labels_are_possible() -> None:
+def test_no_class_can_be_told_by_its_color_and_labels_are_possible() -> None:
     items = pd.DataFrame([vars(make_item(1, k)) for k in range(3000)])
     share = pd.crosstab(items["color"], items["class_label"], normalize="index")
     assert share.to_numpy().max() < 0.55
@@ -176,6 +225,52 @@ def test_no_class_can_be_told_by_its_colour_and_labels_are_possible() -> None:
     assert set(items["color"]) >= set(materials.COLORS) | {"transparent", "multicolor"}
     assert set(items["material"]) == set(materials.MATERIALS)
     assert set(items["condition"]) == set(materials.CONDITIONS)
+
+
+def test_every_class_has_the_materials_of_its_photographs() -> None:
+    # What the labels.csv of Team 13 has: class by class, and nothing else.
+    photographed = {
+        "clothing_cap": {"cotton", "fabric", "synthetic"},
+        "clothing_wrist_watch": {"leather", "metal", "plastic", "rubber"},
+        "food_storage_plastic_container": {"glass", "plastic"},
+        "footwear_sneakers": {"fabric", "leather", "rubber", "synthetic"},
+        "personal_care_deodorant": {"metal", "plastic"},
+        "personal_care_shampoo_bottle": {"glass", "plastic"},
+        "personal_care_soap_bar": {"plastic", "soap"},
+        "tableware_water_bottle": {"glass", "metal", "plastic"},
+        "travel_backpack": {"fabric", "leather", "synthetic"},
+        "travel_handbag": {"fabric", "leather", "synthetic"},
+    }
+    items = [make_item(1, k) for k in range(1000)]
+    assert {name: {i.material for i in items if i.class_label == name} for name in CLASSES} == photographed
+    assert {i.material for i in items if i.color in ("silver", "gold")} == {"metal"}
+
+
+@pytest.mark.parametrize("number", range(10))
+def test_materials_look_like_themselves(number: int) -> None:
+    for item in (make_item(6, 10 * k + number) for k in range(12)):
+        main = build(item, "standing")[0].bsdf
+        inner = main
+        while "bsdf" in inner:
+            inner = inner["bsdf"]
+        assert main["type"] == "blendbsdf" or item.material != "glass"  # glass lets light through
+        assert (inner.get("metallic", 0.0) > 0.2) == (item.material == "metal")
+        if item.material in ("cotton", "fabric", "rubber"):
+            assert inner["roughness"]["picture"].mean() > 0.6  # no mirrors
+        if item.material == "leather":
+            assert main["bsdf"]["type"] == "bumpmap"  # grain
+
+
+@pytest.mark.parametrize("class_label", CLASSES)
+def test_only_what_is_new_has_tags_or_stickers(class_label: str) -> None:
+    item = next(i for i in (make_item(6, k) for k in range(10)) if i.class_label == class_label)
+    found = {}
+    for condition in materials.CONDITIONS:
+        parts = build(replace(item, condition=condition), "standing")
+        found[condition] = sum(part.role == "extra" for part in parts)
+    assert found["mint"] == found["used"] == found["worn"]
+    if class_label != "personal_care_soap_bar":  # that has a sticker only
+        assert found["new"] > found["mint"]
 
 
 def test_an_items_shape_does_not_depend_on_its_condition() -> None:
@@ -271,7 +366,7 @@ def test_the_stages_of_the_sample_declare_the_whole_renderer() -> None:
 def shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[bytes]]:
     """Run pretrain/shard.py with a renderer that writes `photo` and is killed after `num` photographs."""
     (tmp_path / "pretrain").mkdir()
-    section = {"seed": 5, "items_per_shard": 4, "image_size_px": 16, "samples_per_pixel": 1}
+    section = {"seed": 5, "items_per_shard": 4, "views_per_item": 1, "image_size_px": 16, "samples_per_pixel": 1}
     (tmp_path / "pretrain/params.yaml").write_text(yaml.safe_dump({"render": section}))
     monkeypatch.chdir(tmp_path)
     script = runpy.run_path(str(ROOT / "pretrain/shard.py"))["main"]
@@ -285,11 +380,15 @@ def shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list
                 if not path.exists():
                     path.parent.mkdir(parents=True, exist_ok=True)
                     path.write_bytes(photo)
+                    mask_path(folder, job).parent.mkdir(parents=True, exist_ok=True)
+                    mask_path(folder, job).write_bytes(png(np.tri(16, dtype=bool)))
                 yield job.image_path, ""
 
         monkeypatch.setitem(script.__globals__, "in_parallel", in_parallel)
         script(2)
         arrays = read_npz(Path("pretrain/shards/2.npz"))
+        assert arrays["masks"].shape == (4, 32)
+        np.testing.assert_array_equal(np.unpackbits(arrays["masks"][3]).reshape(16, 16), np.tri(16))
         parts = np.split(arrays["bytes"], arrays["ends"][:-1])
         return [part.tobytes() for part in parts]
 
@@ -340,9 +439,11 @@ def _mitsuba() -> None:
 
 
 def photograph(item: Item, view: int = 0, size: int = 24, samples: int = 4) -> bytes:
-    from vitrine.render.scenes import render_view
+    return render_view(item, view, size, samples).jpeg
 
-    return render_view(item, view, size, samples)
+
+def pixels_of(view: View) -> np.ndarray:  # type: ignore[type-arg]
+    return np.asarray(Image.open(io.BytesIO(view.jpeg)), dtype=float) / 255
 
 
 @pytest.mark.slow
@@ -366,7 +467,7 @@ def test_the_same_view_gives_the_same_bytes_and_another_does_not() -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_mitsuba")
-def test_the_colour_label_is_seen() -> None:
+def test_the_color_label_is_seen() -> None:
     item = replace(make_item(11, 8), material="synthetic", condition="new")
     difference = []
     for color in ("red", "blue"):
@@ -377,6 +478,61 @@ def test_the_colour_label_is_seen() -> None:
         middle = np.stack(pixels)[:, 8:16, 8:16]
         difference.append((middle[..., 0] - middle[..., 2]).mean())
     assert difference[0] > 30 and difference[1] < -15
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_mitsuba")
+def test_every_color_label_is_the_color_in_the_photograph() -> None:
+    led, median = [], []
+    for item in (make_item(77, k) for k in range(40)):
+        view = render_view(item, 0, 40, 4)
+        if view.body.any() and item.color not in ("transparent", "multicolor"):
+            seen = pixels_of(view)[view.body]
+            led.append(palette.lead(seen, item.color) > 0)
+            median.append(bool(palette.names(np.median(seen, axis=0))[item.color]))
+    assert len(led) > 30
+    assert np.mean(led) > 0.9 and np.mean(median) > 0.85  # 0.73 and 0.69 before exposures followed the label
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_mitsuba")
+@pytest.mark.parametrize("class_label", CLASSES)
+def test_conditions_differ_to_the_eye(class_label: str) -> None:
+    """The item's own colors, without light or noise: what is new has something that mint has not; wear grows."""
+    items = [make_item(21, k) for k in range(40)]
+    # Of bare metal most is a mirror, not a color of its own.
+    base = next(i for i in items if i.class_label == class_label and i.material != "metal")
+    base = replace(base, color="blue")
+    change = {condition: [] for condition in materials.CONDITIONS}  # type: dict[str, list[float]]
+    for view in range(3):
+        albedo = {}
+        for condition in materials.CONDITIONS:
+            item = replace(base, condition=condition)
+            shot, rng = _shot(item, view)
+            scene, camera = _compose(rng, item, _posed(rng, build(item, shot.pose), shot), shot)
+            channels, names = _trace(scene, camera, np.random.default_rng(0), 48, 4)
+            albedo[condition] = channels[..., 3:6]
+            if condition == "mint":
+                mask = np.char.startswith(names, "part_")
+        for condition, seen in albedo.items():
+            difference = np.abs(seen - albedo["mint"]).max(axis=-1)[mask]
+            change[condition].append(float((difference > 0.15).mean() if condition == "new" else difference.mean()))
+    assert max(change["mint"]) == 0
+    assert np.median(change["new"]) > 0.01
+    assert np.mean(change["worn"]) > 1.2 * np.mean(change["used"]) > 0.004
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_mitsuba")
+def test_the_mask_is_where_the_item_is() -> None:
+    item = replace(make_item(11, 8), material="synthetic", condition="new", color="red")
+    for view in range(3):
+        red, blue = (render_view(replace(item, color=color), view, 32, 4) for color in ("red", "blue"))
+        np.testing.assert_array_equal(red.mask, blue.mask)
+        assert (red.mask | ~red.body).all() and 0.05 < red.mask.mean() < 0.95
+        turned = [(pixels_of(v)[..., 0] - pixels_of(v)[..., 2]) for v in (red, blue)]
+        change = turned[0] - turned[1]
+        assert change[red.body].mean() > 0.3 > 2 * abs(change[~red.mask].mean())
 
 
 @pytest.mark.slow
@@ -395,8 +551,8 @@ def test_what_is_behind_a_clear_wall_is_seen_and_the_guides_are_of_the_wall() ->
             "red": {"type": "sphere", "radius": 0.8, "bsdf": {"type": "diffuse", "reflectance": RED}},
             "wall": {"type": "sphere", "radius": 2.0, "bsdf": bsdf},
         }
-        channels = _trace(scene, camera, np.random.default_rng(0), 8, 16)
-        assert channels.shape == (8, 8, 9)
+        channels, names = _trace(scene, camera, np.random.default_rng(0), 8, 16)
+        assert channels.shape == (8, 8, 9) and names[4, 4] == "wall"
         assert channels[4, 4, 8] > 0.9  # the normal looks at the camera
         seen[transparent] = channels[3:5, 3:5, 0].mean() / channels[3:5, 3:5, 2].mean()
     assert seen[True] > 1.2 and seen[False] == pytest.approx(1.0, abs=0.1)
@@ -415,10 +571,16 @@ def test_an_interrupted_catalogue_resumes_and_leaves_nothing_behind(tmp_path: Pa
     done = tmp_path / ".partial" / render_fingerprint(params) / work[0].image_path
     done.parent.mkdir(parents=True)
     done.write_bytes(b"rendered before")
+    mask = mask_path(tmp_path / ".partial" / render_fingerprint(params), work[0])
+    mask.parent.mkdir()
+    mask.write_bytes(png(np.tri(16, dtype=bool)))
     render_catalogue(tmp_path, params)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "labels.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "labels.csv", "masks.png"]
     assert (tmp_path / work[0].image_path).read_bytes() == b"rendered before"
     assert len(list((tmp_path / "images").iterdir())) == 50
+    masks = read_masks([tmp_path / "masks.png"]).reshape(50, 16, 16)
+    np.testing.assert_array_equal(masks[0], np.tri(16))
+    np.testing.assert_array_equal(masks[7], render_view(work[7].item, 0, 16, 1).mask)
     table = pd.read_csv(tmp_path / "labels.csv")
     assert list(table["image_path"]) == [job.image_path for job in work]
     assert (tmp_path / work[7].image_path).read_bytes() == photograph(work[7].item, 0, 16, 1)

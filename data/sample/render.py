@@ -1,7 +1,7 @@
 """Render the sample catalogue.
 
 Reads   params.yaml
-Writes  images/, labels.csv
+Writes  images/, labels.csv, masks.png
 """
 
 from __future__ import annotations

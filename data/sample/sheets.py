@@ -25,7 +25,7 @@ SHOWN = {
     "synthetic": "travel_backpack",
     "fabric": "footwear_sneakers",
     "leather": "travel_handbag",
-    "glass": "personal_care_deodorant",
+    "glass": "tableware_water_bottle",
     "rubber": "clothing_wrist_watch",
     "soap": "personal_care_soap_bar",
     "cotton": "clothing_cap",

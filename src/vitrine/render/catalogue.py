@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import multiprocessing
 import os
 import shutil
@@ -15,6 +16,8 @@ from typing import Annotated, NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
+from PIL import Image
 from pydantic import Field
 from tqdm import tqdm
 
@@ -110,11 +113,39 @@ def _render(job: Job, folder: Path, params: RenderParams) -> tuple[str, str]:
 
     path = folder / job.image_path
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_bytes(render_view(job.item, job.view, params.image_size_px, params.samples_per_pixel))
-        os.replace(temporary, path)
+        view = render_view(job.item, job.view, params.image_size_px, params.samples_per_pixel)
+        _write(mask_path(folder, job), png(view.mask))
+        _write(path, view.jpeg)  # last: it says that the view is done
     return job.image_path, describe_view(job.item, job.view)
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_bytes(data)
+    os.replace(temporary, path)
+
+
+def mask_path(folder: Path, job: Job) -> Path:
+    """Where `in_parallel` leaves the mask of a photograph."""
+    return folder / "masks" / f"{Path(job.image_path).stem}.png"
+
+
+def png(mask: NDArray[np.bool_]) -> bytes:
+    """Encode a mask, (height, width), as a PNG file with one bit per pixel."""
+    buffer = io.BytesIO()
+    Image.fromarray(mask).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def read_masks(paths: Sequence[Path]) -> NDArray[np.bool_]:
+    """Read masks of one size. Shape (masks, height, width)."""
+    masks = []
+    for path in paths:
+        with Image.open(path) as image:
+            masks.append(np.asarray(image, dtype=np.bool_))
+    return np.stack(masks)
 
 
 def in_parallel(work: Sequence[Job], folder: Path, params: RenderParams) -> Iterator[tuple[str, str]]:
@@ -123,7 +154,8 @@ def in_parallel(work: Sequence[Job], folder: Path, params: RenderParams) -> Iter
     with ProcessPoolExecutor(
         os.cpu_count(), mp_context=multiprocessing.get_context("spawn"), initializer=prepare
     ) as pool:
-        found = pool.map(partial(_render, folder=folder, params=params), work, chunksize=2)
+        # Views of one item to one process, which then builds it once.
+        found = pool.map(partial(_render, folder=folder, params=params), work, chunksize=params.views_per_item)
         yield from tqdm(found, total=len(work), unit="photo", disable=None)
 
 
@@ -155,7 +187,9 @@ def resumable_folder(parent: Path, params: RenderParams) -> Path:
 
 
 def render_catalogue(folder: Path, params: RenderParams) -> None:
-    """Write `labels.csv` and `images/` below `folder`; nothing is replaced before all photographs are there.
+    """Write `labels.csv`, `images/` and `masks.png` below `folder`, once all photographs are there.
+
+    The masks stand below each other in one picture of one bit per pixel, in the order of the table's rows.
 
     Raises:
         RenderError: Mitsuba is not installed, or there are too few items to split.
@@ -177,8 +211,11 @@ def render_catalogue(folder: Path, params: RenderParams) -> None:
     table["caption"] = [job.item.caption(views[job.image_path]) for job in work]
     table["split"] = [split[job.item] for job in work]
     table.to_csv(unfinished / "labels.csv", index=False, lineterminator="\n")
+    masks = read_masks([mask_path(unfinished, job) for job in work])
+    _write(unfinished / "masks.png", png(masks.reshape(-1, params.image_size_px)))
     if (folder / "images").exists():
         shutil.rmtree(folder / "images")
     os.replace(unfinished / "images", folder / "images")
     os.replace(unfinished / "labels.csv", folder / "labels.csv")
+    os.replace(unfinished / "masks.png", folder / "masks.png")
     shutil.rmtree(partial_folder)

@@ -9,8 +9,8 @@ import numpy as np
 
 from vitrine.render.textures import Generator
 
-# For every class: how often its items have each label. Rows follow what shops sell: a soap bar is soap or comes in
-# a pack that is called soap; watches are metal, leather or rubber. Colours overlap: none gives a class away.
+# For every class: how often its items have each label. A class has the materials that it has among Team 13's
+# photographs, and no other. Colors overlap: none gives a class away.
 _COMMON: dict[str, float] = {
     "black": 5,
     "blue": 4,
@@ -25,20 +25,20 @@ _COMMON: dict[str, float] = {
 }
 _MATERIAL: dict[str, dict[str, float]] = {
     "clothing_cap": {"cotton": 4, "fabric": 6, "synthetic": 5},
-    "clothing_wrist_watch": {"metal": 6, "leather": 4, "rubber": 3},
-    "food_storage_plastic_container": {"plastic": 7, "glass": 4, "metal": 2},
-    "footwear_sneakers": {"synthetic": 4, "leather": 3, "fabric": 4, "rubber": 1.5},
-    "personal_care_deodorant": {"metal": 5, "plastic": 5, "glass": 3},
-    "personal_care_shampoo_bottle": {"plastic": 9, "glass": 2, "metal": 1},
-    "personal_care_soap_bar": {"soap": 8, "plastic": 2},
+    "clothing_wrist_watch": {"metal": 6, "leather": 3, "rubber": 3, "plastic": 2},
+    "food_storage_plastic_container": {"plastic": 6, "glass": 4},
+    "footwear_sneakers": {"synthetic": 4, "leather": 3, "fabric": 4, "rubber": 3},
+    "personal_care_deodorant": {"metal": 5, "plastic": 5},
+    "personal_care_shampoo_bottle": {"plastic": 7, "glass": 3},
+    "personal_care_soap_bar": {"soap": 5, "plastic": 5},
     "tableware_water_bottle": {"plastic": 5, "metal": 4, "glass": 3},
-    "travel_backpack": {"synthetic": 6, "fabric": 3, "leather": 2, "cotton": 1},
-    "travel_handbag": {"leather": 6, "synthetic": 3, "fabric": 3, "cotton": 1},
+    "travel_backpack": {"synthetic": 6, "fabric": 3, "leather": 3},
+    "travel_handbag": {"leather": 5, "synthetic": 3, "fabric": 3},
 }
 _COLOR: dict[str, dict[str, float]] = {
     "clothing_cap": {**_COMMON, "multicolor": 0.7},
     "clothing_wrist_watch": {
-        "silver": 5,
+        "silver": 4,
         "gold": 3,
         "black": 5,
         "brown": 3,
@@ -48,14 +48,14 @@ _COLOR: dict[str, dict[str, float]] = {
         "gray": 1,
         "green": 0.7,
     },
-    "food_storage_plastic_container": {**_COMMON, "transparent": 7, "silver": 1.5, "multicolor": 0.7},
+    "food_storage_plastic_container": {**_COMMON, "transparent": 7, "multicolor": 0.7},
     "footwear_sneakers": {**_COMMON, "white": 4, "multicolor": 1},
-    "personal_care_deodorant": {**_COMMON, "silver": 3, "gold": 1.2, "transparent": 1.5},
-    "personal_care_shampoo_bottle": {**_COMMON, "white": 5, "transparent": 1.5, "silver": 0.7, "gold": 0.7},
+    "personal_care_deodorant": {**_COMMON, "silver": 4, "gold": 1.7, "transparent": 2, "multicolor": 0.7},
+    "personal_care_shampoo_bottle": {**_COMMON, "white": 5, "transparent": 1.5, "multicolor": 0.7},
     "personal_care_soap_bar": {**_COMMON, "black": 1, "white": 4, "multicolor": 1},
-    "tableware_water_bottle": {**_COMMON, "transparent": 6, "silver": 4, "purple": 2.5},
+    "tableware_water_bottle": {**_COMMON, "transparent": 6, "silver": 4, "gold": 2.5, "purple": 2.5},
     "travel_backpack": {**_COMMON, "multicolor": 0.9},
-    "travel_handbag": {**_COMMON, "brown": 5, "gold": 0.6, "silver": 0.5, "multicolor": 0.7},
+    "travel_handbag": {**_COMMON, "brown": 5, "multicolor": 0.7},
 }
 _CONDITION: dict[str, dict[str, float]] = {
     "clothing_cap": {"mint": 1, "new": 4, "used": 4, "worn": 3},
@@ -76,10 +76,14 @@ _STYLE: dict[str, dict[str, float]] = {
 _ANY_STYLE = {"modern": 5, "minimalist": 5, "vintage": 1}
 CLASSES = tuple(_MATERIAL)
 
-# Materials that some colours do not come in.
+# Materials that some colors do not come in: what is silver or gold is metal, and bare metal has only a few colors.
 _IMPOSSIBLE = {
     ("transparent", material) for material in ("metal", "synthetic", "fabric", "leather", "rubber", "soap", "cotton")
-} | {(color, material) for color in ("silver", "gold") for material in ("cotton", "soap", "rubber", "fabric")}
+} | {
+    (color, material)
+    for color in ("silver", "gold")
+    for material in ("plastic", "glass", "leather", "rubber", "synthetic", "fabric", "cotton", "soap")
+}
 
 _NOUNS = {
     "clothing_cap": ("cap", "baseball cap"),
@@ -134,8 +138,8 @@ def make_item(seed: int, number: int, uniform_fraction: float = 0.15) -> Item:
     """Item number `number` of the catalogue that grows from `seed`; classes take turns.
 
     Args:
-        uniform_fraction: share of items whose colour is drawn evenly from all that the class comes in, so that
-            rare labels are seen and colour says little about the class.
+        uniform_fraction: share of items whose color is drawn evenly from all that the class comes in, so that
+            rare labels are seen and color says little about the class.
     """
     rng = np.random.default_rng([seed, number, 0])
     class_label = CLASSES[number % len(CLASSES)]

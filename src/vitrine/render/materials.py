@@ -1,4 +1,4 @@
-"""What things are made of: colours, materials and their wear as Mitsuba BSDFs.
+"""What things are made of: colors, materials and their wear as Mitsuba BSDFs.
 
 The BSDFs are dictionaries for `mitsuba.load_dict`; this module does not import Mitsuba itself.
 
@@ -14,30 +14,31 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
 
-from vitrine.render import textures
+from vitrine.render import palette, textures
 from vitrine.render.textures import RGB, Floats, Generator
 
 TEXTURE_PX = 256
 
-# Hue (turns), saturation and value ranges that people call by these names.
+# Hue (turns), saturation and value ranges that people call by these names, in the sun and in the shade.
 COLORS: dict[str, tuple[tuple[float, float], tuple[float, float], tuple[float, float]]] = {
-    "black": ((0.0, 1.0), (0.0, 0.35), (0.03, 0.17)),
+    "black": ((0.0, 1.0), (0.0, 0.15), (0.04, 0.14)),
     "white": ((0.08, 0.16), (0.0, 0.08), (0.86, 0.98)),
-    "gray": ((0.0, 1.0), (0.0, 0.10), (0.33, 0.62)),
+    "gray": ((0.0, 1.0), (0.0, 0.07), (0.42, 0.62)),
     "silver": ((0.5, 0.65), (0.0, 0.05), (0.70, 0.84)),
     "gold": ((0.105, 0.13), (0.45, 0.68), (0.72, 0.92)),
-    "blue": ((0.545, 0.65), (0.40, 0.85), (0.18, 0.85)),
-    "brown": ((0.035, 0.085), (0.38, 0.75), (0.20, 0.55)),
-    "green": ((0.22, 0.46), (0.28, 0.8), (0.2, 0.78)),
+    "blue": ((0.545, 0.64), (0.45, 0.88), (0.3, 0.88)),
+    "brown": ((0.04, 0.085), (0.42, 0.75), (0.25, 0.55)),
+    "green": ((0.24, 0.45), (0.36, 0.85), (0.28, 0.78)),
     "yellow": ((0.125, 0.165), (0.65, 0.98), (0.80, 1.0)),
-    "pink": ((0.90, 0.985), (0.25, 0.62), (0.80, 1.0)),
-    "purple": ((0.72, 0.83), (0.3, 0.7), (0.2, 0.62)),
-    "red": ((0.965, 1.01), (0.72, 0.95), (0.5, 0.9)),
+    "pink": ((0.89, 0.97), (0.28, 0.62), (0.84, 1.0)),
+    "purple": ((0.73, 0.82), (0.36, 0.75), (0.3, 0.68)),
+    "red": ((0.965, 1.005), (0.75, 0.95), (0.5, 0.88)),
 }
 MATERIALS = ("plastic", "metal", "synthetic", "fabric", "leather", "glass", "rubber", "soap", "cotton")
 CONDITIONS = ("mint", "new", "used", "worn")
-_WEAR = {"mint": 0.0, "new": 0.06, "used": 0.5, "worn": 1.0}
+_WEAR = {"mint": 0.0, "new": 0.0, "used": 0.5, "worn": 1.0}
 
 
 @dataclass(frozen=True)
@@ -57,17 +58,21 @@ class Finish:
 
 
 def sample_rgb(rng: Generator, color: str) -> RGB:
-    """An sRGB colour that people would call by this name; transparent and multicolor have a base colour too."""
+    """An sRGB color that people would call by this name; transparent and multicolor have a base color too."""
     if color == "transparent":
         return colorsys.hsv_to_rgb(rng.choice([0.08, 0.5, 0.58, 0.0]), rng.uniform(0, 0.12), rng.uniform(0.85, 1.0))
     if color == "multicolor":
         return textures.vivid(rng)
-    hue, saturation, value = (rng.uniform(low, high) for low, high in COLORS[color])
-    return colorsys.hsv_to_rgb(hue % 1.0, saturation, value)
+    while True:
+        hue, saturation, value = (rng.uniform(low, high) for low, high in COLORS[color])
+        found = colorsys.hsv_to_rgb(hue % 1.0, saturation, value)
+        light = np.array([found, found]) * [[1.0], [1.0 if color == "white" else 0.8]]
+        if palette.names(light)[color].all():
+            return found
 
 
 def bitmap(picture: Floats, raw: bool = False) -> dict[str, Any]:
-    """A texture of sRGB colours, or of raw numbers. Row 0 of the picture is at the top (v = 1)."""
+    """A texture of sRGB colors, or of raw numbers. Row 0 of the picture is at the top (v = 1)."""
     if raw:
         data: NDArray[Any] = np.ascontiguousarray(picture, dtype=np.float32)
         data = data[..., None] if data.ndim == 2 else data
@@ -89,7 +94,7 @@ def rgb(color: RGB) -> dict[str, Any]:
 
 
 def simple(color: RGB, roughness: float = 0.5, metallic: float = 0.0, specular: float = 0.5) -> dict[str, Any]:
-    """A surface of one colour: soles, buckles, caps, clutter."""
+    """A surface of one color: soles, buckles, caps, clutter."""
     return {
         "type": "twosided",
         "bsdf": {
@@ -124,22 +129,21 @@ def metal(color: str, roughness: float = 0.2) -> dict[str, Any]:
 
 
 def pattern(rng: Generator, finish: Finish, size: int = TEXTURE_PX) -> Floats:
-    """The colours of a surface before wear: plain, or for multicolor several colours together."""
+    """The colors of a surface before wear: plain, or for multicolor several colors together."""
     if finish.color == "multicolor":
-        kind = rng.integers(0, 3)
+        kind = rng.integers(0, 2)
+        names = rng.choice(["red", "blue", "green", "yellow", "pink", "purple", "white"], 4, replace=False)
+        inks = np.array([sample_rgb(rng, str(name)) for name in names])
         if kind == 0:
-            return textures.cloth(rng, size)
-        palette = np.array([textures.vivid(rng) for _ in range(4)])
-        if kind == 1:
-            bands = (np.arange(size) * int(rng.integers(3, 6)) // size) % 4
-            return np.array(np.broadcast_to(palette[bands][:, None, :], (size, size, 3)))
-        _, which = textures.cells(rng, size, int(rng.integers(6, 40)))
-        return palette[which % 4]
+            bands = (np.arange(size) * int(rng.integers(8, 14)) // size) % 4
+            return np.array(np.broadcast_to(inks[bands][:, None, :], (size, size, 3)))
+        _, which = textures.cells(rng, size, int(rng.integers(30, 90)))
+        return inks[which % 4]
     return np.array(np.broadcast_to(np.asarray(finish.rgb), (size, size, 3)))
 
 
 def stamp(
-    base: Floats, colours: Floats, cover: Floats, centre: tuple[float, float], extent: tuple[float, float]
+    base: Floats, colors: Floats, cover: Floats, centre: tuple[float, float], extent: tuple[float, float]
 ) -> Floats:
     """Lay a picture over another, at a place in u and v (both in [0, 1], v upwards)."""
     from PIL import Image
@@ -151,7 +155,7 @@ def stamp(
     if box[0] >= box[2] or box[1] >= box[3]:
         return base
     scaled = (
-        np.asarray(Image.fromarray((colours * 255).astype(np.uint8)).resize((width, height)), dtype=np.float64) / 255
+        np.asarray(Image.fromarray((colors * 255).astype(np.uint8)).resize((width, height)), dtype=np.float64) / 255
     )
     mask = np.asarray(Image.fromarray((cover * 255).astype(np.uint8)).resize((width, height)), dtype=np.float64) / 255
     part = slice(box[1] - top, box[3] - top), slice(box[0] - left, box[2] - left)
@@ -161,55 +165,64 @@ def stamp(
     return result
 
 
-def surface(rng: Generator, finish: Finish, colours: Floats | None = None, repeat: float = 1.0) -> dict[str, Any]:
-    """The BSDF of an item's main surface: its material's gloss and relief, its colours, its wear.
+def surface(rng: Generator, finish: Finish, colors: Floats | None = None, repeat: float = 1.0) -> dict[str, Any]:
+    """The BSDF of an item's main surface: its material's gloss and relief, its colors, its wear.
 
     Args:
-        colours: (size, size, 3) sRGB; by default the finish's own pattern.
+        colors: (size, size, 3) sRGB; by default the finish's own pattern.
         repeat: how often the relief repeats over the surface; larger for larger things.
     """
     size = TEXTURE_PX
     rng = np.random.default_rng(rng.integers(2**63))  # however much is drawn here, the item's shape stays the same
-    base = pattern(rng, finish) if colours is None else colours
+    base = pattern(rng, finish) if colors is None else colors
     printed = np.abs(base - np.asarray(finish.rgb)).max(axis=-1) > 0.25
     wear, material = finish.wear, finish.material
     relief: Floats | None = None
     relief_depth = 0.0
     roughness, specular, metallic, sheen, clearcoat, flatness = 0.5, 0.5, 0.0, 0.0, 0.0, 0.0
 
-    if material == "plastic":
-        roughness, clearcoat = rng.uniform(0.15, 0.45), rng.choice([0.0, 0.0, 0.8])
+    if material == "plastic":  # molded: soft highlights, one even color
+        roughness, specular, flatness = rng.uniform(0.28, 0.5), 0.5, 0.4
     elif material == "metal":
-        bare = finish.color in ("silver", "gold") or (finish.color not in ("white", "black") and rng.random() < 0.35)
-        metallic, roughness = (1.0, rng.uniform(0.12, 0.4)) if bare else (0.1, rng.uniform(0.2, 0.4))
-        clearcoat = 0.0 if bare else 0.8  # lacquer
-        if rng.random() < 0.5:
+        lacquered = finish.color in ("white", "black", "multicolor")
+        metallic, roughness = (0.3, 0.25) if lacquered else (0.95, rng.uniform(0.16, 0.34))
+        clearcoat = 0.8 if lacquered else 0.0
+        base = base if lacquered else np.clip(base * 1.08 + 0.02, 0, 1)
+        if rng.random() < 0.5:  # brushed
             streaks = np.repeat(textures.noise(rng, size, 64, 2)[:, :1], size, axis=1)
-            base = np.clip(base * (0.88 + 0.2 * streaks[..., None]), 0, 1)
-    elif material == "rubber":
-        roughness, specular = rng.uniform(0.55, 0.8), 0.3
+            base = np.clip(base * (0.9 + 0.16 * streaks[..., None]), 0, 1)
+    elif material == "rubber":  # matte, with fine grooves
+        roughness, specular = rng.uniform(0.7, 0.9), 0.2
+        grooves = np.sin(np.arange(size) * 2 * np.pi * 20 * repeat / size)
+        relief, relief_depth = np.array(np.broadcast_to(0.5 + 0.5 * grooves[:, None], (size, size))), 0.002
     elif material == "soap":
         roughness, specular, flatness = rng.uniform(0.35, 0.55), 0.45, 0.5
         base = np.clip(base * (0.94 + 0.1 * textures.noise(rng, size, 3, 4))[..., None], 0, 1)
     elif material == "glass":
-        roughness, specular, clearcoat = 0.06, 0.6, 1.0
-    elif material == "leather":
-        border, _ = textures.cells(rng, size, int(rng.choice([900, 2000, 4000])))
-        relief, relief_depth = border, rng.uniform(0.001, 0.004)
-        roughness, specular = rng.uniform(0.32, 0.55), 0.55
-        base = np.clip(base * (0.85 + 0.22 * textures.noise(rng, size, 4, 4))[..., None], 0, 1)
-        base = base * (0.86 + 0.14 * np.clip(border * 3, 0, 1))[..., None]
-    else:
-        threads = {"synthetic": 120, "fabric": 84, "cotton": 100}[material] * repeat
-        relief = textures.weave(size, int(threads), twill=material == "fabric")
-        relief_depth = {"synthetic": 0.002, "fabric": 0.004, "cotton": 0.003}[material]
-        roughness = {"synthetic": rng.uniform(0.5, 0.7), "fabric": 0.9, "cotton": 1.0}[material]
-        specular = {"synthetic": 0.4, "fabric": 0.12, "cotton": 0.05}[material]
-        sheen = {"synthetic": 0.25, "fabric": 0.7, "cotton": 0.5}[material]
-        base = base * (0.9 + 0.1 * relief)[..., None]
-        if material == "cotton":
-            base = base * (0.92 + 0.12 * rng.random((size, size)))[..., None]
-        base = np.clip(base, 0, 1)
+        roughness, specular, clearcoat = 0.03, 0.9, 1.0
+    elif material == "leather":  # grain
+        border, _ = textures.cells(rng, size, int(rng.choice([500, 900, 1600]) * repeat))
+        relief, relief_depth = border, rng.uniform(0.003, 0.006)
+        roughness, specular = rng.uniform(0.3, 0.45), 0.6
+        base = np.clip(base * (0.9 + 0.16 * textures.noise(rng, size, 4, 4))[..., None], 0, 1)
+        base = base * (0.72 + 0.28 * np.clip(border * 2.5, 0, 1))[..., None]
+    elif material == "synthetic":  # smooth nylon with a grid of stronger threads
+        y, x = np.mgrid[:size, :size] * (rng.choice([14, 20]) * repeat / size)
+        grid = np.maximum(np.abs(x % 1 - 0.5), np.abs(y % 1 - 0.5)) > 0.44
+        relief, relief_depth = gaussian_filter(grid * 1.0, 1.0), 0.002
+        roughness, specular, sheen = rng.uniform(0.3, 0.45), 0.6, 0.3
+        base = np.clip(base * (1.0 - 0.12 * grid[..., None]), 0, 1)
+    elif material == "fabric":  # coarse threads of two shades
+        threads = textures.weave(size, int(44 * repeat), twill=True)
+        relief, relief_depth = threads, 0.006
+        roughness, specular, sheen = 0.95, 0.08, 0.6
+        shade = 0.8 + 0.24 * np.repeat(rng.random((size, size // 8)), 8, axis=1)[:, :size]
+        base = np.clip(base * ((0.82 + 0.18 * threads) * shade)[..., None], 0, 1)
+    else:  # cotton: soft, matte, even
+        threads = textures.weave(size, int(100 * repeat))
+        relief, relief_depth = threads, 0.002
+        roughness, specular, sheen = 1.0, 0.03, 0.8
+        base = np.clip(base * (0.95 + 0.05 * threads)[..., None], 0, 1)
 
     base, roughness_map = worn(rng, base, roughness, wear, soft=material in ("synthetic", "fabric", "cotton"))
     inner: dict[str, Any] = {
@@ -229,8 +242,15 @@ def surface(rng: Generator, finish: Finish, colours: Floats | None = None, repea
     opaque = {"type": "twosided", "bsdf": inner}
     if not finish.transparent:
         return opaque
-    opacity = np.where(printed & (colours is not None), 1.0, rng.uniform(0.12, 0.5) + 0.15 * wear)
-    inner |= {"roughness": 0.08 + 0.1 * float(rng.random()), "specular": 0.9, "clearcoat": 1.0}
+    # A tint must be seen before any background, and so must what is printed.
+    tinted = finish.color != "transparent"
+    if material == "glass":  # reflects and lets light through, the less the darker it is
+        share = 0.6 if finish.color in ("black", "white") else rng.uniform(0.25, 0.4) if tinted else 0.03
+        cover = np.where(printed & (colors is not None), 1.0, share + 0.15 * wear)
+        return {"type": "blendbsdf", "weight": bitmap(cover, raw=True), "clear": clear(finish.rgb), "bsdf": opaque}
+    share = 0.78 if finish.color in ("black", "white") else rng.uniform(0.5, 0.65) if tinted else 0.18
+    opacity = np.where(printed & (colors is not None), 1.0, np.minimum(share + 0.12 * wear, 1.0))
+    inner |= {"roughness": rng.uniform(0.16, 0.26), "specular": 0.9}  # hazy, with soft highlights
     # Seen through rather than refracted: light finds its way through a mask, so that few paths are enough.
     return {"type": "mask", "opacity": bitmap(opacity, raw=True), "bsdf": {"type": "twosided", "bsdf": inner}}
 
@@ -246,26 +266,29 @@ def clear(color: RGB) -> dict[str, Any]:
 
 
 def worn(rng: Generator, base: Floats, roughness: float, wear: float, *, soft: bool) -> tuple[Floats, Floats]:
-    """Fade, stain, scratch and scuff a surface. Returns its colours and a map of its roughness."""
+    """Fade, stain, scratch and scuff a surface. Returns its colors and a map of its roughness."""
     size = base.shape[0]
     rough = np.full((size, size), roughness)
     if wear < 0.01:
         return base, rough
-    amount = wear * rng.uniform(0.6, 1.2)
+    amount = wear * rng.uniform(0.85, 1.15)
+    heavy = max(amount - 0.5, 0.0)  # only what is worn out is faded, frayed and stained
     gray = base.mean(axis=-1, keepdims=True)
-    fade = textures.noise(rng, size, 3, 4)[..., None] * 0.45 * amount
+    fade = textures.noise(rng, size, 3, 4)[..., None] * (0.1 * amount + 0.5 * heavy)
     base = base * (1 - fade) + (0.75 * gray + 0.2) * fade
-    dirt = textures.blotches(rng, size, min(0.32 * amount, 0.5)) * 0.6
+    dirt = textures.blotches(rng, size, min(0.12 * amount + 0.3 * heavy, 0.4)) * (0.35 + 0.6 * heavy)
     base = textures.tint(dirt, base, base * np.array([0.52, 0.44, 0.34]))
+    dust = textures.noise(rng, size, 24, 3)[..., None] * 0.12 * amount
+    base = base * (1 - dust) + 0.62 * dust
     if soft:
-        fray = textures.blotches(rng, size, min(0.2 * amount, 0.35), 12) * 0.5
-        base = textures.tint(fray, base, np.clip(base * 0.7 + 0.25, 0, 1))
+        fray = textures.blotches(rng, size, min(0.1 * amount + 0.2 * heavy, 0.3), 12) * (0.35 + 0.4 * heavy)
+        base = textures.tint(fray, base, np.clip(base * 0.6 + 0.32, 0, 1))
     else:
-        lines = textures.scratches(rng, size, int(110 * amount)) * 0.8
-        base = textures.tint(lines, base, np.clip(base * 0.55 + 0.38, 0, 1))
+        lines = textures.scratches(rng, size, int(60 * amount + 120 * heavy)) * 0.8
+        base = textures.tint(lines, base, np.clip(base * 0.5 + 0.4, 0, 1))
         rough = rough + 0.3 * lines
     edges = 1 - np.clip(np.minimum(*np.mgrid[:size, :size][:, ::1] / size) / 0.05, 0, 1)
-    scuffs = edges * textures.noise(rng, size, 12, 3) * amount * 0.7
+    scuffs = edges * textures.noise(rng, size, 12, 3) * amount * 0.8
     base = textures.tint(np.clip(scuffs, 0, 1), base, np.clip(base * 0.6 + 0.3, 0, 1))
     rough = np.clip(rough + 0.25 * amount * textures.noise(rng, size, 4, 4) + 0.2 * dirt, 0.05, 1)
     return np.clip(base, 0, 1), rough

@@ -1,4 +1,4 @@
-"""Triangle meshes of simple solids: lofts, tubes, rounded boxes, sheets. Lengths are in decimetres, z points up.
+"""Triangle meshes of simple solids: lofts, tubes, rounded boxes, sheets. Lengths are in decimeters, z points up.
 
 The front of a thing faces -y. Texture coordinates: u runs to the right and v upwards, as seen from the front.
 """
@@ -19,7 +19,7 @@ class Mesh:
     """Vertices that faces share are shaded smoothly; a sharp edge has its vertices twice.
 
     Shape:
-        positions: (vertices, 3), in decimetres.
+        positions: (vertices, 3), in decimeters.
         faces: (triangles, 3), counter-clockwise from outside.
         uv: (vertices, 2), in [0, 1].
     """
@@ -124,7 +124,7 @@ def loft(
     """A body of superelliptic cross-sections stacked along z; exponent 2 is an ellipse, 4 a rounded rectangle.
 
     Shape:
-        heights, half_widths, half_depths, centre_y: (sections,) or scalars, in decimetres.
+        heights, half_widths, half_depths, centre_y: (sections,) or scalars, in decimeters.
         flutes: number of grooves around the body, and their depth as a fraction of the radius.
         closed: whether the bottom and the top are filled.
     """
@@ -173,7 +173,7 @@ def tube(path: Floats, width: ArrayLike, thickness: ArrayLike | None = None, *, 
     """A strap, a handle or a finger: an elliptic or flat cross-section along a path, with closed ends.
 
     Shape:
-        path: (points, 3), in decimetres.
+        path: (points, 3), in decimeters.
         width, thickness: (points,) or scalars: full extents across the path; thickness is along its curvature.
     """
     tangents = np.gradient(path, axis=0)

@@ -1,7 +1,7 @@
 """The ten families of products, each a parametric range of shapes built from a few solids.
 
 Every family is a function from an item to parts; the item's own generator makes its choices, so that all views of an
-item show the same thing. Lengths are in decimetres, things stand on z = 0 and face -y.
+item show the same thing. Lengths are in decimeters, things stand on z = 0 and face -y.
 """
 
 from __future__ import annotations
@@ -37,8 +37,15 @@ _SIZE_FACTOR = {"small": 0.82, "medium": 1.0, "large": 1.2}
 
 @dataclass(frozen=True)
 class Part:
+    """A solid and its surface.
+
+    role: "body" gives the item its color; "extra" is the item's too, but nobody names its color after it (a tag, a
+        dial); "scene" is not the item's (a dish, a hand).
+    """
+
     mesh: Mesh
     bsdf: dict[str, Any]
+    role: str = "body"
 
 
 def build(item: Item, pose: str) -> list[Part]:
@@ -49,13 +56,13 @@ def build(item: Item, pose: str) -> list[Part]:
         color=item.color,
         condition=item.condition,
         rgb=sample_rgb(rng, item.color),
-        transparent=item.color == "transparent" or (item.material == "glass" and rng.random() < 0.6),
+        transparent=item.color == "transparent" or item.material == "glass",
     )
     return _FAMILIES[item.class_label](item, finish, rng, pose)
 
 
 def _neutral(rng: Generator) -> RGB:
-    """Black, white or gray: the colour of soles, pumps and buckles."""
+    """Black, white or gray: the color of soles, pumps and buckles."""
     value = float(rng.choice([0.05, 0.12, 0.5, 0.9, 0.95]))
     return (value, value, value)
 
@@ -74,43 +81,73 @@ def _label(
     v: tuple[float, float],
     u_extent: float,
 ) -> Floats:
-    """Print on a body's front and back, or all around it, between two heights (in v)."""
+    """Print on a body's front and back, or all around it, between two heights (in v); the body's color stays in front.
+
+    Ink straight on the body may fill the given place; a plate of another color is at most half as wide and tall.
+    """
     middle, tall = (v[0] + v[1]) / 2, v[1] - v[0]
-    own = rng.random() < 0.55
+    own = rng.random() < 0.6
     paper: RGB = finish.rgb if own else (textures.vivid(rng) if rng.random() < 0.25 else (0.93, 0.93, 0.9))
-    if finish.color == "multicolor":
-        paper = textures.vivid(rng)
-    for at in (0.5, 0.0, 1.0):
-        print_rng = np.random.default_rng(int(rng.integers(2**31)) if at != 1.0 else 0)
-        if at == 0.5:
-            front = textures.printed(print_rng, paper, (160, 220), crowded)
-        elif at == 0.0:
-            back = textures.printed(print_rng, paper, (160, 220), min(1.0, crowded + 0.3))
-        art = front if at == 0.5 else back
+    if not own:
+        u_extent, tall = min(u_extent, 0.2), tall * 0.55
+    front, back = (textures.printed(rng, paper, (160, 220), c) for c in (crowded, min(1.0, crowded + 0.3)))
+    for at, art in ((0.5, front), (0.0, back), (1.0, back)):
         cover = np.ones(art.shape[:2])
         if own:  # ink straight on the body
             cover = np.clip(np.abs(art - np.asarray(paper)).max(axis=-1) * 6, 0, 1)
         base = stamp(base, art, cover, (at, middle), (u_extent, tall))
     if around:
-        band = np.clip((np.abs(np.linspace(1, 0, base.shape[0]) - middle) < tall / 2) * 1.0, 0, 1)
-        strip = np.broadcast_to(np.asarray(textures.vivid(rng)), base.shape)
-        edge = np.abs(np.abs(np.linspace(1, 0, base.shape[0]) - middle) - tall / 2) < 0.015
-        base = np.where((band * edge)[:, None, None] > 0, strip, base)
+        edge = np.abs(np.abs(np.linspace(1, 0, base.shape[0]) - middle) - tall / 2) < 0.012
+        base = np.where(edge[:, None, None], np.asarray(textures.vivid(rng)), base)
     return base
 
 
-def _price_tag(rng: Generator, where: tuple[float, float, float]) -> list[Part]:
-    """A paper tag on a string: new things have one."""
+def _paper_tag(rng: Generator, top: tuple[float, float, float], bottom: tuple[float, float, float]) -> list[Part]:
+    """A paper tag on a string, from one point to another."""
     art = np.asarray(textures.barcode(rng, 60, 90), dtype=np.float64) / 255
-    x, y, z = where
-    sheet = np.array([[[0, 0, -0.7], [0.4, 0, -0.7]], [[0, 0, 0], [0.4, 0, 0]]]) + np.array([x, y - 0.06, z - 0.25])
-    string = curve((x, y, z), (x + 0.1, y - 0.08, z - 0.1), (x + 0.2, y - 0.06, z - 0.25), num=8)
-    return [Part(grid(sheet), picture(art, 0.7)), Part(tube(string, 0.02), simple((0.9, 0.9, 0.85)))]
+    high, low = np.array(top), np.array(bottom)
+    half = np.array([0.3 * np.linalg.norm(high - low), 0, 0])
+    sheet = np.array([[low - half, low + half], [high - half, high + half]])
+    x, y, z = top
+    string = curve((x - 0.12, y, z + 0.2), (x - 0.06, y - 0.02, z + 0.12), top, num=6)
+    return [
+        Part(grid(sheet), picture(art, 0.7), "extra"),
+        Part(tube(string, 0.025), simple((0.9, 0.9, 0.85)), "extra"),
+    ]
 
 
-def _tagged(item: Item, rng: Generator, where: tuple[float, float, float]) -> list[Part]:
-    chance = {"mint": 0.45, "new": 0.3}.get(item.condition, 0.0)
-    return _price_tag(rng, where) if rng.random() < chance else []
+def _tagged(
+    item: Item, rng: Generator, *tags: tuple[tuple[float, float, float], tuple[float, float, float]]
+) -> list[Part]:
+    """What is new has a paper tag in front and one behind, and nothing else has."""
+    return [part for tag in tags for part in _paper_tag(rng, *tag)] if item.condition == "new" else []
+
+
+def _stickered(item: Item, colors: Floats, low: float, high: float, width: float) -> Floats:
+    """What is new has white stickers with a bar code in front and behind, at different heights; nothing else has."""
+    if item.condition != "new":
+        return colors
+    rng = np.random.default_rng([*item.seed, 6])
+    for u in (0.08, 0.35, 0.6, 0.85):
+        code = np.asarray(textures.barcode(rng, 90, 60), dtype=np.float64) / 255
+        at = (u + rng.uniform(-0.04, 0.04), rng.uniform(low, high))
+        colors = stamp(colors, code, np.ones(code.shape[:2]), at, (width, width * rng.uniform(0.7, 1.1)))
+    return colors
+
+
+def _seal(item: Item, ring: Mesh) -> list[Part]:
+    """What is new has a strip of printed film around its cap, and nothing else has."""
+    if item.condition != "new":
+        return []
+    strip = np.full((16, 64, 3), (0.96, 0.96, 0.94))
+    strip[5:11, ::2] = np.array([0.8, 0.1, 0.1])
+    return [Part(ring, picture(strip, 0.2, 0.6, 0.6), "extra")]
+
+
+def _dented(item: Item, body: Mesh, depth_dm: float = 0.035) -> Mesh:
+    """What is worn out has lost its shape."""
+    rng = np.random.default_rng([*item.seed, 7])
+    return body.wrinkled(rng, depth_dm, 0.4) if item.condition == "worn" else body
 
 
 def _disc(radius: float, z: float, exponent: float = 2.0) -> Mesh:
@@ -122,6 +159,12 @@ def _disc(radius: float, z: float, exponent: float = 2.0) -> Mesh:
     points = np.stack([rim, np.broadcast_to([0.0, 0.0, z], rim.shape)])
     uv = np.stack([np.column_stack([0.5 + 0.5 * x, 0.5 + 0.5 * y]), np.full((len(theta), 2), 0.5)])
     return grid(points, uv)
+
+
+def _ring(radius: float, width: float) -> Mesh:
+    """A wire around the z axis, on the ground."""
+    angle = np.linspace(0, 2 * np.pi, 49)
+    return tube(np.column_stack([radius * np.cos(angle), radius * np.sin(angle), np.full(49, width / 2)]), width)
 
 
 def _cap(item: Item, finish: Finish, rng: Generator, pose: str) -> list[Part]:
@@ -139,27 +182,27 @@ def _cap(item: Item, finish: Finish, rng: Generator, pose: str) -> list[Part]:
         centre_y=-0.06 * profile[:, 0] / height,
         closed=(False, False),
     )
-    colours = materials.pattern(rng, finish)
+    colors = materials.pattern(rng, finish)
     second = (
         sample_rgb(rng, str(rng.choice(["white", "black", "red", "blue", "gray"])))
-        if rng.random() < 0.22
+        if rng.random() < 0.12
         else finish.rgb
     )
-    if rng.random() < 0.15:  # a mesh back, trucker style
+    if rng.random() < 0.05:  # a mesh back, trucker style
         u = np.linspace(0, 1, PX)
         back = (np.abs(u - 0.5) > 0.17)[None, :, None]
-        colours = np.where(back, np.asarray(second) * (0.7 + 0.3 * textures.weave(PX, 60))[..., None], colours)
+        colors = np.where(back, np.asarray(second) * (0.7 + 0.3 * textures.weave(PX, 60))[..., None], colors)
     for k in range(6):
         column = int((k / 6 + 1 / 12 * (k % 1)) * PX) % PX
-        colours[:, column : column + 2] *= 0.62
+        colors[:, column : column + 2] *= 0.62
         eye = slice(int(0.36 * PX), int(0.38 * PX) + 2), slice((column + PX // 12) % PX, (column + PX // 12) % PX + 3)
-        colours[eye] *= 0.4
+        colors[eye] *= 0.4
     if rng.random() < 0.85:
         art, cover = textures.logo(rng, textures.ink_on(rng, finish.rgb))
-        colours = stamp(
-            colours, art, cover, (0.5, rng.uniform(0.3, 0.42)), (rng.uniform(0.12, 0.22), rng.uniform(0.22, 0.4))
+        colors = stamp(
+            colors, art, cover, (0.5, rng.uniform(0.3, 0.42)), (rng.uniform(0.12, 0.22), rng.uniform(0.22, 0.4))
         )
-    fabric = surface(rng, finish, colours)
+    fabric = surface(rng, finish, colors)
     reach, curl = rng.uniform(0.62, 0.85), rng.uniform(0.05, 0.45)
     angle = np.radians(np.linspace(-72, 72, 33))
     inner = np.column_stack([0.87 * np.sin(angle), -0.87 * depth * np.cos(angle), np.full(33, 0.03)])
@@ -172,9 +215,9 @@ def _cap(item: Item, finish: Finish, rng: Generator, pose: str) -> list[Part]:
         row[:, 2] -= curl * np.sin(angle) ** 2 * (0.35 + 0.65 * s) - 0.04 * np.sin(np.pi * s)
         rows.append(row)
     brim_finish = Finish(finish.material, "", finish.condition, second, False)
-    brim_colours = np.array(np.broadcast_to(np.asarray(second), (PX, PX, 3)))
+    brim_colors = np.array(np.broadcast_to(np.asarray(second), (PX, PX, 3)))
     for v in np.linspace(0.12, 0.95, 7):
-        brim_colours[int(v * PX)] *= 0.72
+        brim_colors[int(v * PX)] *= 0.72
     brim = grid(np.stack(rows))
     edge = tube(rows[-1], 0.035)
     lower = grid(np.stack([row - [0, 0, 0.035] for row in rows]))
@@ -183,13 +226,18 @@ def _cap(item: Item, finish: Finish, rng: Generator, pose: str) -> list[Part]:
     under = simple((second[0] * 0.6, second[1] * 0.6, second[2] * 0.6), 0.9, specular=0.1)
     parts = [
         Part(crown.wrinkled(rng, 0.012 + 0.05 * finish.wear * rng.random(), 0.9), fabric),
-        Part(join(brim, edge), surface(rng, brim_finish, brim_colours)),
+        Part(join(brim, edge), surface(rng, brim_finish, brim_colors)),
         Part(lower, under),
         Part(button, simple(second, 0.8, specular=0.2)),
         Part(band, under),
-        *_tagged(item, rng, (0.7, -0.9, 0.1)),
+        *_tagged(
+            item,
+            rng,
+            ((0.35, -0.68 * depth, 0.95 * height), (0.4, -0.93 * depth, 0.55 * height)),
+            ((-0.3, 0.62 * depth, 0.92 * height), (-0.34, 0.92 * depth, 0.5 * height)),
+        ),
     ]
-    return [Part(part.mesh.scaled(scale), part.bsdf) for part in parts]
+    return [replace(part, mesh=part.mesh.scaled(scale)) for part in parts]
 
 
 def _dial(rng: Generator, finish: Finish) -> Floats:
@@ -225,8 +273,10 @@ def _watch(item: Item, finish: Finish, rng: Generator, pose: str) -> list[Part]:
     radius = rng.uniform(0.17, 0.23) * _SIZE_FACTOR[item.size] ** 0.5
     exponent = 2.0 if rng.random() < 0.78 else rng.uniform(4, 8)
     is_metal = finish.material == "metal"
-    shiny = item.color if is_metal and item.color in ("silver", "gold", "black") else _trim(rng)
-    case_metal = metal(shiny, rng.uniform(0.12, 0.3))
+    shiny = item.color if item.color in ("silver", "gold", "black") else str(rng.choice(["gold", "silver"]))
+    # A metal, rubber or plastic watch is of one color; leather comes with a metal case.
+    of_trim = finish.material == "leather" or (is_metal and item.color in ("silver", "gold", "black"))
+    case_metal = metal(shiny, rng.uniform(0.12, 0.3)) if of_trim else surface(rng, finish)
     profile = smooth([(-0.08, 0.86), (-0.04, 1.0), (0.03, 1.02), (0.07, 0.97), (0.085, 0.86)], 16)
     case = loft(profile[:, 0], profile[:, 1] * radius, exponent=exponent)
     ring_angle = np.linspace(0, 2 * np.pi, 49)
@@ -243,27 +293,32 @@ def _watch(item: Item, finish: Finish, rng: Generator, pose: str) -> list[Part]:
     flats = [
         np.column_stack([np.zeros(24), sign * flat_y, -0.06 - 0.06 * (flat_y - flat_y[0]) ** 2]) for sign in (1, -1)
     ]
-    colours = materials.pattern(rng, finish)
+    colors = materials.pattern(rng, finish)
     u = np.arange(PX) / PX
     if is_metal:
         links = int(rng.integers(18, 34))
         joint = ((u * links) % 1 < 0.16)[None, :, None]
-        colours = np.where(joint, colours * 0.25, colours)
+        colors = np.where(joint, colors * 0.25, colors)
         if rng.random() < 0.5:
             middle_row = (np.abs((np.arange(PX) / PX) % 0.5 - 0.25) < 0.06)[:, None, None]
-            other = (0.85, 0.66, 0.33) if rng.random() < 0.4 else (0.5, 0.5, 0.52)
-            colours = np.where(middle_row & ~joint, np.asarray(other), colours)
+            colors = np.where(middle_row & ~joint, colors * 0.8, colors)
     elif finish.material == "leather" and rng.random() < 0.6:
         stitched = (np.abs(np.abs((np.arange(PX) / PX) % 0.5 - 0.25) - 0.17) < 0.012)[:, None] & ((u * 60) % 1 < 0.6)[
             None, :
         ]
-        colours = np.where(stitched[..., None], np.asarray(textures.ink_on(rng, finish.rgb)), colours)
-    strap = surface(rng, finish, colours)
+        colors = np.where(stitched[..., None], np.asarray(textures.ink_on(rng, finish.rgb)), colors)
+    strap = surface(rng, finish, colors)
+    dial, _ = materials.worn(rng, _dial(rng, finish), 0.25, 0.8 * finish.wear, soft=False)
     shared = [
-        Part(join(case, crown), case_metal),
-        Part(bezel, metal(shiny, 0.15) if rng.random() < 0.7 else simple((0.05, 0.05, 0.06), 0.3)),
-        Part(_disc(radius * 0.88, 0.088, exponent), picture(_dial(rng, finish), 0.25, 0.5, 0.8)),
+        Part(join(case, crown), case_metal, "extra" if finish.material == "leather" else "body"),
+        Part(bezel, case_metal, "extra" if finish.material == "leather" else "body"),
+        Part(_disc(radius * 0.88, 0.088, exponent), picture(dial, 0.25, 0.5, 0.8), "extra"),
     ]
+    if item.condition == "new":  # a film on the glass, and its tab to pull
+        tab = (0.2, 0.75, 0.3) if item.color in ("brown", "gold", "pink", "white") else (0.97, 0.45, 0.08)
+        film = {"type": "mask", "opacity": 0.15, "bsdf": simple(tab, 0.1, specular=0.9)}
+        pull = box(radius * 0.55, radius * 0.9, 0.012, 0.005, 3).moved(x=radius * 0.3, y=-radius * 1.1, z=0.115)
+        shared += [Part(_disc(radius * 0.95, 0.112, exponent), film, "extra"), Part(pull, simple(tab, 0.4), "extra")]
     if pose != "standing":
         taper = 1 - 0.15 * np.sin(np.linspace(0, np.pi, 72))
         strap_mesh = tube(loop, width * taper, 0.045, exponent=4)
@@ -285,25 +340,27 @@ def _container(item: Item, finish: Finish, rng: Generator, pose: str) -> list[Pa
     taper = rng.uniform(0.78, 1.0)
     knots = smooth([(0.0, 0.93 * taper), (0.05, taper), (0.5, (1 + taper) / 2), (1.0, 1.0)], 24)
     body = loft(knots[:, 0] * height, knots[:, 1] * width, knots[:, 1] * depth, exponent=exponent, closed=(True, False))
-    if finish.material in ("plastic", "glass") and rng.random() < 0.35:
-        finish = replace(finish, transparent=True)
-    colours = materials.pattern(rng, finish)
+    finish = replace(finish, transparent=finish.transparent or rng.random() < 0.2)
+    colors = materials.pattern(rng, finish)
     if rng.random() < 0.45:
-        colours = _label(
+        colors = _label(
             rng,
             finish,
-            colours,
+            colors,
             around=rng.random() < 0.3,
             crowded=rng.uniform(0, 0.7),
             v=(0.25, 0.75),
             u_extent=rng.uniform(0.12, 0.25),
         )
+    colors = _stickered(item, colors, 0.35, 0.65, 0.16)
     if rng.random() < 0.25:
         for v in np.linspace(0.3, 0.8, int(rng.integers(2, 6))):
-            colours[int(v * PX) : int(v * PX) + 3] *= 0.75
-    parts = [Part(body, surface(rng, finish, colours))]
-    if finish.transparent and rng.random() < 0.6:
-        level = rng.uniform(0.25, 0.85)
+            colors[int(v * PX) : int(v * PX) + 3] *= 0.75
+    parts = [Part(_dented(item, body), surface(rng, finish, colors))]
+    if finish.material == "glass":
+        parts.append(Part(_thick_base(width, depth, 0.12 * height, exponent), _solid_glass(finish)))
+    if item.color == "transparent" and rng.random() < 0.4:
+        level = rng.uniform(0.2, 0.45)
         filling = np.clip(
             textures.tint(textures.cells(rng, PX, 700)[0], (0.35, 0.2, 0.08), textures.muted(rng, 0.8, (0.5, 0.95))),
             0,
@@ -321,12 +378,12 @@ def _container(item: Item, finish: Finish, rng: Generator, pose: str) -> list[Pa
             )
         )
     lid_color = (
-        finish.rgb
-        if rng.random() < 0.45 and not finish.transparent
-        else sample_rgb(rng, str(rng.choice(["white", "blue", "green", "red", "brown", "gray", "black", "pink"])))
+        finish.rgb if item.color != "transparent" else sample_rgb(rng, str(rng.choice(["white", "white", "gray"])))
     )
-    lid_finish = Finish("plastic", "", item.condition, lid_color, False)
-    tall = rng.uniform(0.3, 0.5) if round_jar and rng.random() < 0.5 else rng.uniform(0.1, 0.2)
+    lid_finish = Finish("plastic", item.color, item.condition, lid_color, False)
+    tall = rng.uniform(0.1, 0.2)
+    if round_jar and item.color != "transparent" and rng.random() < 0.5:
+        tall = rng.uniform(0.3, 0.5)
     overhang = rng.uniform(1.02, 1.08)
     profile = smooth(
         [(-0.06, overhang), (tall * 0.7, overhang), (tall * 0.95, overhang * 0.96), (tall, overhang * 0.85)], 12
@@ -340,6 +397,8 @@ def _container(item: Item, finish: Finish, rng: Generator, pose: str) -> list[Pa
     )
     inset = loft([height + tall, height + tall + 0.025], [0.72 * width] * 2, [0.72 * depth] * 2, exponent=exponent)
     parts.append(Part(join(lid, inset) if rng.random() < 0.6 else lid, surface(rng, lid_finish)))
+    seal = np.array([height - 0.11, height + 0.02])
+    parts += _seal(item, loft(seal, [1.025 * overhang * width] * 2, [1.025 * overhang * depth] * 2, exponent=exponent))
     if not round_jar and rng.random() < 0.6:  # clips on the sides
         clip = box(0.06, depth * 0.6, 0.28, 0.02, 4)
         parts.append(
@@ -351,8 +410,20 @@ def _container(item: Item, finish: Finish, rng: Generator, pose: str) -> list[Pa
                 simple(lid_color, 0.4),
             )
         )
-    parts += _tagged(item, rng, (0.1, -depth * 1.08, height))
     return parts
+
+
+def _thick_base(width: float, depth: float, tall: float, exponent: float) -> Mesh:
+    """The solid bottom by which glass is told from plastic."""
+    z = np.array([0.0, 0.2, 1.0]) * tall
+    return loft(z, np.array([0.84, 0.92, 0.9]) * width, np.array([0.84, 0.92, 0.9]) * depth, exponent=exponent)
+
+
+def _solid_glass(finish: Finish) -> dict[str, Any]:
+    """Thick glass: dark and bright streaks of its own tint, sharp highlights."""
+    shade = (0.62, 0.74, 0.7) if finish.color == "transparent" else tuple(0.8 * c for c in finish.rgb)
+    bsdf = simple((shade[0], shade[1], shade[2]), 0.04, specular=1.0)
+    return {"type": "mask", "opacity": 0.55, "bsdf": bsdf}
 
 
 def _sneakers(item: Item, finish: Finish, rng: Generator, pose: str) -> list[Part]:
@@ -374,7 +445,7 @@ def _sneakers(item: Item, finish: Finish, rng: Generator, pose: str) -> list[Par
         ],
         64,
     )
-    sole_height = rng.uniform(0.2, 0.36)
+    sole_height = rng.uniform(0.2, 0.3)
     angle = np.linspace(0, np.pi, 33)
     side = np.sign(np.cos(angle)) * np.abs(np.cos(angle)) ** 0.75
     up = np.sin(angle) ** 0.8
@@ -389,12 +460,12 @@ def _sneakers(item: Item, finish: Finish, rng: Generator, pose: str) -> list[Par
     )
     v, u = np.meshgrid(np.linspace(0, 1, 33), stations[:, 0], indexing="xy")
     upper = grid(points, np.stack([u, v], axis=-1))
-    colours = materials.pattern(rng, finish)
+    colors = materials.pattern(rng, finish)
     accent: RGB = sample_rgb(rng, str(rng.choice(["white", "black", "gray", "red", "blue", "green", "yellow"])))
     if rng.random() < 0.45:
-        colours[:, int(rng.uniform(0.8, 0.88) * PX) :] = accent if rng.random() < 0.4 else np.asarray(finish.rgb) * 0.7
+        colors[:, int(rng.uniform(0.8, 0.88) * PX) :] = accent if rng.random() < 0.4 else np.asarray(finish.rgb) * 0.7
     if rng.random() < 0.4:
-        colours[:, : int(rng.uniform(0.06, 0.16) * PX)] = accent
+        colors[:, : int(rng.uniform(0.06, 0.16) * PX)] = accent
     kind = rng.integers(0, 4)
     for low in (0.2, 0.8):
         if kind == 0:
@@ -402,15 +473,15 @@ def _sneakers(item: Item, finish: Finish, rng: Generator, pose: str) -> list[Par
                 x = int((0.42 + 0.07 * k) * PX)
                 for row in range(int((low - 0.14) * PX), int((low + 0.14) * PX)):
                     shift = int((row - low * PX) * (0.35 if low < 0.5 else -0.35))
-                    colours[row % PX, max(x + shift, 0) : x + shift + 6] = accent
+                    colors[row % PX, max(x + shift, 0) : x + shift + 6] = accent
         elif kind == 1:
             art, cover = textures.logo(rng, accent)
-            colours = stamp(colours, art, cover, (0.5, low), (0.2, 0.22))
+            colors = stamp(colors, art, cover, (0.5, low), (0.2, 0.22))
         elif kind == 2:
             wave = low * PX + 0.09 * PX * np.sin(np.linspace(0, 3.3, PX))
             rows = np.abs(np.arange(PX)[:, None] - (PX - wave)[None, :]) < 7
             span = (np.arange(PX) > 0.15 * PX) & (np.arange(PX) < 0.75 * PX)
-            colours = np.where((rows & span[None, :])[..., None], np.asarray(accent), colours)
+            colors = np.where((rows & span[None, :])[..., None], np.asarray(accent), colors)
     footprint = np.concatenate(
         [
             np.column_stack([(stations[:, 0] - 0.5) * length, -stations[:, 1] + bend]),
@@ -418,7 +489,7 @@ def _sneakers(item: Item, finish: Finish, rng: Generator, pose: str) -> list[Par
         ]
     )
     footprint = np.concatenate([footprint, footprint[:1]])
-    sole_color = (0.93, 0.93, 0.91) if rng.random() < 0.55 else _neutral(rng) if rng.random() < 0.7 else accent
+    sole_color = (0.93, 0.93, 0.91) if rng.random() < 0.55 else _neutral(rng) if rng.random() < 0.5 else finish.rgb
     heights = np.array([0.0, 0.02, 0.5, 0.9, 1.0]) * sole_height
     sole = extrude(footprint, heights, [0.98, 1.03, 1.05, 1.03, 1.0])
     tread = extrude(footprint, [-0.02, 0.05], [1.0, 1.035])
@@ -468,7 +539,7 @@ def _sneakers(item: Item, finish: Finish, rng: Generator, pose: str) -> list[Par
         for y in (0.24, -0.24)
     ]
     one = [
-        Part(upper.wrinkled(rng, 0.004 + 0.02 * finish.wear, 0.7), surface(rng, finish, colours)),
+        Part(upper.wrinkled(rng, 0.004 + 0.02 * finish.wear, 0.7), surface(rng, finish, colors)),
         Part(sole, surface(rng, Finish("rubber", "", item.condition, sole_color, False))),
         Part(tread, simple(_neutral(rng), 0.9)),
         Part(tube(rim, 0.12), surface(rng, finish)),
@@ -477,10 +548,19 @@ def _sneakers(item: Item, finish: Finish, rng: Generator, pose: str) -> list[Par
         Part(join(*laces, *bow), simple(lace_color, 0.9, specular=0.1)),
         Part(box(0.04, 0.3, 0.5 * high, 0.02, 4).moved(x=-0.5 * length + 0.02, z=sole_height + 0.4 * high), lining),
     ]
+    if item.condition == "new":  # stuffed with tissue, tagged on both sides
+        tissue = ellipsoid(0.78, 0.44, 0.5, 2.4).wrinkled(np.random.default_rng(item.seed), 0.05, 0.15)
+        middle = rim.mean(axis=0)
+        one.append(Part(tissue.moved(*middle).moved(z=0.06), simple((0.95, 0.94, 0.9), 0.9), "extra"))
+    one += _tagged(
+        item,
+        rng,
+        *(((0.05, y, sole_height + 0.55), (0.12, 1.12 * y, sole_height + 0.02)) for y in (-0.5, 0.56)),
+    )
     if rng.random() < 0.65:
         turn, gap = rng.normal(0, 12), rng.uniform(1.15, 1.4)
         other = [
-            Part(part.mesh.scaled(1, -1, 1).rotated("z", turn).moved(y=gap, x=rng.normal(0, 0.15)), part.bsdf)
+            replace(part, mesh=part.mesh.scaled(1, -1, 1).rotated("z", turn).moved(y=gap, x=rng.normal(0, 0.15)))
             for part in one
         ]
         one = [*one, *other]
@@ -489,28 +569,30 @@ def _sneakers(item: Item, finish: Finish, rng: Generator, pose: str) -> list[Par
 
 def _deodorant(item: Item, finish: Finish, rng: Generator, pose: str) -> list[Part]:
     scale = _SIZE_FACTOR[item.size] ** 0.7
+    # A can is metal; plastic is a roll-on, a stick or a flask.
+    kind = "flask" if finish.transparent else str(rng.choice(["roll", "stick"]))
+    kind = "spray" if finish.material == "metal" else kind
     cap_color: RGB = (
         finish.rgb
-        if rng.random() < 0.4
-        else sample_rgb(rng, str(rng.choice(["white", "black", "blue", "gray", "brown", "silver"])))
+        if rng.random() < 0.5 or kind in ("roll", "stick")
+        else sample_rgb(rng, str(rng.choice(["white", "black", "gray"])))
     )
-    cap_bsdf = simple(cap_color, rng.uniform(0.2, 0.5)) if rng.random() < 0.8 else metal(_trim(rng))
-    glassy = finish.material == "glass"
-    kind = "flask" if glassy and rng.random() < 0.7 else str(rng.choice(["spray", "spray", "roll", "stick"]))
-    colours = materials.pattern(rng, finish)
-    colours = _label(
+    cap_bsdf = simple(cap_color, rng.uniform(0.3, 0.5))
+    colors = materials.pattern(rng, finish)
+    colors = _label(
         rng,
         finish,
-        colours,
+        colors,
         around=rng.random() < 0.3,
         crowded=rng.uniform(0.2, 0.8),
         v=(0.12, 0.82),
         u_extent=rng.uniform(0.3, 0.45),
     )
+    colors = _stickered(item, colors, 0.25, 0.7, 0.16)
     if kind == "spray":
         radius, height = rng.uniform(0.2, 0.27) * scale, rng.uniform(1.1, 1.5) * scale
         body = lathe([(0, radius * 0.92), (0.03, radius), (height - 0.06, radius), (height, radius * 0.82)])
-        cap_height, cap_radius = rng.uniform(0.25, 0.5) * scale, radius * rng.choice([0.8, 1.0])
+        cap_height, cap_radius = rng.uniform(0.25, 0.42) * scale, radius * rng.choice([0.8, 0.9])
         dome = rng.uniform(0.6, 0.98)
         cap = lathe(
             [
@@ -520,11 +602,12 @@ def _deodorant(item: Item, finish: Finish, rng: Generator, pose: str) -> list[Pa
                 (height + cap_height, cap_radius * 0.3 * dome),
             ]
         )
-        parts = [Part(body, surface(rng, finish, colours)), Part(cap, cap_bsdf)]
-        if cap_radius < radius * 0.9:
-            parts.append(
-                Part(lathe([(height - 0.03, radius * 0.98), (height + 0.02, radius * 0.86)], 6), metal("silver"))
-            )
+        parts = [Part(_dented(item, body), surface(rng, finish, colors)), Part(cap, cap_bsdf)]
+        parts += [  # the bare rims of a can
+            Part(lathe([(height - 0.05, radius * 1.0), (height + 0.06, radius * 0.8)], 8), metal("silver", 0.12)),
+            Part(_ring(radius * 0.99, 0.03), metal("silver", 0.12)),
+        ]
+        parts += _seal(item, lathe([(height + 0.04, cap_radius * 1.03), (height + 0.16, cap_radius * 1.03)], 4))
     elif kind == "roll":
         radius, height = rng.uniform(0.2, 0.26) * scale, rng.uniform(0.6, 0.8) * scale
         body = lathe([(0, radius * 0.8), (0.1, radius), (height * 0.7, radius * 0.92), (height, radius * 0.72)])
@@ -537,7 +620,8 @@ def _deodorant(item: Item, finish: Finish, rng: Generator, pose: str) -> list[Pa
                 (height + 0.5 * scale, 0.0),
             ]
         )
-        parts = [Part(body, surface(rng, finish, colours)), Part(cap, cap_bsdf)]
+        parts = [Part(body, surface(rng, finish, colors)), Part(cap, cap_bsdf)]
+        parts += _seal(item, lathe([(height - 0.03, radius * 0.86), (height + 0.13, radius * 0.87)], 4))
     elif kind == "stick":
         wide, deep, height = 0.32 * scale, 0.16 * scale, rng.uniform(0.85, 1.1) * scale
         body = loft(
@@ -552,7 +636,8 @@ def _deodorant(item: Item, finish: Finish, rng: Generator, pose: str) -> list[Pa
             np.array([1.0, 1.02, 1, 0.85, 0.5]) * deep,
             exponent=2.6,
         )
-        parts = [Part(body, surface(rng, finish, colours)), Part(cap, cap_bsdf)]
+        parts = [Part(body, surface(rng, finish, colors)), Part(cap, cap_bsdf)]
+        parts += _seal(item, loft([height - 0.04, height + 0.09], [1.04 * wide] * 2, [1.04 * deep] * 2, exponent=2.6))
     else:
         wide, deep, height = (
             rng.uniform(0.28, 0.42) * scale,
@@ -577,9 +662,10 @@ def _deodorant(item: Item, finish: Finish, rng: Generator, pose: str) -> list[Pa
             if rng.random() < 0.5
             else lathe([(height + 0.1, 0.13), (height + 0.42, 0.13), (height + 0.45, 0.1)])
         )
-        parts = [Part(shape, surface(rng, finish, colours)), Part(neck, metal(_trim(rng))), Part(cap, cap_bsdf)]
+        parts = [Part(shape, surface(rng, finish, colors)), Part(neck, metal(_trim(rng))), Part(cap, cap_bsdf)]
+        parts += _seal(item, lathe([(height + 0.06, 0.14), (height + 0.2, 0.14)], 4))
         if finish.transparent:
-            tone = finish.rgb if finish.color != "transparent" else (0.95, 0.85, 0.6)
+            tone = finish.rgb if finish.color != "transparent" else (0.97, 0.9, 0.75)
             parts.append(Part(fluid, materials.clear((tone[0] * 0.9, tone[1] * 0.9, tone[2] * 0.9))))
     return parts
 
@@ -589,34 +675,32 @@ def _shampoo(item: Item, finish: Finish, rng: Generator, pose: str) -> list[Part
     wide = rng.uniform(0.34, 0.46) * scale
     deep = wide * rng.uniform(0.5, 0.85)
     height = rng.uniform(1.35, 1.9) * scale
-    cap_color: RGB = (
-        finish.rgb
-        if rng.random() < 0.4
-        else sample_rgb(rng, str(rng.choice(["white", "black", "blue", "gray", "green", "red", "silver"])))
-    )
-    colours = materials.pattern(rng, finish)
-    colours = _label(
+    cap_color: RGB = finish.rgb if rng.random() < 0.6 else sample_rgb(rng, str(rng.choice(["white", "black", "gray"])))
+    colors = materials.pattern(rng, finish)
+    colors = _label(
         rng,
         finish,
-        colours,
+        colors,
         around=rng.random() < 0.2,
         crowded=rng.uniform(0.4, 1.0),
         v=(0.1, 0.78),
         u_extent=rng.uniform(0.33, 0.46),
     )
-    kind = str(rng.choice(["flip", "flip", "pump", "tube"]))
+    colors = _stickered(item, colors, 0.25, 0.6, 0.15)
+    kind = "pump" if finish.material == "glass" else str(rng.choice(["flip", "flip", "pump", "tube"]))
     exponent = rng.uniform(2.0, 3.2)
     parts: list[Part] = []
     if kind == "tube":  # stands on its cap, its crimped end up
         z = np.linspace(0.25, 1, 24)
         body = loft(z * height, wide * (0.82 + 0.2 * z), np.maximum(deep * (1.08 - z) * 1.2, 0.015), exponent=2.2)
-        parts += [Part(body, surface(rng, finish, colours))]
+        parts += [Part(_dented(item, body), surface(rng, finish, colors))]
         cap = loft(
             np.array([0, 0.02, 0.22, 0.26]) * height,
             np.array([0.8, 0.84, 0.88, 0.8]) * wide,
             np.array([0.85, 0.9, 0.95, 0.9]) * deep,
         )
         parts.append(Part(cap, simple(cap_color, 0.35)))
+        parts += _seal(item, loft([0.2 * height, 0.27 * height], [0.93 * wide] * 2, [0.99 * deep] * 2))
     else:
         waist = rng.uniform(-0.1, 0.08)
         shoulder = rng.uniform(0.7, 0.9)
@@ -626,13 +710,23 @@ def _shampoo(item: Item, finish: Finish, rng: Generator, pose: str) -> list[Part
             ),
             exponent=exponent,
         )
-        parts.append(Part(body, surface(rng, finish, colours)))
+        parts.append(Part(_dented(item, body), surface(rng, finish, colors)))
+        if finish.material == "glass":
+            parts.append(Part(_thick_base(wide, deep, 0.1 * height, exponent), _solid_glass(finish)))
         if kind == "flip":
             width = rng.uniform(0.42, 0.6)
             cap = loft(
                 np.array([-0.04, 0.0, 0.2, 0.26]) * scale + height,
                 np.array([width, width * 1.05, width, width * 0.9]) * wide,
                 np.array([width, width * 1.05, width, width * 0.9]) * max(deep, 0.7 * wide),
+            )
+            parts += _seal(
+                item,
+                loft(
+                    np.array([-0.03, 0.12]) * scale + height,
+                    [1.09 * width * wide] * 2,
+                    [1.09 * width * max(deep, 0.7 * wide)] * 2,
+                ),
             )
             parts.append(Part(cap, simple(cap_color, 0.35)))
         else:
@@ -644,65 +738,72 @@ def _shampoo(item: Item, finish: Finish, rng: Generator, pose: str) -> list[Part
             spout = tube(
                 curve((0, 0, height + 0.39), (0, -0.25, height + 0.39), (0, -0.42, height + 0.32), num=12), 0.11, 0.08
             )
+            parts += _seal(item, lathe([(height, 0.175 * scale), (height + 0.14, 0.175 * scale)], 4))
             pump = join(collar, stem, head, spout).rotated("z", float(rng.uniform(-60, 60)))
             parts.append(Part(pump, simple(cap_color, 0.35)))
     return parts
 
 
 def _soap(item: Item, finish: Finish, rng: Generator, pose: str) -> list[Part]:
+    """A bar, or a bar in a paper sleeve that is open at its ends, is called soap; a pack of film is called plastic."""
     wide, deep, tall = rng.uniform(0.78, 1.0), rng.uniform(0.5, 0.66), rng.uniform(0.24, 0.4)
     scale = _SIZE_FACTOR[item.size] ** 0.6
     used = item.condition in ("used", "worn")
-    bare = rng.random() < (0.6 if used else 0.25)
-    if bare:
-        exponent = rng.uniform(2.4, 4.0)
-        body = ellipsoid(wide, deep, tall, exponent).moved(z=tall / 2)
-        if used:
-            body = body.wrinkled(rng, 0.02, 0.6)
-        colours = materials.pattern(rng, finish)
-        parts = [Part(body.scaled(scale), surface(rng, finish, colours))]
-        emboss, cover = textures.logo(rng, (finish.rgb[0] * 0.72, finish.rgb[1] * 0.72, finish.rgb[2] * 0.72))
-        art = stamp(
-            np.array(np.broadcast_to(np.asarray(finish.rgb), (PX, PX, 3))), emboss, cover, (0.5, 0.5), (0.9, 0.9)
+    if finish.material == "plastic":
+        parts = _soap_pack(item, finish, rng, wide, deep, tall)
+        return [replace(part, mesh=part.mesh.scaled(scale)) for part in parts]
+    exponent = rng.uniform(2.8, 4.5)
+    sleeved = rng.random() < (0.25 if used else 0.5) or item.condition == "new"
+    bar_tall = tall * {"used": 0.8, "worn": 0.55}.get(item.condition, 1.0)
+    body = ellipsoid(wide, deep, bar_tall, exponent).moved(z=bar_tall / 2)
+    wear_rng = np.random.default_rng([*item.seed, 7])
+    body = body.wrinkled(wear_rng, {"used": 0.02, "worn": 0.06}.get(item.condition, 0.0), 0.3)
+    parts = [Part(body, surface(rng, finish, materials.pattern(rng, finish)))]
+    art = materials.pattern(rng, finish)
+    if sleeved:
+        front = textures.printed(rng, finish.rgb, (256, 160), rng.uniform(0.3, 0.9))
+        cover = np.clip(np.abs(front - np.asarray(finish.rgb)).max(axis=-1) * 6, 0, 1)
+        for u in (0.25, 0.75):
+            art = stamp(art, np.rot90(front), np.rot90(cover), (u, 0.5), (0.3, 0.9))
+        art = _stickered(item, art, 0.3, 0.7, 0.2)
+        art, _ = materials.worn(rng, art, 0.5, finish.wear, soft=False)
+        # A square tube around the bar, along x: u runs around it.
+        ring = loft(
+            [-0.34 * wide, 0.34 * wide], [0.54 * tall] * 2, [0.53 * deep] * 2, exponent=9, closed=(False, False)
         )
-        plate = _disc(0.5, 0.0).scaled(0.62 * wide, 0.55 * deep, 1).moved(z=tall + 0.002)
-        parts.append(Part(plate.scaled(scale), picture(art, 0.5)))
-        if rng.random() < 0.3:  # on a dish
-            dish = loft([0, 0.05, 0.14], [0.4, 0.56, 0.68], [0.3, 0.42, 0.5], exponent=3, closed=(True, False)).moved(
-                z=-0.06
-            )
-            parts.append(Part(dish.scaled(scale), simple(textures.muted(rng), 0.3)))
-        return parts
-    paper: RGB = finish.rgb
-    crowded = rng.uniform(0.5, 1.0)
-    art = textures.printed(rng, paper, (256, 160), crowded)
-    if finish.color == "multicolor":
-        art = textures.tint(textures.blotches(rng, 256, 0.4)[:160], art, textures.cloth(rng, 256)[:160])
-    if rng.random() < 0.5:  # a picture of the bar itself
-        shade = Image.fromarray((art * 255).astype(np.uint8))
-        draw = ImageDraw.Draw(shade)
-        x, y = rng.uniform(120, 190), rng.uniform(80, 115)
-        fill = textures.bytes_of(textures.vivid(rng))
-        draw.ellipse((x - 50, y - 28, x + 50, y + 28), fill=fill, outline=(250, 250, 250), width=3)
-        draw.ellipse((x - 36, y - 19, x + 30, y + 14), outline=(250, 250, 250), width=2)
-        art = np.asarray(shade, dtype=np.float64) / 255
+        parts.append(Part(ring.rotated("y", 90).moved(z=tall / 2), picture(art, 0.6, 0.3)))
+    elif not used:
+        emboss, cover = textures.logo(rng, (finish.rgb[0] * 0.72, finish.rgb[1] * 0.72, finish.rgb[2] * 0.72))
+        plate = _disc(0.5, 0.0).scaled(0.62 * wide, 0.55 * deep, 1).moved(z=bar_tall + 0.002)
+        parts.append(Part(plate, picture(stamp(art, emboss, cover, (0.5, 0.5), (0.9, 0.9)), 0.5)))
+    if not sleeved and rng.random() < 0.3:
+        dish = loft([0, 0.05, 0.14], [0.4, 0.56, 0.68], [0.3, 0.42, 0.5], exponent=3, closed=(True, False))
+        parts.append(Part(dish.moved(z=-0.06), simple(textures.muted(rng), 0.3), "scene"))
+    return [replace(part, mesh=part.mesh.scaled(scale)) for part in parts]
+
+
+def _soap_pack(item: Item, finish: Finish, rng: Generator, wide: float, deep: float, tall: float) -> list[Part]:
+    """A bar in glossy printed film with crimped ends."""
+    art = textures.printed(rng, finish.rgb, (256, 160), rng.uniform(0.4, 1.0))
     square = np.asarray(Image.fromarray((art * 255).astype(np.uint8)).resize((PX, PX)), dtype=np.float64) / 255
-    gloss = rng.uniform(0.25, 0.6)
-    square, rough = materials.worn(rng, square, gloss, finish.wear * 0.7, soft=False)
-    bsdf = picture(square, float(rough.mean()), 0.5, 0.4)
-    wrapped = rng.random() < 0.4
-    pack = box(wide, deep, tall, 0.1 if wrapped else 0.018, 12 if wrapped else 5).moved(z=tall / 2)
-    if wrapped:
-        pack = pack.wrinkled(rng, 0.012, 0.5)
-    parts = [Part(pack.scaled(scale), bsdf)]
-    if wrapped:  # crimped ends
-        for sign in (-1, 1):
-            fin = (
-                box(0.16, deep * 0.96, 0.02, 0.008, 6)
-                .moved(x=sign * (wide / 2 + 0.06), z=tall / 2)
-                .wrinkled(rng, 0.01, 0.1)
-            )
-            parts.append(Part(fin.scaled(scale), bsdf))
+    if finish.color == "multicolor":
+        square = np.where(
+            (np.abs(square - np.asarray(finish.rgb)).max(axis=-1) < 0.05)[..., None],
+            materials.pattern(rng, finish),
+            square,
+        )
+    if item.condition == "new":
+        code = np.asarray(textures.barcode(rng, 90, 60), dtype=np.float64) / 255
+        at = (rng.uniform(0.25, 0.75), rng.uniform(0.3, 0.7))
+        square = stamp(square, code, np.ones(code.shape[:2]), at, (0.3, 0.3))
+    square, rough = materials.worn(rng, square, 0.16, finish.wear, soft=False)
+    bsdf = picture(square, float(rough.mean()), 0.6, 0.9)
+    creases = 0.014 + 0.03 * finish.wear
+    pack = box(wide, deep, tall, 0.1, 12).moved(z=tall / 2).wrinkled(rng, creases, 0.3)
+    parts = [Part(pack, bsdf)]
+    for sign in (-1, 1):
+        fin = box(0.18, deep * 0.96, 0.02, 0.008, 6).moved(x=sign * (wide / 2 + 0.06), z=tall / 2)
+        parts.append(Part(fin.wrinkled(rng, 0.016, 0.07), bsdf))
     return parts
 
 
@@ -711,7 +812,9 @@ def _bottle(item: Item, finish: Finish, rng: Generator, pose: str) -> list[Part]
     radius, height = rng.uniform(0.32, 0.42) * scale**0.4, rng.uniform(1.9, 2.5) * scale**0.5
     kind = (
         "flask"
-        if finish.material == "metal" or rng.random() < 0.2
+        if finish.material == "metal"
+        else str(rng.choice(["waist", "plain"]))
+        if finish.material == "glass"
         else str(rng.choice(["ribbed", "fluted", "fluted", "waist", "plain"]))
     )
     neck = rng.uniform(0.4, 0.62)
@@ -737,24 +840,27 @@ def _bottle(item: Item, finish: Finish, rng: Generator, pose: str) -> list[Part]
     grooves = int(rng.integers(6, 40))
     flutes = (grooves, rng.uniform(0.3, 0.7) / grooves) if kind == "fluted" else (0, 0.0)
     body = loft(table[:, 0] * height, outline * radius, flutes=flutes, closed=(True, False), segments=160)
-    # A plastic or glass bottle lets light through more often than not.
-    if finish.material in ("plastic", "glass") and rng.random() < 0.65:
-        finish = replace(finish, transparent=True)
-    colours = materials.pattern(rng, finish)
+    # A plastic bottle lets light through more often than not, a glass one always.
+    clear = finish.material == "plastic" and rng.random() < 0.65
+    finish = replace(finish, transparent=finish.transparent or clear)
+    colors = materials.pattern(rng, finish)
     if rng.random() < 0.45:
-        colours = _label(
+        colors = _label(
             rng,
             finish,
-            colours,
+            colors,
             around=rng.random() < 0.2,
             crowded=rng.uniform(0, 0.5),
             v=(0.2, 0.6),
             u_extent=rng.uniform(0.1, 0.3),
         )
+    colors = _stickered(item, colors, 0.3, 0.6, 0.15)
     if rng.random() < 0.25:  # marks for the volume
         for v in np.linspace(0.35, 0.85, 8):
-            colours[int(v * PX) : int(v * PX) + 2, int(0.62 * PX) : int(0.7 * PX)] = textures.ink_on(rng, finish.rgb)
-    parts = [Part(body, surface(rng, finish, colours))]
+            colors[int(v * PX) : int(v * PX) + 2, int(0.62 * PX) : int(0.7 * PX)] = textures.ink_on(rng, finish.rgb)
+    parts = [Part(_dented(item, body), surface(rng, finish, colors))]
+    if finish.material == "glass":
+        parts.append(Part(_thick_base(radius, radius, 0.09 * height, 2.0), _solid_glass(finish)))
     if finish.transparent and rng.random() < 0.4:
         level = rng.uniform(0.3, 0.7)
         inside = table[:, 0] < level
@@ -766,8 +872,8 @@ def _bottle(item: Item, finish: Finish, rng: Generator, pose: str) -> list[Part]
         )
     cap_color = (
         finish.rgb
-        if rng.random() < 0.35 and not finish.transparent
-        else sample_rgb(rng, str(rng.choice(["black", "white", "gray", "blue", "red", "silver", "green"])))
+        if rng.random() < 0.6 and item.color != "transparent"
+        else sample_rgb(rng, str(rng.choice(["black", "white", "gray"])))
     )
     cap_bsdf = metal("silver") if rng.random() < 0.2 else simple(cap_color, rng.uniform(0.3, 0.6))
     wide = max(neck * radius * 1.12, 0.17)
@@ -796,7 +902,7 @@ def _bottle(item: Item, finish: Finish, rng: Generator, pose: str) -> list[Part]
             )
         )
     parts.append(Part(join(*pieces), cap_bsdf))
-    parts += _tagged(item, rng, (0.0, -radius, height * 0.95))
+    parts += _seal(item, lathe([(height - 0.16, wide * 1.04), (height + 0.08, wide * 1.04)], 4))
     return parts
 
 
@@ -819,26 +925,26 @@ def _backpack(item: Item, finish: Finish, rng: Generator, pose: str) -> list[Par
     )
     limp = 0.03 + 0.05 * rng.random() + 0.05 * finish.wear
     body = body.wrinkled(rng, limp, 1.8).wrinkled(rng, limp * 0.3, 0.6)
-    colours = materials.pattern(rng, finish)
+    colors = materials.pattern(rng, finish)
     second = (
         finish.rgb
-        if rng.random() < 0.6
+        if rng.random() < 0.75
         else sample_rgb(rng, str(rng.choice(["black", "gray", "blue", "brown", "red", "green"])))
     )
     if rng.random() < 0.3:
-        colours[int(rng.uniform(0.5, 0.8) * PX) :] = second
+        colors[int(rng.uniform(0.75, 0.85) * PX) :] = second
     ink = textures.ink_on(rng, finish.rgb)
     if rng.random() < 0.75:
         art, cover = textures.logo(rng, ink)
         big = rng.random() < 0.3
-        colours = stamp(
-            colours,
+        colors = stamp(
+            colors,
             art,
             cover,
             (0.5, rng.uniform(0.6, 0.72)),
             (0.26, 0.34) if big else (rng.uniform(0.07, 0.13), rng.uniform(0.07, 0.12)),
         )
-    cloth = surface(rng, finish, colours, 1.6)
+    cloth = surface(rng, finish, colors, 1.6)
     other = surface(rng, Finish(finish.material, "", finish.condition, second, False), repeat=1.4)
     dark = simple((0.05, 0.05, 0.055), 0.7, specular=0.3)
     zip_bsdf = dark if rng.random() < 0.7 else simple(ink, 0.6)
@@ -872,7 +978,7 @@ def _backpack(item: Item, finish: Finish, rng: Generator, pose: str) -> list[Par
             exponent=4,
             centre_y=front + 0.08,
         )
-        pocket_finish = other if rng.random() < 0.5 else cloth
+        pocket_finish = other if rng.random() < 0.3 else cloth
         parts.append(Part(pocket.moved(z=0.14 * tall).wrinkled(rng, limp * 0.6, 1.2), pocket_finish))
         parts.append(
             Part(
@@ -952,7 +1058,12 @@ def _backpack(item: Item, finish: Finish, rng: Generator, pose: str) -> list[Par
                 dark,
             ),
         ]
-    parts += _tagged(item, rng, (0.5 * wide, front * 1.1, 0.75 * tall))
+    parts += _tagged(
+        item,
+        rng,
+        ((0.45 * wide, front * 1.3, 0.86 * tall), (0.5 * wide, front * 1.45, 0.62 * tall)),
+        ((-0.1 * wide, deep * 1.5, 0.8 * tall), (-0.05 * wide, deep * 1.6, 0.56 * tall)),
+    )
     return parts
 
 
@@ -977,26 +1088,26 @@ def _handbag(item: Item, finish: Finish, rng: Generator, pose: str) -> list[Part
     limp = 0.015 + 0.03 * rng.random() + 0.05 * finish.wear
     body = body.wrinkled(rng, limp, 1.5)
     trim = _trim(rng)
-    colours = materials.pattern(rng, finish)
+    colors = materials.pattern(rng, finish)
     if finish.material in ("fabric", "synthetic", "cotton") and rng.random() < 0.35:
         motif, cover = textures.logo(rng, textures.ink_on(rng, finish.rgb), 64)
         for row in range(5):
             for column in range(8):
-                colours = stamp(
-                    colours, motif, cover * 0.7, ((column + 0.5 * (row % 2)) / 8, (row + 0.5) / 5), (0.07, 0.11)
+                colors = stamp(
+                    colors, motif, cover * 0.7, ((column + 0.5 * (row % 2)) / 8, (row + 0.5) / 5), (0.07, 0.11)
                 )
     stitch = textures.ink_on(rng, finish.rgb) if rng.random() < 0.3 else tuple(c * 0.6 for c in finish.rgb)
     for v in (0.03, 0.95):
-        colours[int(v * PX) : int(v * PX) + 3, ::1] = stitch
+        colors[int(v * PX) : int(v * PX) + 3, ::1] = stitch
     if kind in ("tote", "top_handle"):
         if rng.random() < 0.6:
             art, cover = textures.logo(rng, (0.82, 0.66, 0.35) if trim == "gold" else textures.ink_on(rng, finish.rgb))
-            colours = stamp(colours, art, cover, (0.5, rng.uniform(0.55, 0.75)), (0.09, 0.12))
+            colors = stamp(colors, art, cover, (0.5, rng.uniform(0.55, 0.75)), (0.09, 0.12))
         if rng.random() < 0.4:
-            colours[: int(rng.uniform(0.15, 0.3) * PX)] = np.asarray(finish.rgb) * 0.7
-    skin = surface(rng, finish, colours, 1.3)
+            colors[: int(rng.uniform(0.15, 0.3) * PX)] = np.asarray(finish.rgb) * 0.7
+    skin = surface(rng, finish, colors, 1.3)
     accent_rgb = (
-        finish.rgb if rng.random() < 0.65 else sample_rgb(rng, str(rng.choice(["brown", "black", "brown", "gray"])))
+        finish.rgb if rng.random() < 0.75 else sample_rgb(rng, str(rng.choice(["brown", "black", "brown", "gray"])))
     )
     strap_skin = surface(rng, Finish("leather", "", finish.condition, accent_rgb, False))
     hardware = metal(trim, 0.2)
@@ -1082,7 +1193,12 @@ def _handbag(item: Item, finish: Finish, rng: Generator, pose: str) -> list[Part
             parts.append(Part(box(0.2, 0.1, 0.24, 0.04, 4).moved(x, y * 1.6, start - 0.12), hardware))
     if rng.random() < 0.3:
         parts.append(Part(ellipsoid(0.16, 0.06, 0.4, 3).moved(half * 0.8, -deep * 0.8, tall * 0.62), strap_skin))
-    parts += _tagged(item, rng, (0.4 * wide, -deep * 0.9, 0.85 * tall))
+    parts += _tagged(
+        item,
+        rng,
+        ((0.45 * wide, -deep * 1.0, 0.98 * tall), (0.5 * wide, -deep * 1.15, 0.58 * tall)),
+        ((-0.4 * wide, deep * 1.0, 0.98 * tall), (-0.45 * wide, deep * 1.15, 0.58 * tall)),
+    )
     return parts
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import colorsys
 import io
+from dataclasses import replace
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import gaussian_filter, median_filter
 
-from vitrine.render import textures
+from vitrine.render import palette, textures
 from vitrine.render.items import Item
 from vitrine.render.materials import picture, simple
 from vitrine.render.meshes import Mesh, box, capsule, curve, ellipsoid, lathe, rotation
@@ -94,24 +97,50 @@ def describe_view(item: Item, view: int) -> str:
     return ", ".join(word for word in (_POSE_WORDS.get(shot.pose), side) if word)
 
 
-def render_view(item: Item, view: int, image_size_px: int, samples_per_pixel: int) -> bytes:
+class View(NamedTuple):
+    """A photograph, and where in it the item is.
+
+    Shape:
+        mask: (height, width): the item with its tags, without the hand that holds it.
+        body: (height, width): of these, the parts that its color is named after.
+    """
+
+    jpeg: bytes
+    mask: NDArray[np.bool_]
+    body: NDArray[np.bool_]
+
+
+built = lru_cache(maxsize=2)(build)  # views of one item follow each other, and building is an eighth of the work
+
+
+def render_view(item: Item, view: int, image_size_px: int, samples_per_pixel: int) -> View:
     """Photograph an item; the same arguments give the same JPEG on one machine.
 
     Args:
         samples_per_pixel: light paths per pixel; noise falls with the square root of it.
     """
     shot, rng = _shot(item, view)
-    parts = _posed(rng, build(item, shot.pose), shot)
+    parts = _posed(rng, built(item, shot.pose), shot)
     scene, camera = _compose(rng, item, parts, shot)
-    return _develop(rng, _trace(scene, camera, rng, image_size_px, samples_per_pixel), camera["white"])
+    channels, names = _trace(scene, camera, rng, image_size_px, samples_per_pixel)
+    mask, body = (
+        np.isin(names, [f"part_{k}" for k, part in enumerate(parts) if part.role in roles])
+        for roles in (("body", "extra"), ("body",))
+    )
+    return View(_develop(rng, channels, camera["white"], body, item.color), mask, body)
 
 
 def _turned(parts: list[Part], axis: str, degrees: float) -> list[Part]:
-    return [Part(part.mesh.rotated(axis, degrees), part.bsdf) for part in parts]
+    return [replace(part, mesh=part.mesh.rotated(axis, degrees)) for part in parts]
+
+
+def _points(parts: list[Part]) -> Floats:
+    """The vertices of the item without its tags: they decide neither where it stands nor how it is framed."""
+    return np.concatenate([part.mesh.positions for part in parts if part.role == "body"])
 
 
 def _bounds(parts: list[Part]) -> tuple[Floats, Floats]:
-    points = np.concatenate([part.mesh.positions for part in parts])
+    points = _points(parts)
     return points.min(axis=0), points.max(axis=0)
 
 
@@ -137,13 +166,13 @@ def _posed(rng: Generator, parts: list[Part], shot: Shot) -> list[Part]:
     parts = _turned(parts, "z", yaw + (180 if shot.is_back else 0))
     low, high = _bounds(parts)
     middle = (low + high) / 2
-    return [Part(part.mesh.moved(-middle[0], -middle[1], -low[2]), part.bsdf) for part in parts]
+    return [replace(part, mesh=part.mesh.moved(-middle[0], -middle[1], -low[2])) for part in parts]
 
 
 def _hand(rng: Generator, parts: list[Part]) -> list[Part]:
     """Four fingers around the left side, a thumb on the right, a palm behind; mirrored half of the time."""
     low, high = _bounds(parts)
-    points = np.concatenate([part.mesh.positions for part in parts])
+    points = _points(parts)
     grip = low[2] + (high[2] - low[2]) * rng.uniform(0.12, 0.5)
     near = points[np.abs(points[:, 2] - grip) < 0.45]
     half_x, half_y = (np.abs(near[:, k]).max() if len(near) else 0.4 for k in range(2))
@@ -185,7 +214,7 @@ def _hand(rng: Generator, parts: list[Part]) -> list[Part]:
         (0, half_y + 0.3, grip - 0.1), (0.5, half_y + 0.5, grip - 1.1), (1.2, half_y + 0.6, grip - 3.2), num=10
     )
     meshes.append(capsule(wrist, np.linspace(0.62, 0.75, 10)))
-    return [Part(mesh.scaled(sign, 1, 1), flesh) for mesh in meshes]
+    return [Part(mesh.scaled(sign, 1, 1), flesh, "scene") for mesh in meshes]
 
 
 def _arm(rng: Generator, parts: list[Part]) -> list[Part]:
@@ -198,12 +227,16 @@ def _arm(rng: Generator, parts: list[Part]) -> list[Part]:
     sizes = np.interp(x, [-2.6, -0.4, 0.4, 1.2, 2.6], [0.78, 0.56, 0.54, 0.72, 0.8])
     arm = capsule(np.column_stack([x, 0 * x, 0 * x]), sizes)
     mesh = arm.scaled(1, 1.0, 0.8).moved(z=middle_z)
-    result = [Part(mesh, picture(spots, 0.5, 0.3))]
+    result = [Part(mesh, picture(spots, 0.5, 0.3), "scene")]
     if rng.random() < 0.4:
         cuff = np.column_stack([np.linspace(-2.6, -rng.uniform(0.35, 0.8), 10), np.zeros(10), np.full(10, middle_z)])
         sleeve = capsule(cuff, np.linspace(0.95, 0.8, 10)).wrinkled(rng, 0.03, 0.5)
         result.append(
-            Part(sleeve, picture(textures.cloth(rng, 128) if rng.random() < 0.4 else textures.plain(rng, 64), 0.9, 0.1))
+            Part(
+                sleeve,
+                picture(textures.cloth(rng, 128) if rng.random() < 0.4 else textures.plain(rng, 64), 0.9, 0.1),
+                "scene",
+            )
         )
     return result
 
@@ -228,7 +261,7 @@ def _thing(rng: Generator) -> tuple[Mesh, dict[str, Any]]:
     mesh = mesh.moved(z=-float(mesh.positions[:, 2].min()))
     choice = rng.random()
     if choice < 0.4:
-        bsdf = picture(textures.printed(rng, color, (96, 96), 0.8), rng.uniform(0.2, 0.7))
+        bsdf = picture(textures.printed(rng, color, (96, 96), 0.8, most=1.0), rng.uniform(0.2, 0.7))
     elif choice < 0.7:
         bsdf = simple(color, rng.uniform(0.15, 0.8), metallic=float(rng.random() < 0.15))
     else:
@@ -257,7 +290,7 @@ def _compose(rng: Generator, item: Item, parts: list[Part], shot: Shot) -> tuple
 
     # The camera looks along +y, turned down by the elevation; distance from how much of the frame the item fills.
     turn = rotation("x", -elevation)
-    points = np.concatenate([part.mesh.positions for part in parts]) - centre
+    points = _points(parts) - centre
     seen = points @ turn  # camera axes: x right, y away, z up
     extent = float(np.abs(seen[:, [0, 2]]).max())
     if item.class_label == "clothing_wrist_watch":
@@ -272,13 +305,14 @@ def _compose(rng: Generator, item: Item, parts: list[Part], shot: Shot) -> tuple
     if pose == "held":
         parts = [*parts, *_hand(rng, parts)]
     elif pose == "fingers":
-        parts = [*parts, *_hand(rng, [Part(part.mesh, part.bsdf) for part in parts[:1]])]
+        parts = [*parts, *_hand(rng, parts[:1])]
     elif pose == "wrist":
         parts = [*parts, *_arm(rng, parts)]
 
-    # Only volpath lets light through masks on its way from a lamp; it is slower.
-    kind_of_light = "volpath" if any(part.bsdf["type"] == "mask" for part in parts) else "path"
-    scene: dict[str, Any] = {"type": "scene", "integrator": {"type": kind_of_light, "max_depth": 10, "rr_depth": 5}}
+    # Only volpath lets light through clear walls on its way from a lamp; it is slower.
+    is_clear = any(part.bsdf["type"] in ("mask", "blendbsdf") for part in parts)
+    kind_of_light = "volpath" if is_clear else "path"
+    scene: dict[str, Any] = {"type": "scene", "integrator": {"type": kind_of_light, "max_depth": 8, "rr_depth": 3}}
     gloss, shine = float(rng.uniform(0.15, 0.9)), float(rng.uniform(0.1, 0.5))
     tile_dm = float(np.exp(rng.uniform(np.log(3), np.log(22)))) * max(radius / 1.2, 0.5)
     if floating:
@@ -406,8 +440,13 @@ def _load(node: Any) -> Any:
 
 def _trace(
     scene: dict[str, Any], camera: dict[str, Any], rng: Generator, image_size_px: int, samples_per_pixel: int
-) -> Floats:
-    """Linear light on the sensor; albedo, 0 to 1, and unit normals of what it sees first. Shape (height, width, 9)."""
+) -> tuple[Floats, NDArray[np.str_]]:
+    """Light on the sensor, and which of the scene's things is at each pixel.
+
+    Returns:
+        linear light; albedo, 0 to 1, and unit normals of what is seen first, shape (height, width, 9)
+        the thing's name in `scene`, shape (height, width); "" where there is none
+    """
     import mitsuba as mi
 
     look = mi.ScalarTransform4f().look_at(
@@ -429,21 +468,26 @@ def _trace(
         },
         "sampler": {"type": "multijitter", "sample_count": samples_per_pixel},
     }
-    # Two passes, of the same points in each pixel: Mitsuba takes longer for both in one.
+    # Passes of their own: Mitsuba takes longer for light and guides in one. The guides have less noise.
     seed = mi.UInt32(int(rng.integers(2**31)))
-    guides = {"type": "aov", "aovs": "albedo:albedo,normal:sh_normal"}
-    passes = []
-    for integrator in (scene["integrator"], guides):
-        loaded = mi.load_dict(_load({**scene, "integrator": integrator, "sensor": sensor}))
-        passes.append(np.array(mi.render(loaded, spp=samples_per_pixel, seed=seed), dtype=np.float64))
-    return np.nan_to_num(np.concatenate([passes[0][..., :3], passes[1][..., -6:]], axis=-1))
+    loaded = mi.load_dict(_load({**scene, "sensor": sensor}))
+
+    def render(integrator: dict[str, Any], num_samples: int) -> Floats:
+        image = mi.render(loaded, integrator=mi.load_dict(integrator), spp=num_samples, seed=seed)
+        return np.array(image, dtype=np.float64)
+
+    light = render(scene["integrator"], samples_per_pixel)[..., :3]
+    guides = render({"type": "aov", "aovs": "albedo:albedo,normal:sh_normal"}, -(-samples_per_pixel // 2))[..., -6:]
+    index = render({"type": "aov", "aovs": "shape:shape_index"}, 1)[..., -1].astype(int)  # 0: no shape
+    names = np.array(["", *(shape.id() for shape in loaded.shapes())])
+    return np.nan_to_num(np.concatenate([light, guides], axis=-1)), names[index]
 
 
 def _denoised(channels: Floats) -> Floats:
     """Average each pixel's light with that of pixels around it on the same surface.
 
-    The surface's own colours are divided out first, so that prints and weaves stay sharp; a pixel counts the more, the
-    more its colour, its normal and its light are alike.
+    The surface's own colors are divided out first, so that prints and weaves stay sharp; a pixel counts the more, the
+    more its color, its normal and its light are alike.
 
     Shape:
         channels: (height, width, 9): light, albedo, normals; returns: (height, width, 3)
@@ -471,26 +515,46 @@ def _denoised(channels: Floats) -> Floats:
     return total / weights * albedo
 
 
-def _develop(rng: Generator, channels: Floats, white_card: float) -> bytes:
+def _develop(rng: Generator, channels: Floats, white_card: float, body: NDArray[np.bool_], color: str) -> bytes:
     """What a phone makes of it: exposure, white balance, tone curve, blur, noise, JPEG.
 
-    Exposure follows the highlights, and a little the light in the room, so that black stays black.
+    Exposure follows the highlights, and a little the light in the room. People delete a photograph that shows the
+    color wrong: exposures are tried, further and further from the first, until the body has the color of its label.
+
+    Args:
+        body: the pixels that the color is named after.
     """
     clean = _denoised(channels)
-    highlights = float(np.quantile(clean @ np.array([0.21, 0.72, 0.07]), 0.98))
-    wanted = rng.uniform(0.55, 0.95)
-    exposed = clean * (wanted / max(highlights, 1e-3)) ** 0.8 * (wanted / white_card) ** 0.2
-    exposed = exposed * (1 + rng.normal(0, 0.035, 3))
-    tone = np.minimum(exposed * (1 + 0.25 * exposed) / (1 + 0.25 * exposed**2), 1.2)
-    encoded = np.where(tone <= 0.0031308, 12.92 * tone, 1.055 * np.maximum(tone, 1e-9) ** (1 / 2.4) - 0.055)
-    encoded = np.clip(encoded, 0, 1)
-    encoded = encoded - rng.uniform(0.1, 0.75) * np.sin(2 * np.pi * encoded) / (2 * np.pi)  # contrast
-    gray = encoded.mean(axis=-1, keepdims=True)
-    encoded = np.clip(gray + (encoded - gray) * rng.uniform(0.65, 0.95), 0, 1)
+    best, best_lead = _exposed(rng, clean, white_card, 0.0), -2.0
+    for attempt in range(24 if body.any() else 0):
+        found = _exposed(rng, clean, white_card, 0.04 * attempt)
+        lead = palette.lead(found[body], color)
+        if lead > best_lead:
+            best, best_lead = found, lead
+        if lead > 0.1:
+            break
     blur = max(float(rng.normal(0.2, 0.25)), 0.0) * clean.shape[0] / 128
-    encoded = gaussian_filter(encoded, (blur, blur, 0)) if blur > 0.15 else encoded
+    encoded = gaussian_filter(best, (blur, blur, 0)) if blur > 0.15 else best
     encoded = encoded + rng.normal(0, rng.uniform(0.002, 0.014), encoded.shape)
     picture_8bit = Image.fromarray(np.round(np.clip(encoded, 0, 1) * 255).astype(np.uint8))
     buffer = io.BytesIO()
     picture_8bit.save(buffer, "JPEG", quality=int(rng.integers(82, 93)))
     return buffer.getvalue()
+
+
+def _exposed(rng: Generator, clean: Floats, white_card: float, spread: float) -> Floats:
+    """One exposure, as sRGB in [0, 1].
+
+    Args:
+        spread: standard deviation of the photographer's correction, in stops.
+    """
+    highlights = float(np.quantile(clean @ np.array([0.21, 0.72, 0.07]), 0.98))
+    wanted = rng.uniform(0.55, 0.95)
+    exposed = clean * (wanted / max(highlights, 1e-3)) ** 0.8 * (wanted / white_card) ** 0.2
+    exposed = exposed * 2.0 ** rng.normal(0, spread) * (1 + rng.normal(0, 0.025, 3))
+    tone = np.minimum(exposed * (1 + 0.25 * exposed) / (1 + 0.25 * exposed**2), 1.2)
+    encoded = np.where(tone <= 0.0031308, 12.92 * tone, 1.055 * np.maximum(tone, 1e-9) ** (1 / 2.4) - 0.055)
+    encoded = np.clip(encoded, 0, 1)
+    encoded = encoded - rng.uniform(0.1, 0.75) * np.sin(2 * np.pi * encoded) / (2 * np.pi)  # contrast
+    gray = encoded.mean(axis=-1, keepdims=True)
+    return np.clip(gray + (encoded - gray) * rng.uniform(0.7, 1.0), 0, 1)

@@ -1,6 +1,6 @@
 """Procedural pictures for surfaces: cloth, wood, tiles, leather, printed labels, scratches. All from a seed.
 
-Colours are sRGB in [0, 1]; heights and masks are in [0, 1]. Every picture is square, (size, size) or (size, size, 3).
+Colors are sRGB in [0, 1]; heights and masks are in [0, 1]. Every picture is square, (size, size) or (size, size, 3).
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def noise(rng: Generator, size: int, cells: int, octaves: int = 4) -> Floats:
 
 
 def tint(mask: Floats, low: RGB | Floats, high: RGB | Floats) -> Floats:
-    """Blend two colours, or two pictures, by a mask."""
+    """Blend two colors, or two pictures, by a mask."""
     return np.asarray(low) * (1 - mask[..., None]) + np.asarray(high) * mask[..., None]
 
 
@@ -102,18 +102,18 @@ def blotches(rng: Generator, size: int, share: float, num_cells: int = 4) -> Flo
 
 
 def bytes_of(color: RGB) -> tuple[int, int, int]:
-    """The colour as Pillow takes it."""
+    """The color as Pillow takes it."""
     return (int(255 * color[0]), int(255 * color[1]), int(255 * color[2]))
 
 
 def muted(rng: Generator, saturation: float = 0.3, value: tuple[float, float] = (0.25, 0.95)) -> RGB:
-    """A colour as floors, walls and tables have it: gray or beige more often than not."""
+    """A color as floors, walls and tables have it: gray or beige more often than not."""
     hue = rng.random() if rng.random() < 0.25 else rng.choice([0.07, 0.09, 0.12, 0.58]) + rng.normal(0, 0.015)
     return colorsys.hsv_to_rgb(float(hue) % 1.0, saturation * float(rng.beta(1, 3)), float(rng.uniform(*value)))
 
 
 def vivid(rng: Generator) -> RGB:
-    """A colour as packs and clothes have it: red, orange, yellow and blue more often than violet."""
+    """A color as packs and clothes have it: red, orange, yellow and blue more often than violet."""
     hue = (
         rng.random() if rng.random() < 0.35 else float(rng.choice([0.0, 0.06, 0.13, 0.58, 0.62]) + rng.normal(0, 0.02))
     )
@@ -159,13 +159,13 @@ def tiles(rng: Generator, size: int) -> Floats:
 
 
 def terrazzo(rng: Generator, size: int) -> Floats:
-    """Stone with chips of several colours, or fine granite."""
+    """Stone with chips of several colors, or fine granite."""
     _, which = cells(rng, size, int(rng.choice([300, 1200, 4000])))
     palette = np.array([muted(rng) for _ in range(5)])
     base = np.array(muted(rng, 0.15, (0.4, 0.95)))
     chips = rng.random(which.max() + 1) < rng.uniform(0.15, 0.6)
-    colours = np.where(chips[:, None], palette[rng.integers(0, 5, len(chips))], base)
-    return np.clip(colours[which] * (0.9 + 0.2 * noise(rng, size, 8, 4))[..., None], 0, 1)
+    colors = np.where(chips[:, None], palette[rng.integers(0, 5, len(chips))], base)
+    return np.clip(colors[which] * (0.9 + 0.2 * noise(rng, size, 8, 4))[..., None], 0, 1)
 
 
 def cloth(rng: Generator, size: int) -> Floats:
@@ -284,7 +284,7 @@ def _paste(picture: Image.Image, text: str, box: tuple[float, float, float, floa
 
 
 def logo(rng: Generator, ink: RGB, size: int = 128) -> tuple[Floats, Floats]:
-    """A mark: a word or a simple sign. Returns colours (size, size, 3) and cover (size, size)."""
+    """A mark: a word or a simple sign. Returns colors (size, size, 3) and cover (size, size)."""
     cover = Image.new("L", (size, size))
     draw = ImageDraw.Draw(cover)
     s = float(size)
@@ -317,12 +317,12 @@ def logo(rng: Generator, ink: RGB, size: int = 128) -> tuple[Floats, Floats]:
         sides, turn = int(rng.integers(3, 7)), rng.uniform(0, 360)
         draw.regular_polygon((s / 2, s / 2, 0.38 * s), sides, rotation=turn, fill=255)
         draw.regular_polygon((s / 2, s / 2, 0.2 * s), sides, rotation=turn, fill=0)
-    colours = np.broadcast_to(np.asarray(ink), (size, size, 3))
-    return np.array(colours), np.asarray(cover, dtype=np.float64) / 255
+    colors = np.broadcast_to(np.asarray(ink), (size, size, 3))
+    return np.array(colors), np.asarray(cover, dtype=np.float64) / 255
 
 
 def ink_on(rng: Generator, paper: RGB) -> RGB:
-    """A colour that can be read on another."""
+    """A color that can be read on another."""
     bright = 0.3 * paper[0] + 0.59 * paper[1] + 0.11 * paper[2]
     if rng.random() < 0.6:
         return (0.95, 0.95, 0.93) if bright < 0.5 else (0.06, 0.06, 0.1)
@@ -342,13 +342,21 @@ def barcode(rng: Generator, width: int, height: int) -> Image.Image:
     return picture
 
 
-def printed(rng: Generator, paper: RGB, size: tuple[int, int], crowded: float = 0.5) -> Floats:
-    """A printed pack: brand, band of colour, picture, small print. Shape (size[1], size[0], 3).
+def printed(rng: Generator, paper: RGB, size: tuple[int, int], crowded: float = 0.5, most: float = 0.3) -> Floats:
+    """A printed pack: brand, band of color, picture, small print. Shape (size[1], size[0], 3).
 
     Args:
         size: width and height in pixels.
         crowded: 0 is a single word, 1 is a full advertisement.
+        most: the share of the paper that may be printed on: what is left names the pack's color.
     """
+    while True:
+        page = _printed(rng, paper, size, crowded)
+        if np.mean(np.abs(page - np.asarray(paper)).max(axis=-1) > 0.1) <= most:
+            return page
+
+
+def _printed(rng: Generator, paper: RGB, size: tuple[int, int], crowded: float) -> Floats:
     width, height = size
     picture = Image.new("RGB", size, bytes_of(paper))
     draw = ImageDraw.Draw(picture)
