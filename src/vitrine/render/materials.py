@@ -38,7 +38,7 @@ COLORS: dict[str, tuple[tuple[float, float], tuple[float, float], tuple[float, f
 }
 MATERIALS = ("plastic", "metal", "synthetic", "fabric", "leather", "glass", "rubber", "soap", "cotton")
 CONDITIONS = ("mint", "new", "used", "worn")
-_WEAR = {"mint": 0.0, "new": 0.0, "used": 0.5, "worn": 1.0}
+_WEAR = {"mint": 0.0, "new": 0.0, "used": 0.6, "worn": 1.0}
 
 
 @dataclass(frozen=True)
@@ -245,9 +245,10 @@ def surface(rng: Generator, finish: Finish, colors: Floats | None = None, repeat
     # A tint must be seen before any background, and so must what is printed.
     tinted = finish.color != "transparent"
     if material == "glass":  # reflects and lets light through, the less the darker it is
-        share = 0.6 if finish.color in ("black", "white") else rng.uniform(0.25, 0.4) if tinted else 0.03
+        share = 0.6 if finish.color in ("black", "white") else rng.uniform(0.35, 0.5) if tinted else 0.03
+        pale = (finish.rgb[0] ** 0.5, finish.rgb[1] ** 0.5, finish.rgb[2] ** 0.5)  # light goes through two walls
         cover = np.where(printed & (colors is not None), 1.0, share + 0.15 * wear)
-        return {"type": "blendbsdf", "weight": bitmap(cover, raw=True), "clear": clear(finish.rgb), "bsdf": opaque}
+        return {"type": "blendbsdf", "weight": bitmap(cover, raw=True), "clear": clear(pale), "bsdf": opaque}
     share = 0.78 if finish.color in ("black", "white") else rng.uniform(0.5, 0.65) if tinted else 0.18
     opacity = np.where(printed & (colors is not None), 1.0, np.minimum(share + 0.12 * wear, 1.0))
     inner |= {"roughness": rng.uniform(0.16, 0.26), "specular": 0.9}  # hazy, with soft highlights
@@ -272,19 +273,19 @@ def worn(rng: Generator, base: Floats, roughness: float, wear: float, *, soft: b
     if wear < 0.01:
         return base, rough
     amount = wear * rng.uniform(0.85, 1.15)
-    heavy = max(amount - 0.5, 0.0)  # only what is worn out is faded, frayed and stained
+    heavy = max(amount - 0.6, 0.0)  # only what is worn out is faded, frayed and stained
     gray = base.mean(axis=-1, keepdims=True)
-    fade = textures.noise(rng, size, 3, 4)[..., None] * (0.1 * amount + 0.5 * heavy)
+    fade = textures.noise(rng, size, 3, 4)[..., None] * (0.12 * amount + 0.5 * heavy)
     base = base * (1 - fade) + (0.75 * gray + 0.2) * fade
-    dirt = textures.blotches(rng, size, min(0.12 * amount + 0.3 * heavy, 0.4)) * (0.35 + 0.6 * heavy)
+    dirt = textures.blotches(rng, size, min(0.2 * amount + 0.3 * heavy, 0.4)) * min(0.6 + 0.4 * heavy, 0.9)
     base = textures.tint(dirt, base, base * np.array([0.52, 0.44, 0.34]))
-    dust = textures.noise(rng, size, 24, 3)[..., None] * 0.12 * amount
+    dust = textures.noise(rng, size, 24, 3)[..., None] * 0.25 * amount
     base = base * (1 - dust) + 0.62 * dust
     if soft:
-        fray = textures.blotches(rng, size, min(0.1 * amount + 0.2 * heavy, 0.3), 12) * (0.35 + 0.4 * heavy)
+        fray = textures.blotches(rng, size, min(0.2 * amount + 0.2 * heavy, 0.3), 12) * min(0.5 + 0.5 * heavy, 0.8)
         base = textures.tint(fray, base, np.clip(base * 0.6 + 0.32, 0, 1))
     else:
-        lines = textures.scratches(rng, size, int(60 * amount + 120 * heavy)) * 0.8
+        lines = textures.scratches(rng, size, int(110 * amount + 120 * heavy)) * 0.8
         base = textures.tint(lines, base, np.clip(base * 0.5 + 0.4, 0, 1))
         rough = rough + 0.3 * lines
     edges = 1 - np.clip(np.minimum(*np.mgrid[:size, :size][:, ::1] / size) / 0.05, 0, 1)

@@ -144,10 +144,10 @@ def _seal(item: Item, ring: Mesh) -> list[Part]:
     return [Part(ring, picture(strip, 0.2, 0.6, 0.6), "extra")]
 
 
-def _dented(item: Item, body: Mesh, depth_dm: float = 0.035) -> Mesh:
+def _dented(item: Item, body: Mesh, depth_dm: float = 0.03) -> Mesh:
     """What is worn out has lost its shape."""
     rng = np.random.default_rng([*item.seed, 7])
-    return body.wrinkled(rng, depth_dm, 0.4) if item.condition == "worn" else body
+    return body.wrinkled(rng, depth_dm, 0.6) if item.condition == "worn" else body
 
 
 def _disc(radius: float, z: float, exponent: float = 2.0) -> Mesh:
@@ -316,7 +316,7 @@ def _watch(item: Item, finish: Finish, rng: Generator, pose: str) -> list[Part]:
     ]
     if item.condition == "new":  # a film on the glass, and its tab to pull
         tab = (0.2, 0.75, 0.3) if item.color in ("brown", "gold", "pink", "white") else (0.97, 0.45, 0.08)
-        film = {"type": "mask", "opacity": 0.15, "bsdf": simple(tab, 0.1, specular=0.9)}
+        film = {"type": "mask", "opacity": 0.15, "bsdf": simple((0.85, 0.9, 0.95), 0.1, specular=0.9)}
         pull = box(radius * 0.55, radius * 0.9, 0.012, 0.005, 3).moved(x=radius * 0.3, y=-radius * 1.1, z=0.115)
         shared += [Part(_disc(radius * 0.95, 0.112, exponent), film, "extra"), Part(pull, simple(tab, 0.4), "extra")]
     if pose != "standing":
@@ -757,7 +757,7 @@ def _soap(item: Item, finish: Finish, rng: Generator, pose: str) -> list[Part]:
     bar_tall = tall * {"used": 0.8, "worn": 0.55}.get(item.condition, 1.0)
     body = ellipsoid(wide, deep, bar_tall, exponent).moved(z=bar_tall / 2)
     wear_rng = np.random.default_rng([*item.seed, 7])
-    body = body.wrinkled(wear_rng, {"used": 0.02, "worn": 0.06}.get(item.condition, 0.0), 0.3)
+    body = body.wrinkled(wear_rng, {"used": 0.012, "worn": 0.04}.get(item.condition, 0.0), 0.3)
     parts = [Part(body, surface(rng, finish, materials.pattern(rng, finish)))]
     art = materials.pattern(rng, finish)
     if sleeved:
@@ -798,7 +798,7 @@ def _soap_pack(item: Item, finish: Finish, rng: Generator, wide: float, deep: fl
         square = stamp(square, code, np.ones(code.shape[:2]), at, (0.3, 0.3))
     square, rough = materials.worn(rng, square, 0.16, finish.wear, soft=False)
     bsdf = picture(square, float(rough.mean()), 0.6, 0.9)
-    creases = 0.014 + 0.03 * finish.wear
+    creases = 0.012 + 0.015 * finish.wear
     pack = box(wide, deep, tall, 0.1, 12).moved(z=tall / 2).wrinkled(rng, creases, 0.3)
     parts = [Part(pack, bsdf)]
     for sign in (-1, 1):

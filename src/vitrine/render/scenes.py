@@ -294,7 +294,7 @@ def _compose(rng: Generator, item: Item, parts: list[Part], shot: Shot) -> tuple
     seen = points @ turn  # camera axes: x right, y away, z up
     extent = float(np.abs(seen[:, [0, 2]]).max())
     if item.class_label == "clothing_wrist_watch":
-        extent = 0.36 if rng.random() < 0.7 else extent
+        extent = 0.48 if rng.random() < 0.7 else extent
     distance = extent / (fill * np.tan(np.radians(fov / 2))) + max(float(-seen[:, 1].min()), 0.0) * 0.6
     target = centre + turn @ np.array([*rng.normal(0, 0.07, 1) * extent, 0, *rng.normal(0, 0.07, 1) * extent])
     origin = target + turn @ np.array([0.0, -distance, 0.0])
