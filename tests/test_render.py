@@ -336,6 +336,9 @@ def test_the_committed_sample_keeps_the_contract() -> None:
     check_table(SAMPLE / "labels.csv", table, data.tasks)
     assert decode_photos(SAMPLE, table, 64, 1.0).shape == (600, 64, 64, 3)
     assert table.groupby("split")["instance_id"].nunique().to_dict() == {"test": 20, "train": 80, "val": 20}
+    masks = read_masks([SAMPLE / "masks.png"]).reshape(600, 128, 128)
+    assert masks.mean(axis=(1, 2)).min() > 0.02 and masks.mean(axis=(1, 2)).max() < 1
+    assert (SAMPLE / "masks.png").stat().st_size < 5e5
     files = list((SAMPLE / "images").iterdir())
     assert sum(path.stat().st_size for path in files) < 5e6
     for path in files:
