@@ -70,8 +70,14 @@ def browser() -> Iterator[Any]:
         started.close()
 
 
+@pytest.fixture
+def scheme() -> str:
+    """The page's colors; a test that names its own is parametrized with them."""
+    return "light"
+
+
 @pytest.fixture(params=[WIDE], ids=["wide"])
-def page(browser: Any, address: str, request: pytest.FixtureRequest) -> Iterator[Any]:
+def page(browser: Any, address: str, scheme: str, request: pytest.FixtureRequest) -> Iterator[Any]:
     """The opened page; ends the test badly if it asked another host for anything or logged an error."""
     elsewhere, errors = [], []
 
@@ -83,7 +89,8 @@ def page(browser: Any, address: str, request: pytest.FixtureRequest) -> Iterator
         opened.set_default_timeout(WAIT_MS)
         opened.on("request", note)
         opened.on("console", lambda message: errors.append(message.text) if is_error(message) else None)
-        opened.goto(address)
+        opened.emulate_media(color_scheme=scheme)
+        opened.goto(f"{address}/?__theme={scheme}")
         opened.wait_for_selector(".examples button")
         yield opened
     assert elsewhere == []
@@ -330,12 +337,10 @@ LAST_DRAWN = {
 
 @pytest.mark.parametrize("tab", LAST_DRAWN)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_serious(page: Any, tab: str, scheme: str, address: str) -> None:
+def test_axe_finds_nothing_serious(page: Any, tab: str, scheme: str) -> None:
     from axe_playwright_python.sync_playwright import Axe
 
-    page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
-    page.goto(f"{address}/?__theme={scheme}")
-    page.wait_for_selector(".examples button")
+    page.emulate_media(reduced_motion="reduce")
     if tab == "Look":
         page.locator(".examples button").first.click()
     open_tab(page, tab)
