@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from vitrine.artifacts import ArtifactError, read_json, read_tensors, write_json, write_tensors
 from vitrine.labels import LabelSpace
 from vitrine.preprocess import Decoding, Preprocessing
+from vitrine.teacher import ARCHITECTURE, TeacherError, read_weights, weights_path
 
 INFERENCE_BATCH_SIZE = 32
 
@@ -140,7 +141,8 @@ def create_model(
     """Build a model with fresh heads on a backbone.
 
     Args:
-        weights: of the backbone: `imagenet` (from timm's hub), `none` (random), or the path of a safetensors file.
+        weights: of the backbone: `imagenet` (from timm's hub; EfficientNet-Lite0's from a package), `none` (random), or
+            the path of a safetensors file.
 
     Raises:
         WeightsError: the architecture is unknown, does not fit the image size, or its weights cannot be loaded.
@@ -167,6 +169,14 @@ def _create_backbone(architecture: str, weights: str, image_size_px: int) -> nn.
     except Exception as error:
         raise WeightsError(f"image_size_px: {architecture} cannot take {image_size_px} px ({error})") from error
     if weights == "none":
+        return empty
+    if weights == "imagenet" and architecture == ARCHITECTURE:
+        try:
+            tensors = read_weights(weights_path())
+        except TeacherError as error:
+            raise WeightsError(str(error)) from error
+        # Left over are the classifier, which a backbone lacks, and the counters of batches, which the file lacks.
+        empty.load_state_dict(tensors, strict=False)
         return empty
     if weights == "imagenet":
         source: dict[str, Any] = {}
