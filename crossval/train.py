@@ -1,7 +1,7 @@
 """Train one model without one fold and predict that fold: python crossval/train.py MODEL FOLD.
 
-Reads   data/splits/, crossval/folds.csv
-Writes  crossval/predictions/MODEL_FOLD.npz
+Reads   data/splits/, crossval/folds.csv; for all but efficientnet, which teaches them, crossval/teachers/FOLD/
+Writes  crossval/predictions/MODEL_FOLD.npz; for efficientnet also crossval/teachers/FOLD/
 
 The last average of the weights is taken, not the best epoch: no epoch is picked on the fold that is judged.
 """
@@ -18,12 +18,13 @@ from pydantic import Field
 from scipy.special import softmax
 
 from vitrine.artifacts import ArtifactError, read_csv, read_json, read_npy
+from vitrine.distillation import DistillationParams, distill
 from vitrine.labels import LabelSpace, read_photos
-from vitrine.model import WeightsError
+from vitrine.model import WeightsError, save_model
 from vitrine.params import ParamsError, Section, exit_on, read_section
 from vitrine.predictions import Predictions
 from vitrine.preprocess import Decoding
-from vitrine.strategies import DeitParams, MobilevitParams, create
+from vitrine.strategies import DeitParams, EfficientnetParams, MobilevitParams, create
 from vitrine.training import TrainingData, TrainingError, TrainingParams, fit
 
 
@@ -33,7 +34,12 @@ class EpochsParams(Section):
     fraction: Annotated[float, Field(gt=0, le=1)]
 
 
-SECTIONS: dict[str, type[DeitParams] | type[MobilevitParams]] = {"deit": DeitParams, "mobilevit": MobilevitParams}
+TEACHER = "efficientnet"
+SECTIONS: dict[str, type[DeitParams] | type[MobilevitParams]] = {
+    TEACHER: EfficientnetParams,
+    "deit": DeitParams,
+    "mobilevit": MobilevitParams,
+}
 
 
 def main(name: str, fold: int) -> None:
@@ -51,19 +57,17 @@ def main(name: str, fold: int) -> None:
         replace(phase, epochs=min(phase.epochs, max(1, round(fraction * phase.epochs)))) for phase in strategy.phases
     ]
     resume = Path(".resume") / f"crossval_{name}_{fold}.safetensors"
-    model = create(strategy, label_space, Decoding(**read_json(folder / "decoding.json")), params)
-    fitted = fit(
-        model,
-        data,
-        phases,
-        params,
-        strategy.balanced,
-        strategy.backbone.precision,
-        resume,
-        title=f"{name}, fold {fold}",
-    )
+    decoding, teacher = Decoding(**read_json(folder / "decoding.json")), Path("crossval/teachers") / str(fold)
+    model = trained = create(strategy, label_space, decoding, params)
+    if name != TEACHER:
+        distillation = read_section("distillation", DistillationParams)
+        trained = distill(model, teacher, photos[data.train], distillation, params.attribute_loss_weight)
+    precision, title = strategy.backbone.precision, f"{name}, fold {fold}"
+    fit(trained, data, phases, params, strategy.balanced, precision, resume, title)
+    if name == TEACHER:
+        save_model(model, teacher, {"held_out_fold": fold})
     paths = list(table["image_path"][held_out])
-    logits, embeddings = fitted.model.infer(data.photos[held_out])
+    logits, embeddings = model.infer(data.photos[held_out])
     probs = {task: softmax(scores.astype(np.float64), axis=1).astype(np.float32) for task, scores in logits.items()}
     Predictions(label_space, tuple(paths), probs, embeddings).save(Path("crossval/predictions") / f"{name}_{fold}.npz")
     resume.unlink(missing_ok=True)

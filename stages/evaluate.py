@@ -1,6 +1,6 @@
-"""Judge both models, their ensemble and a support vector machine on val and test; save all predictions.
+"""Judge the networks, their ensemble and two baselines on val and test; save all predictions.
 
-Reads   models/, data/splits/, plots/train_deit/history.csv, plots/train_mobilevit/history.csv
+Reads   models/, data/splits/, plots/train_NETWORK/history.csv
 Writes  models/systems.json, predictions/SYSTEM.npz, metrics/evaluate.json, plots/evaluate/
 """
 
@@ -12,17 +12,19 @@ import pandas as pd
 
 from vitrine import figures, metrics
 from vitrine.artifacts import ArtifactError, read_csv, read_json, read_npy, write_csv, write_metrics
-from vitrine.baselines import svm_baseline
+from vitrine.baselines import PROBE_SIZE_PX, baseline_probs
 from vitrine.inference import Network
 from vitrine.labels import CLASS_TASK, LabelSpace, read_photos
+from vitrine.model import WeightsError, create_frozen
 from vitrine.params import ParamsError, exit_on, read_section
+from vitrine.preprocess import Decoding
 from vitrine.scores import confusion_counts
 from vitrine.scoring import compare_all, headline, named_rows, number_items
-from vitrine.systems import NETWORKS, answer, fit_systems, save_systems
+from vitrine.systems import ENSEMBLE, NETWORKS, answer, fit_systems, save_systems
 
 
 def main() -> None:
-    exit_on(ParamsError, ArtifactError)
+    exit_on(ParamsError, ArtifactError, WeightsError)
     params = read_section("evaluate", metrics.EvaluateParams)
     data, plots = Path("data/splits"), Path("plots/evaluate")
     table, photos = read_photos(data / "photos.csv"), read_npy(data / "photos.npy")
@@ -37,9 +39,11 @@ def main() -> None:
     systems = fit_systems(raw, codes, items, splits == "val", params.sure_accuracy)
     save_systems(Path("models/systems.json"), systems)
     judged = {name: answer(name, systems, raw) for name in systems}
-    svm = svm_baseline(photos, codes, label_space, splits == "train", params.svm_c)
+    decoding = Decoding(**read_json(data / "decoding.json"))
+    _, features = create_frozen(label_space, decoding, PROBE_SIZE_PX).infer(photos)
+    baselines = baseline_probs(photos, features, codes, label_space, splits == "train", params.svm_c)
 
-    probs = {name: found.probs for name, found in judged.items()} | {"svm": svm}
+    probs = {name: found.probs for name, found in judged.items()} | baselines
     on_test = {name: {task: values[test] for task, values in found.items()} for name, found in probs.items()}
     scores = pd.concat([metrics.score_table(name, codes, splits, items, found, bins) for name, found in probs.items()])
     tested = {name: found.select(test) for name, found in judged.items()}
@@ -50,7 +54,9 @@ def main() -> None:
     write_csv(plots / "comparisons.csv", named_rows(compared, "task", "first", "second"))
     write_csv(plots / "per_label.csv", named_rows(pd.concat(per_label), "task", "label", "model"))
     write_csv(plots / "calibration.csv", named_rows(calibrated["calibration"], "task", "model"))
-    write_csv(plots / "cost.csv", pd.DataFrame([{"model": name, **networks[name].cost()} for name in networks]))
+    helping = systems[ENSEMBLE].members
+    cost = [{"model": name, **network.cost(), "in_ensemble": name in helping} for name, network in networks.items()]
+    write_csv(plots / "cost.csv", pd.DataFrame(cost))
     write_metrics(Path("metrics/evaluate.json"), headline(scores[scores["split"] == "test"], "model"))
     figures.calibration(calibrated["reliability"], calibrated["coverage"], plots / "calibration.png")
     histories = {name: read_csv(Path(f"plots/train_{name}/history.csv")) for name in networks}

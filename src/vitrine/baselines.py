@@ -1,4 +1,4 @@
-"""Systems that learn no features: the commonest label, a support vector machine, and votes of neighbours."""
+"""Systems that learn no features: the commonest label, a support vector machine, a linear probe, neighbours."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pydantic import Field
 from skimage.color import rgb2lab
 from skimage.feature import hog
 from skimage.transform import resize
+from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.svm import SVC
 
@@ -24,6 +25,10 @@ LAB_RANGE = ((0, 100), (-80, 80), (-80, 80))
 
 COLOUR_WEIGHT = 0.5
 """Length of the colours' part where the gradients' is 1: 0.5 was best for the class on Team 13's train and val."""
+
+
+PROBE_SIZE_PX = 224
+"""EfficientNet-Lite0 was trained at this size, and its features are best at it."""
 
 
 class BaselineParams(Section):
@@ -86,6 +91,17 @@ def svm_probs(
     return _spread(powers / powers.sum(axis=1, keepdims=True), machine.classes_, num_labels)
 
 
+def linear_probe_probs(
+    train: NDArray[np.floating], codes: NDArray[np.int64], test: NDArray[np.floating], num_labels: int
+) -> NDArray[np.float32]:
+    """Fit logistic regression on features of a frozen network. Shape: as `svm_probs`."""
+    labelled = codes != MISSING
+    if len(np.unique(codes[labelled])) < 2:
+        return majority_probs(codes, num_labels, len(test))
+    probe = LogisticRegression(max_iter=1000).fit(train[labelled], codes[labelled])
+    return _spread(probe.predict_proba(test), probe.classes_, num_labels)
+
+
 def neighbour_probs(
     train: NDArray[np.floating], codes: NDArray[np.int64], test: NDArray[np.floating], num_labels: int, k: int
 ) -> NDArray[np.float32]:
@@ -104,20 +120,24 @@ def _spread(probs: NDArray[np.floating], classes: NDArray[np.int64], num_labels:
     return whole
 
 
-def svm_baseline(
+def baseline_probs(
     photos: NDArray[np.uint8],
+    features: NDArray[np.float32],
     codes: Mapping[str, NDArray[np.int64]],
     label_space: LabelSpace,
     train: NDArray[np.bool_],
-    c: float,
-) -> dict[str, NDArray[np.float32]]:
-    """Fit a machine a task on the training photographs and predict all.
+    svm_c: float,
+) -> dict[str, dict[str, NDArray[np.float32]]]:
+    """Fit the linear probe and the machine on the training photographs, task by task, and predict all.
 
     Shape:
-        photos: (photos, height, width, channels); codes[task], train: (photos,); returns: {task: (photos, labels)}
+        photos: (photos, height, width, channels); features: (photos, features), of the frozen network
+        codes[task], train: (photos,); returns: {system: {task: (photos, labels)}}
     """
-    features = classical_features(photos)
-    return {
-        task: svm_probs(features[train], codes[task][train], features, label_space.num_labels(task), c)
-        for task in label_space
-    }
+    classical = classical_features(photos)
+    found: dict[str, dict[str, NDArray[np.float32]]] = {"linear_probe": {}, "svm": {}}
+    for task in label_space:
+        known, num = codes[task][train], label_space.num_labels(task)
+        found["linear_probe"][task] = linear_probe_probs(features[train], known, features, num)
+        found["svm"][task] = svm_probs(classical[train], known, classical, num, svm_c)
+    return found

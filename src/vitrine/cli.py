@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 BATCH_SIZE = 64
 
-Model = Annotated[str, typer.Option(help="deit, mobilevit or ensemble: a system that `dvc repro` made.")]
+Model = Annotated[str, typer.Option(help="efficientnet, deit, mobilevit or ensemble: a system that `dvc repro` made.")]
 IndexFolder = Annotated[Path | None, typer.Option("--index", help="Folder of the index; without it index/MODEL.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Revision = Annotated[str, typer.Argument(help="A git revision, such as HEAD, HEAD~1 or origin/main.")]

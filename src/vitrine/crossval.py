@@ -21,6 +21,8 @@ from vitrine.reporting import (
     BASELINE,
     HOW_SEARCHED,
     MIN_PHOTOS,
+    PROBE,
+    PROBE_IN_WORDS,
     in_words,
     markdown_table,
     retrieval_table,
@@ -28,9 +30,9 @@ from vitrine.reporting import (
 )
 from vitrine.retrieval import Index
 from vitrine.scoring import compare_all, number_items, score_all, with_interval
-from vitrine.systems import ENSEMBLE, NETWORKS, mean_of
+from vitrine.systems import ENSEMBLE, NETWORKS, best_members, mean_of
 
-BASELINES = ("majority", "svm", "neighbours")
+BASELINES = ("linear_probe", "svm", "neighbours", "majority")
 
 
 class JudgeParams(Section):
@@ -47,7 +49,7 @@ def pool(
 ) -> dict[str, Probs]:
     """Read every system's predictions of the photographs it was not trained on, calibrate them, add the ensemble.
 
-    The temperature of a fold is fitted on the other folds.
+    The temperature of a fold and the members of its ensemble are chosen on the other folds.
 
     Returns:
         {system: {task: probabilities}}, shape (photos, labels) in the table's order
@@ -62,11 +64,22 @@ def pool(
         order = np.argsort(rows)
         systems[name] = {task: np.concatenate([part.probs[task] for part in parts])[order] for task in codes}
     systems = {name: _cross_calibrated(probs, folds, codes) for name, probs in systems.items()}
-    systems[ENSEMBLE] = _cross_calibrated(mean_of(list(systems.values())), folds, codes)
+    systems[ENSEMBLE] = _cross_calibrated(_ensemble(systems, folds, codes), folds, codes)
     for name in BASELINES:
         probs = dict(Predictions.load(folder / f"{name}.npz").probs)
         systems[name] = probs if name == "majority" else _cross_calibrated(probs, folds, codes)
     return systems
+
+
+def _ensemble(networks: Mapping[str, Probs], folds: NDArray[np.int64], codes: Mapping[str, NDArray[np.int64]]) -> Probs:
+    mixed = mean_of(list(networks.values()))
+    for fold in np.unique(folds):
+        others = folds != fold
+        elsewhere = {name: {task: values[others] for task, values in probs.items()} for name, probs in networks.items()}
+        members = best_members(elsewhere, {task: values[others] for task, values in codes.items()})
+        for task, values in mean_of([networks[name] for name in members]).items():
+            mixed[task][~others] = values[~others]
+    return mixed
 
 
 def _cross_calibrated(probs: Probs, folds: NDArray[np.int64], codes: Mapping[str, NDArray[np.int64]]) -> Probs:
@@ -162,8 +175,9 @@ def write_crossval_report(
 ) -> str:
     """Return crossval.md; pictures are addressed from the folder report/."""
     one_class = scores[scores["task"] == CLASS_TASK].set_index("system")
-    lines = [f"- {in_words(first, BASELINE, comparisons)}" for first in (*NETWORKS, ENSEMBLE)]
-    lines += [f"- {in_words(*NETWORKS, comparisons)}", f"- {in_words(ENSEMBLE, NETWORKS[0], comparisons)}"]
+    lines = [f"- {in_words(first, PROBE, comparisons)}" for first in (ENSEMBLE, *NETWORKS)]
+    lines += [f"- {in_words(first, BASELINE, comparisons)}" for first in NETWORKS]
+    lines += [f"- {in_words(ENSEMBLE, first, comparisons)}" for first in NETWORKS]
     tables = []
     for task, group in scores.groupby("task", sort=False):
         rows = [
@@ -193,11 +207,11 @@ def write_crossval_report(
         "\n".join(lines),
         "## Scores",
         *tables,
-        "`svm`: histograms of oriented gradients and of colors with an RBF support vector machine. `neighbours`: "
-        "votes of the nearest photographs in the features that DeiT starts from. `majority`: always the commonest "
-        "label of train. `ensemble`: the mean of both networks' calibrated probabilities. Temperatures are fitted on "
-        "the other folds. NLL: mean negative log-likelihood, in nats. ECE: expected calibration error over bins of "
-        "equal numbers.",
+        f"`{PROBE}`: {PROBE_IN_WORDS}. `svm`: histograms of oriented gradients and of colors with an RBF support "
+        "vector machine. `neighbours`: votes of the nearest photographs in the linear probe's features. `majority`: "
+        "always the commonest label of train. `ensemble`: the mean of the calibrated probabilities of those networks "
+        "that are best together. Its members and all temperatures are chosen on the other folds. NLL: mean negative "
+        "log-likelihood, in nats. ECE: expected calibration error over bins of equal numbers.",
         "## Search",
         "\n".join(soft_or_hard(name, gain) for name, gain in gains.items()),
         retrieval_table(retrieval),

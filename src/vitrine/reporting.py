@@ -16,6 +16,11 @@ from vitrine.scoring import with_interval
 
 SIGNIFICANCE = 0.05
 BASELINE = "svm"
+PROBE = "linear_probe"
+PROBE_IN_WORDS = (
+    "logistic regression on frozen features of EfficientNet-Lite0 with ImageNet's weights, which is what five lines of "
+    "code give without this project"
+)
 UNRELIABLE = "unreliable on this data"
 MIN_PHOTOS = 15
 """Of labels with fewer photographs nothing is claimed: three items of five views."""
@@ -158,7 +163,7 @@ def in_words(first: str, second: str, comparisons: pd.DataFrame, task: str = CLA
 
 def _verdict(data: ReportData) -> list[str]:
     items = int(data.counts["items"]["test"])
-    rows = {name: _row(data, name, "test", CLASS_TASK) for name in [*data.systems, BASELINE]}
+    rows = {name: _row(data, name, "test", CLASS_TASK) for name in data.systems}
     on_val = {name: _row(data, name, "val", CLASS_TASK)["accuracy"] for name in data.systems}
     best = max(data.systems, key=lambda name: on_val[name])
     row = rows[best]
@@ -167,9 +172,11 @@ def _verdict(data: ReportData) -> list[str]:
         f"{with_interval(row, 'accuracy')} of the test photographs right, and of {int(row['item_right'])} of "
         f"{int(row['item_n'])} items from all their views; always saying the commonest class would get "
         f"{percent(row['majority_accuracy'])}.",
+        f"- {in_words(best, PROBE, data.comparisons)} `{PROBE}` is {PROBE_IN_WORDS}.",
         f"- {in_words(best, BASELINE, data.comparisons)} `{BASELINE}` is a support vector machine on histograms.",
+        *(f"- {said}" for said in _losses(data, best)),
+        f"- {_recommendation(data, best)}",
     ]
-    lines += [f"- {_recommendation(data)}"] if len(data.networks) > 1 else []
     lines.append(
         f"- {items} test items are few: one more or less moves the accuracy by about {percent(1 / items)}. "
         "[Cross-validation](crossval.md) uses every item."
@@ -179,17 +186,26 @@ def _verdict(data: ReportData) -> list[str]:
     return ["\n".join(lines)]
 
 
-def _recommendation(data: ReportData) -> str:
-    """Recommend a network by the paired test; where nothing can be shown, the smaller."""
-    parameters = dict(zip(data.cost["model"], data.cost["parameters"], strict=True))
-    first, second = sorted(data.networks, key=lambda name: int(parameters[name]))[:2]
+def _loses(data: ReportData, first: str, second: str) -> bool:
     row = difference(data.comparisons, first, second, CLASS_TASK)
-    said = in_words(first, second, data.comparisons)
-    if row["p_value"] >= SIGNIFICANCE:
-        return f"{said} Take **{first}**, the smaller."
-    if row["difference"] > 0:
-        return f"{said} Take **{first}**: it is better, and smaller."
-    return f"{said} Take **{second}** for quality, and **{first}** where size counts."
+    return bool(row["p_value"] < SIGNIFICANCE and row["difference"] < 0)
+
+
+def _losses(data: ReportData, best: str) -> list[str]:
+    """Name the other systems that lose to the linear probe."""
+    others = [name for name in data.systems if name != best and _loses(data, name, PROBE)]
+    return [in_words(name, PROBE, data.comparisons) for name in others]
+
+
+def _recommendation(data: ReportData, best: str) -> str:
+    """Recommend the smallest network that the system best on val does not beat, unless the linear probe beats that."""
+    if _loses(data, best, PROBE):
+        return f"Take **{PROBE}**: on this data it beats every system here that val would choose."
+    by_size = data.cost.sort_values("parameters", kind="stable")["model"]
+    equals = [name for name in by_size if not _loses(data, name, best) and not _loses(data, name, PROBE)]
+    if not equals or equals[0] == best:
+        return f"Take **{best}**."
+    return f"Take **{equals[0]}**: that **{best}** is better cannot be shown, and no smaller network is as good."
 
 
 def _sureness(row: Mapping[str, Any]) -> str:
@@ -210,7 +226,7 @@ def _quality(data: ReportData) -> list[str]:
     ]
     rows = []
     for task in dict.fromkeys(data.scores["task"]):
-        for name in [*data.systems, BASELINE]:
+        for name in [*data.systems, PROBE, BASELINE]:
             test, val = _row(data, name, "test", task), _row(data, name, "val", task)
             by_item = ""
             if task != ALL_TASKS and test["item_n"] > 0:
@@ -222,11 +238,13 @@ def _quality(data: ReportData) -> list[str]:
     return [
         markdown_table(header, rows),
         "In brackets are 95 % intervals over items, since views of one item are alike. `items, views fused`: items "
-        "that are right when the probabilities of their views are multiplied. `ensemble`: the mean of both networks' "
-        "calibrated probabilities. `svm`: a support vector machine on histograms of gradients and colors. "
+        "that are right when the probabilities of their views are multiplied. `ensemble`: the mean of the calibrated "
+        f"probabilities of {_ensemble_in_words(data)}. `{PROBE}`: {PROBE_IN_WORDS}. `svm`: a support vector machine on "
+        "histograms of gradients and colors. "
         "`commonest label`: accuracy of always saying the label that is commonest in train. Balanced accuracy is the "
         "mean recall of the labels. Photographs without a label for a task do not count for it. The epoch, the "
-        "temperatures, the thresholds and the system named first were picked on val, so val scores flatter.",
+        "temperatures, the thresholds, the members of the ensemble and the system named first were picked on val, so "
+        "val scores flatter.",
     ]
 
 
@@ -301,8 +319,15 @@ def _cost(data: ReportData) -> list[str]:
     header = ["network", "architecture", "image size", "parameters", "FLOPs a photograph", "predicted on"]
     return [
         markdown_table(header, rows),
-        "The ensemble costs the sum.",
+        f"The ensemble costs the sum of its members: {_ensemble_in_words(data)}.",
     ]
+
+
+def _ensemble_in_words(data: ReportData) -> str:
+    members = list(data.cost.loc[data.cost["in_ensemble"].astype(bool), "model"])
+    left_out = [name for name in data.networks if name not in members]
+    said = " and ".join(members) if len(members) > 1 else f"{members[0]} alone"
+    return f"{said} ({' and '.join(left_out)} did not help on val)" if left_out else said
 
 
 def _classes(data: ReportData, models: list[str]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -11,10 +11,14 @@ import torch
 from pydantic import Field
 
 from vitrine.artifacts import read_json, write_csv, write_metrics
+from vitrine.distillation import DistillationParams, distill
 from vitrine.labels import LabelSpace
 from vitrine.model import MultiTaskModel, create_model, pick_device, save_model
 from vitrine.preprocess import Decoding
 from vitrine.training import BackboneParams, Phase, Rate, TrainingData, TrainingParams, fit
+
+TEACHER = Path("models/efficientnet")
+"""What the stage train_efficientnet writes and the others learn from."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,16 @@ class DeitParams(BackboneParams):
         return Strategy(self, phases, balanced=False)
 
 
+class EfficientnetParams(DeitParams):
+    """As DeiT, but the first blocks keep ImageNet's weights: they cost most to train."""
+
+    frozen_blocks: Annotated[int, Field(ge=0)]
+
+    def strategy(self) -> Strategy:
+        heads, full = super().strategy().phases
+        return Strategy(self, [heads, replace(full, frozen_blocks=self.frozen_blocks)], balanced=False)
+
+
 class MobilevitParams(BackboneParams):
     """One phase, every class drawn equally often."""
 
@@ -70,24 +84,31 @@ def create(strategy: Strategy, label_space: LabelSpace, decoding: Decoding, para
     ).to(pick_device())
 
 
-def run_training(name: str, strategy: Strategy, params: TrainingParams) -> None:
+def run_training(
+    name: str, strategy: Strategy, params: TrainingParams, distillation: DistillationParams | None = None
+) -> None:
     """Train model `name` on data/splits and write models/NAME, metrics/train_NAME.json and plots/train_NAME.
 
     A killed run leaves its last finished epoch in .resume/; the next run resumes from there.
+
+    Args:
+        distillation: how much models/efficientnet teaches; None for a model without a teacher.
     """
     folder = Path("data/splits")
     data, decoding = TrainingData.read(folder), Decoding(**read_json(folder / "decoding.json"))
     resume = Path(".resume") / f"{name}.safetensors"
-    model = create(strategy, data.label_space, decoding, params)
-    fitted = fit(
-        model, data, strategy.phases, params, strategy.balanced, strategy.backbone.precision, resume, title=name
-    )
+    model = trained = create(strategy, data.label_space, decoding, params)
+    if distillation is not None:
+        trained = distill(model, TEACHER, data.photos[data.train], distillation, params.attribute_loss_weight)
+    precision = strategy.backbone.precision
+    fitted = fit(trained, data, strategy.phases, params, strategy.balanced, precision, resume, title=name)
 
     row = fitted.history.loc[fitted.history["epoch"] == fitted.epoch].iloc[0]
     phases = [asdict(phase) for phase in strategy.phases]
-    device = next(fitted.model.parameters()).device.type
+    device = next(model.parameters()).device.type
     notes = {"epoch": fitted.epoch, "weights": strategy.backbone.start, "phases": phases, "device": device}
-    save_model(fitted.model, Path("models") / name, notes)
+    notes |= {"distillation": distillation.model_dump() if distillation else None}
+    save_model(model, Path("models") / name, notes)
     write_csv(Path("plots") / f"train_{name}" / "history.csv", fitted.history)
     scores = {key: row[key] for key in fitted.history.columns if key.startswith("val_")}
     write_metrics(Path("metrics") / f"train_{name}.json", {"epoch": fitted.epoch, **scores})

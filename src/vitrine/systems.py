@@ -1,21 +1,23 @@
-"""The systems that answer: every network, and the ensemble of all; each with its temperatures and thresholds."""
+"""The systems that answer: every network, and an ensemble; each with its temperatures and thresholds."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vitrine.artifacts import ArtifactError, read_json, write_json
-from vitrine.calibration import fit_temperature, sharpen, sure_threshold
+from vitrine.calibration import fit_temperature, nll, sharpen, sure_threshold
+from vitrine.labels import MISSING
 from vitrine.predictions import Predictions
 
-NETWORKS = ("deit", "mobilevit")
-"""The models that the pipeline trains, each by a stage of its own."""
+NETWORKS = ("efficientnet", "deit", "mobilevit")
+"""The models that the pipeline trains, each by a stage of its own; the first teaches the others."""
 
 ENSEMBLE = "ensemble"
 
@@ -43,7 +45,9 @@ def fit_systems(
     val: NDArray[np.bool_],
     sure_accuracy: float,
 ) -> dict[str, System]:
-    """Fit temperatures and thresholds on val, for every network and, if there are several, their ensemble.
+    """Fit temperatures and thresholds on val, for every network and, if there are several, an ensemble.
+
+    Its members are those that `best_members` finds on val.
 
     Args:
         raw: uncalibrated predictions of every network, for the same photographs.
@@ -53,18 +57,44 @@ def fit_systems(
         codes[task], items, val: (photos,)
     """
     systems: dict[str, System] = {}
-    members = {name: (name,) for name in raw} | ({ENSEMBLE: tuple(raw)} if len(raw) > 1 else {})
-    for name, names in members.items():
+    for name in (*raw, ENSEMBLE) if len(raw) > 1 else raw:
+        names: tuple[str, ...] = (name,)
+        if name == ENSEMBLE:
+            on_val = {each: answer(each, systems, raw).select(val).probs for each in raw}
+            names = best_members(on_val, {task: values[val] for task, values in codes.items()})
         mixed = mix(name, {**systems, name: System(names, {}, {})}, raw)
         temperatures: dict[str, float] = {}
         thresholds: dict[str, float | None] = {}
         for task, values in codes.items():
-            on_val = mixed.probs[task][val]
-            temperatures[task] = round(fit_temperature(values[val], on_val), 6)
-            threshold = sure_threshold(values[val], sharpen(on_val, temperatures[task]), items[val], sure_accuracy)
+            probs = mixed.probs[task][val]
+            temperatures[task] = round(fit_temperature(values[val], probs), 6)
+            threshold = sure_threshold(values[val], sharpen(probs, temperatures[task]), items[val], sure_accuracy)
             thresholds[task] = None if threshold is None else math.floor(threshold * 1e6) / 1e6  # not above its photo
         systems[name] = System(names, temperatures, thresholds)
     return systems
+
+
+def best_members(
+    probs: Mapping[str, Mapping[str, NDArray[np.floating]]], codes: Mapping[str, NDArray[np.int64]]
+) -> tuple[str, ...]:
+    """Choose the networks whose mean probabilities are most likely: an ensemble, or the best alone.
+
+    Compared is the negative log-likelihood after calibration, averaged over the tasks; of equals the fewest win.
+
+    Args:
+        probs: calibrated, by network and task, of photographs that no network was trained on.
+
+    Shape:
+        probs[network][task]: (photos, labels); codes[task]: (photos,)
+    """
+    labelled = [task for task, values in codes.items() if (values != MISSING).any()]
+
+    def loss(members: tuple[str, ...]) -> float:
+        mean = mean_of([probs[name] for name in members])
+        calibrated = {task: sharpen(mean[task], fit_temperature(codes[task], mean[task])) for task in labelled}
+        return sum(nll(codes[task], calibrated[task]) for task in labelled)
+
+    return min((each for size in range(len(probs)) for each in combinations(probs, size + 1)), key=loss)
 
 
 def mix(name: str, systems: Mapping[str, System], raw: Mapping[str, Predictions]) -> Predictions:

@@ -77,12 +77,19 @@ class BackboneParams(Section):
 
 @dataclass(frozen=True)
 class Phase:
-    """Some epochs with one cosine schedule from these learning rates to zero; a rate of zero freezes the backbone."""
+    """Some epochs with one cosine schedule from these learning rates to zero.
+
+    Attributes:
+        backbone_learning_rate: zero freezes the backbone
+        frozen_blocks: what comes before the backbone's `blocks`, and so many of these, keep their weights; the whole
+            backbone's batch normalization then keeps its statistics. None trains everything
+    """
 
     name: str
     epochs: int
     backbone_learning_rate: float
     head_learning_rate: float
+    frozen_blocks: int | None = None
 
 
 @dataclass(frozen=True)
@@ -243,8 +250,9 @@ class _Run:
             self.save(resume, fingerprint)
 
     def _create_optimizer(self, phase: Phase) -> torch.optim.Optimizer:
-        frozen = phase.backbone_learning_rate == 0
-        self.model.backbone.requires_grad_(not frozen)
+        self.model.backbone.requires_grad_(phase.backbone_learning_rate > 0)
+        if phase.frozen_blocks is not None:
+            freeze_first_blocks(self.model.backbone, phase.frozen_blocks)
         groups = []
         backbone = set(self.model.backbone.parameters())
         rest = [each for each in self.model.parameters() if each not in backbone and each.requires_grad]
@@ -255,8 +263,9 @@ class _Run:
             if rate == 0:
                 continue
             # As usual for transformers, matrices decay; biases, norms and other vectors do not.
-            decayed = [parameter for parameter in parameters if parameter.ndim > 1]
-            others = [parameter for parameter in parameters if parameter.ndim <= 1]
+            trained = [parameter for parameter in parameters if parameter.requires_grad]
+            decayed = [parameter for parameter in trained if parameter.ndim > 1]
+            others = [parameter for parameter in trained if parameter.ndim <= 1]
             groups.append({"params": decayed, "peak": rate, "weight_decay": self.params.weight_decay})
             groups.append({"params": others, "peak": rate, "weight_decay": 0.0})
         fused = self.device.type in ("cpu", "cuda")
@@ -272,7 +281,7 @@ class _Run:
         torch.manual_seed(seed)  # dropout and stochastic depth
         generator = torch.Generator().manual_seed(seed)  # order and augmentation
         self.model.train()
-        if phase.backbone_learning_rate == 0:
+        if phase.backbone_learning_rate == 0 or phase.frozen_blocks is not None:
             self.model.backbone.eval()
         total = torch.zeros((), device=self.device)
         batches = self._batches(self._order(generator))
@@ -381,6 +390,23 @@ class _Run:
         self.phase, self.epoch, self.history = progress["phase"], progress["epoch"], progress["history"]
         self.best_epoch = progress["best_epoch"]
         tqdm.write(f"{path}: resuming after epoch {self.epoch}")
+
+
+def freeze_first_blocks(backbone: nn.Module, num: int) -> None:
+    """Freeze the first `num` of the backbone's `blocks` and all that comes before them.
+
+    Raises:
+        TrainingError: the backbone has no such blocks.
+    """
+    blocks = getattr(backbone, "blocks", ())
+    if num > len(blocks):
+        raise TrainingError(f"frozen_blocks: at most {len(blocks)} expected, as the backbone has; found {num}")
+    for name, module in backbone.named_children():
+        if name == "blocks":
+            break
+        module.requires_grad_(False)
+    for block in blocks[:num]:
+        block.requires_grad_(False)
 
 
 def multi_task_loss(

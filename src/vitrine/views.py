@@ -14,7 +14,14 @@ from vitrine.retrieval import Hit
 LEVELS = (("high", 0.75), ("medium", 0.4), ("low", 0.0))
 """Words for probabilities and from where on they hold: color is never all that tells."""
 
-NAMES = {"deit": "DeiT", "mobilevit": "MobileViT", "ensemble": "Ensemble", "svm": "HOG + color SVM"}
+NAMES = {
+    "efficientnet": "EfficientNet",
+    "deit": "DeiT",
+    "mobilevit": "MobileViT",
+    "ensemble": "Ensemble",
+    "linear_probe": "Linear probe",
+    "svm": "HOG + color SVM",
+}
 
 
 def spoken(text: str) -> str:
