@@ -35,7 +35,7 @@ class EpochsParams(Section):
 
 
 TEACHER = "efficientnet"
-SECTIONS: dict[str, type[DeitParams] | type[MobilevitParams]] = {
+SECTIONS: dict[str, type[EfficientnetParams] | type[DeitParams] | type[MobilevitParams]] = {
     TEACHER: EfficientnetParams,
     "deit": DeitParams,
     "mobilevit": MobilevitParams,

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from vitrine.baselines import classical_features, majority_probs, neighbour_probs, svm_probs
+from vitrine.baselines import classical_features, linear_probe_probs, majority_probs, neighbour_probs, svm_probs
 from vitrine.labels import MISSING
 from vitrine.splits import SplitError, assign_folds
 
@@ -64,7 +64,11 @@ def test_learners_separate_what_is_separate_and_never_name_unseen_labels(num_see
     codes = np.repeat(np.arange(num_seen), 10)
     train = centres[codes] + rng.normal(0, 0.1, (len(codes), 4))
     codes[0] = MISSING
-    for probs in (svm_probs(train, codes, centres, 5, 10.0), neighbour_probs(train, codes, centres, 5, 3)):
+    for probs in (
+        svm_probs(train, codes, centres, 5, 10.0),
+        linear_probe_probs(train, codes, centres, 5),
+        neighbour_probs(train, codes, centres, 5, 3),
+    ):
         assert probs.shape == (num_seen, 5)
         np.testing.assert_array_equal(probs.argmax(axis=1), np.arange(num_seen))
         np.testing.assert_allclose(probs.sum(axis=1), 1, rtol=1e-5)
@@ -73,11 +77,15 @@ def test_learners_separate_what_is_separate_and_never_name_unseen_labels(num_see
 
 def test_with_fewer_than_two_labels_in_train_the_answer_is_constant() -> None:
     train, test = np.random.default_rng(0).normal(size=(5, 3)), np.zeros((2, 3))
+
+    def learned(*arrays: np.ndarray) -> list[np.ndarray]:
+        return [svm_probs(*arrays, 4, 10.0), linear_probe_probs(*arrays, 4), neighbour_probs(*arrays, 4, 3)]
+
     one = np.array([2, MISSING, 2, MISSING, 2])
-    for probs in (svm_probs(train, one, test, 4, 10.0), neighbour_probs(train, one, test, 4, 3)):
+    for probs in learned(train, one, test):
         np.testing.assert_array_equal(probs, [[0, 0, 1, 0]] * 2)
     none = np.full(5, MISSING)
-    for probs in (svm_probs(train, none, test, 4, 10.0), neighbour_probs(train, none, test, 4, 3)):
+    for probs in learned(train, none, test):
         np.testing.assert_array_equal(probs, np.full((2, 4), 0.25))
 
 

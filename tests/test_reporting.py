@@ -24,9 +24,12 @@ def report_data(
     sure: float = 0.25,
     threshold: float = 0.66,
     best_on_val: str = "ensemble",
+    b_minus_probe: float = 0.11,
+    ensemble_minus_probe: float = 0.06,
+    members: str = "ab",
 ) -> ReportData:
     """Two networks, a and b, whose ensemble is best on test; a is better than b by `gain`."""
-    accuracies = {"a": 0.7123, "b": 0.6456, "ensemble": 0.8123, "svm": 0.9}
+    accuracies = {"a": 0.7123, "b": 0.6456, "ensemble": 0.8123, "linear_probe": 0.75, "svm": 0.9}
     intervals = {f"{name}_ci_{end}": value for name in ("accuracy", "macro_f1", "item_accuracy")
                  for end, value in (("low", 0.2), ("high", 0.95))}  # fmt: skip
     scores = [
@@ -45,6 +48,9 @@ def report_data(
         compared("b", "ensemble", -0.2, 0.1),
         compared("b", "svm", -0.25, 0.01),
         compared("ensemble", "svm", -0.09, 0.0001),
+        compared("a", "linear_probe", -0.04, 0.4),
+        compared("b", "linear_probe", b_minus_probe, 0.02),
+        compared("ensemble", "linear_probe", ensemble_minus_probe, 0.03),
     ]
     calibration = [
         {"model": m, "task": t, "temperature": 1.23, "nll_before": 2.5, "nll_after": 1.5, "brier_before": 0.9,
@@ -57,7 +63,8 @@ def report_data(
     ]  # fmt: skip
     cost = [
         {"model": m, "architecture": f"net_{m}", "image_size_px": 112,
-         "parameters": 1_230_000 if m == small else 5_570_000, "flops": 570_000_000, "device": "cpu"} for m in "ab"
+         "parameters": 1_230_000 if m == small else 5_570_000, "flops": 570_000_000, "device": "cpu",
+         "in_ensemble": m in members} for m in "ab"
     ]  # fmt: skip
     retrieval = [
         {"model": m, "system": system, "num_terms": t, "num_queries": 17, "k": 4, "map": 0.333, "map_ci_low": 0.2,
@@ -112,15 +119,26 @@ def test_a_network_that_loses_to_the_machine_is_said_to_lose() -> None:
     assert "**ensemble** loses to **svm** (-9.0 points [-19, +1], p < 0.001)" in write_report(report_data(0.05, 0.3))
 
 
-def test_no_winner_is_named_without_evidence() -> None:
+def test_the_smallest_network_is_recommended_that_is_not_shown_to_be_worse() -> None:
     text = write_report(report_data(0.05, 0.3))
-    assert "No difference between **b** and **a** can be shown (-5.0 points [-15, +5], p = 0.300)." in text
-    assert "Take **b**, the smaller." in text
+    assert "Take **b**: that **ensemble** is better cannot be shown" in text
+    assert "Take **a**: that **ensemble** is better cannot be shown" in write_report(report_data(0.05, 0.3, small="a"))
 
 
-def test_a_winner_is_named_with_evidence() -> None:
-    assert "Take **a** for quality, and **b** where size counts" in write_report(report_data(0.2, 0.01))
-    assert "Take **a**: it is better, and smaller" in write_report(report_data(0.2, 0.01, small="a"))
+def test_a_system_that_loses_to_the_linear_probe_is_said_to_lose_and_is_not_recommended() -> None:
+    text = write_report(report_data(0.05, 0.3, b_minus_probe=-0.11))
+    assert "- **b** loses to **linear_probe** (-11.0 points [-21, -1], p = 0.020)." in text
+    assert "Take **a**" in text and "Take **b**" not in text
+    assert "loses to **linear_probe**" not in write_report(report_data(0.05, 0.3))
+    beaten = write_report(report_data(0.05, 0.3, ensemble_minus_probe=-0.06))
+    assert "- **ensemble** loses to **linear_probe** (-6.0 points [-16, +4], p = 0.030)." in beaten
+    assert "Take **linear_probe**" in beaten
+
+
+def test_the_members_of_the_ensemble_are_named() -> None:
+    assert "The ensemble costs the sum of its members: a and b." in write_report(report_data(0.05, 0.3))
+    alone = write_report(report_data(0.05, 0.3, members="a"))
+    assert "The ensemble costs the sum of its members: a alone (b did not help on val)." in alone
 
 
 def test_how_sure_it_is_stands_in_the_verdict() -> None:

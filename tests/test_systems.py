@@ -9,9 +9,9 @@ import pytest
 
 from vitrine.artifacts import ArtifactError
 from vitrine.calibration import is_sure
-from vitrine.labels import LabelSpace
+from vitrine.labels import MISSING, LabelSpace
 from vitrine.predictions import Predictions
-from vitrine.systems import System, answer, fit_systems, load_systems, mean_of, mix, save_systems
+from vitrine.systems import System, answer, best_members, fit_systems, load_systems, mean_of, mix, save_systems
 
 SPACE = LabelSpace({"class": ("a", "b")})
 
@@ -26,6 +26,29 @@ def raw(confidences: list[float], feature: float = 3.0) -> Predictions:
 def test_the_ensemble_is_the_mean() -> None:
     mean = mean_of([{"class": np.array([[0.2, 0.8]])}, {"class": np.array([[0.6, 0.4]])}])
     np.testing.assert_allclose(mean["class"], [[0.4, 0.6]], rtol=1e-6)
+
+
+def test_the_ensemble_has_the_members_that_are_best_together() -> None:
+    codes = {"class": np.array([0, 0, 1, 1] * 10)}
+    sure, unsure = np.array([[0.9, 0.1]]), np.array([[0.6, 0.4]])
+    right = np.where(codes["class"][:, None] == 0, sure, sure[:, ::-1])
+    half = np.arange(40)[:, None] < 20
+    knows = {"first": np.where(half, right, unsure), "second": np.where(half, unsure, right)}  # each knows a half
+    knows["never"] = right[:, ::-1]
+    probs = {name: {"class": values} for name, values in knows.items()}
+    assert best_members(probs, codes) == ("first", "second")
+    assert best_members({"first": probs["first"], "never": probs["never"]}, codes) == ("first",)
+    assert best_members({"first": probs["first"], "twin": probs["first"]}, codes) == ("first",)
+    assert best_members(probs, {"class": np.full(40, MISSING)}) == ("first",)
+
+
+def test_an_ensemble_of_one_answers_as_that_network() -> None:
+    codes, val = {"class": np.array([0] * 9 + [1])}, np.ones(10, dtype=bool)
+    predictions = {"wrong": raw([0.1] * 10), "right": raw([0.9] * 10)}
+    systems = fit_systems(predictions, codes, np.arange(10), val, sure_accuracy=0.6)
+    assert systems["ensemble"].members == ("right",)
+    alone, ensemble = (answer(name, systems, predictions).probs["class"] for name in ("right", "ensemble"))
+    np.testing.assert_allclose(ensemble, alone, atol=1e-4)
 
 
 def test_temperatures_make_val_honest_and_other_photographs_do_not_count() -> None:

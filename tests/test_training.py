@@ -283,3 +283,22 @@ def test_validation_scores_by_hand() -> None:
     scores = training.validation_scores(codes, logits)
     assert scores == {"accuracy": pytest.approx(2 / 3), "macro_f1": pytest.approx(2 / 3)}
     assert training.validation_scores(codes[3:], logits[3:]) == {"accuracy": 0.0, "macro_f1": 0.0}
+
+
+def test_frozen_blocks_keep_their_weights_and_statistics(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    model = create_model("test_efficientnet", "none", SPACE, Decoding(24, 50.0), 32, 0.1, 0.2)
+    before = tensors_of(model)
+    phases = [Phase("full", 1, 2e-3, 2e-3, frozen_blocks=2)]
+    fit(model, data(), phases, params(), balanced=True, precision="fp32", resume=tmp_path / "state", title="test")
+    changed = {name for name, tensor in tensors_of(model).items() if not np.array_equal(tensor, before[name])}
+    first = ("backbone.conv_stem", "backbone.bn1", "backbone.blocks.0.", "backbone.blocks.1.")
+    assert changed and not any(name.startswith(first) or "running" in name for name in changed)
+    weights = {name for name, _ in model.named_parameters() if not name.startswith(first)}
+    assert changed == weights
+
+
+def test_more_frozen_blocks_than_there_are_is_an_error(tmp_path: Path) -> None:
+    phases = [Phase("full", 1, 2e-3, 2e-3, frozen_blocks=99)]
+    with pytest.raises(TrainingError, match="frozen_blocks: at most 6 expected, as the backbone has; found 99"):
+        train(tmp_path / "state", phases)

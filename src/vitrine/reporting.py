@@ -202,7 +202,7 @@ def _recommendation(data: ReportData, best: str) -> str:
     if _loses(data, best, PROBE):
         return f"Take **{PROBE}**: on this data it beats every system here that val would choose."
     by_size = data.cost.sort_values("parameters", kind="stable")["model"]
-    equals = [name for name in by_size if not _loses(data, name, best) and not _loses(data, name, PROBE)]
+    equals = [name for name in by_size if name == best or not (_loses(data, name, best) or _loses(data, name, PROBE))]
     if not equals or equals[0] == best:
         return f"Take **{best}**."
     return f"Take **{equals[0]}**: that **{best}** is better cannot be shown, and no smaller network is as good."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -15,7 +15,7 @@ from vitrine.distillation import DistillationParams, distill
 from vitrine.labels import LabelSpace
 from vitrine.model import MultiTaskModel, create_model, pick_device, save_model
 from vitrine.preprocess import Decoding
-from vitrine.training import BackboneParams, Phase, Rate, TrainingData, TrainingParams, fit
+from vitrine.training import BackboneParams, NetworkParams, Phase, Rate, TrainingData, TrainingParams, fit
 
 TEACHER = Path("models/efficientnet")
 """What the stage train_efficientnet writes and the others learn from."""
@@ -28,12 +28,12 @@ class Strategy:
     balanced: draw photographs with replacement, every class equally often, instead of each once an epoch.
     """
 
-    backbone: BackboneParams
+    backbone: NetworkParams
     phases: Sequence[Phase]
     balanced: bool
 
 
-class DeitParams(BackboneParams):
+class TwoPhaseParams(NetworkParams):
     """Two phases: the heads on a frozen backbone, then everything, the backbone more slowly."""
 
     head_epochs: Annotated[int, Field(ge=0)]
@@ -50,9 +50,14 @@ class DeitParams(BackboneParams):
         return Strategy(self, phases, balanced=False)
 
 
-class EfficientnetParams(DeitParams):
-    """As DeiT, but the first blocks keep ImageNet's weights: they cost most to train."""
+class DeitParams(TwoPhaseParams, BackboneParams):
+    """Two phases, from a file's weights or others."""
 
+
+class EfficientnetParams(TwoPhaseParams):
+    """Two phases; in the second the first blocks keep their weights, since they cost most to train."""
+
+    weights: Literal["imagenet", "none"]
     frozen_blocks: Annotated[int, Field(ge=0)]
 
     def strategy(self) -> Strategy:

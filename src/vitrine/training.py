@@ -54,14 +54,24 @@ class TrainingError(RuntimeError):
     """Training cannot continue."""
 
 
-class BackboneParams(Section):
-    """What every training stage says of its backbone."""
+class NetworkParams(Section):
+    """What every training stage says of its network."""
 
     architecture: str
     weights: Literal["file", "imagenet", "none"]
-    weights_file: str | None
     image_size_px: Annotated[int, Field(ge=16, le=1024)]
     precision: Literal["auto", "bf16", "fp32"]
+
+    @property
+    def start(self) -> str:
+        """The backbone's first weights, as `create_model` takes them."""
+        return self.weights
+
+
+class BackboneParams(NetworkParams):
+    """A network whose first weights may be a file's."""
+
+    weights_file: str | None
 
     @model_validator(mode="after")
     def _file_is_named(self) -> BackboneParams:
