@@ -35,7 +35,7 @@ team13-crossval: setup  ## Cross-validate on Team 13's photographs, as an experi
 	dvc repro data/team13/dvc.yaml
 	grep -hv '^#' data/team13/dataset | sed 's/^/-S /' | xargs dvc exp run crossval/dvc.yaml
 
-crossval: setup  ## Cross-validate both models and the baselines, by item (about 12 minutes)
+crossval: setup  ## Cross-validate the networks and the baselines, by item
 	dvc repro crossval/dvc.yaml
 
 pretrain: setup  ## Check the imported backbones in weights/, rehearse how others are trained (minutes)

@@ -532,7 +532,7 @@ def quality(shop: Shop) -> str:
     )
     best = shop.systems[0]
     shown = {
-        "curves.png": "Training curves of both models",
+        "curves.png": "Training curves of the networks",
         f"confusion_{best}.png": "Which classes the best system mixes up",
         "calibration.png": "Whether confidence can be believed",
         f"pca_{best}.png": "Embeddings of all photographs in two dimensions",

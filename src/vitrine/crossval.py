@@ -151,7 +151,7 @@ def search_scores(
     """Measure the search by words among all photographs, each as it was predicted by a system that had not seen it.
 
     Returns:
-        as `relevance.measure_text`, for both networks and their ensemble together; the gains by system
+        as `relevance.measure_text`, for all networks and their ensemble together; the gains by system
     """
     queries = true_queries(table, label_space, params)
     measured, gains = [], {}

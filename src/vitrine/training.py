@@ -35,7 +35,7 @@ Dropout = Annotated[float, Field(ge=0, lt=1)]
 
 
 class TrainingParams(AugmentationParams):
-    """What both models share: data order, loss, regularisation, augmentation."""
+    """What all models share: data order, loss, regularisation, augmentation."""
 
     seed: Annotated[int, Field(ge=0)]
     batch_size: Annotated[int, Field(ge=2)]
