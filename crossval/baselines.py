@@ -20,11 +20,11 @@ from vitrine.baselines import (
     neighbour_probs,
     svm_probs,
 )
+from vitrine.inference import imagenet_features
 from vitrine.labels import LabelSpace, read_photos
-from vitrine.model import WeightsError, create_frozen
+from vitrine.model import WeightsError
 from vitrine.params import ParamsError, exit_on, read_section
 from vitrine.predictions import Predictions
-from vitrine.preprocess import Decoding
 
 
 def main() -> None:
@@ -35,8 +35,7 @@ def main() -> None:
     label_space = LabelSpace.from_json(read_json(folder / "label_space.json"))
     folds = read_csv(Path("crossval/folds.csv"))["fold"].to_numpy()
     classical = classical_features(photos)
-    decoding = Decoding(**read_json(folder / "decoding.json"))
-    _, frozen = create_frozen(label_space, decoding, PROBE_SIZE_PX).infer(photos)
+    frozen = imagenet_features(photos, PROBE_SIZE_PX)
 
     found: dict[str, dict[str, np.ndarray]] = {"majority": {}, "svm": {}, "linear_probe": {}, "neighbours": {}}
     for task, codes in label_space.encode(table).items():

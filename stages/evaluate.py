@@ -13,11 +13,10 @@ import pandas as pd
 from vitrine import figures, metrics
 from vitrine.artifacts import ArtifactError, read_csv, read_json, read_npy, write_csv, write_metrics
 from vitrine.baselines import PROBE_SIZE_PX, baseline_probs
-from vitrine.inference import Network
+from vitrine.inference import Network, imagenet_features
 from vitrine.labels import CLASS_TASK, LabelSpace, read_photos
-from vitrine.model import WeightsError, create_frozen
+from vitrine.model import WeightsError
 from vitrine.params import ParamsError, exit_on, read_section
-from vitrine.preprocess import Decoding
 from vitrine.scores import confusion_counts
 from vitrine.scoring import compare_all, headline, named_rows, number_items
 from vitrine.systems import ENSEMBLE, NETWORKS, answer, fit_systems, save_systems
@@ -39,10 +38,8 @@ def main() -> None:
     systems = fit_systems(raw, codes, items, splits == "val", params.sure_accuracy)
     save_systems(Path("models/systems.json"), systems)
     judged = {name: answer(name, systems, raw) for name in systems}
-    decoding = Decoding(**read_json(data / "decoding.json"))
-    _, features = create_frozen(label_space, decoding, PROBE_SIZE_PX).infer(photos)
+    features = imagenet_features(photos, PROBE_SIZE_PX)
     baselines = baseline_probs(photos, features, codes, label_space, splits == "train", params.svm_c)
-
     probs = {name: found.probs for name, found in judged.items()} | baselines
     on_test = {name: {task: values[test] for task, values in found.items()} for name, found in probs.items()}
     scores = pd.concat([metrics.score_table(name, codes, splits, items, found, bins) for name, found in probs.items()])
@@ -54,8 +51,8 @@ def main() -> None:
     write_csv(plots / "comparisons.csv", named_rows(compared, "task", "first", "second"))
     write_csv(plots / "per_label.csv", named_rows(pd.concat(per_label), "task", "label", "model"))
     write_csv(plots / "calibration.csv", named_rows(calibrated["calibration"], "task", "model"))
-    helping = systems[ENSEMBLE].members
-    cost = [{"model": name, **network.cost(), "in_ensemble": name in helping} for name, network in networks.items()]
+    helps = systems[ENSEMBLE].members
+    cost = [{"model": name, **each.cost(), "in_ensemble": name in helps} for name, each in networks.items()]
     write_csv(plots / "cost.csv", pd.DataFrame(cost))
     write_metrics(Path("metrics/evaluate.json"), headline(scores[scores["split"] == "test"], "model"))
     figures.calibration(calibrated["reliability"], calibrated["coverage"], plots / "calibration.png")
@@ -69,17 +66,14 @@ def main() -> None:
         write_csv(plots / f"confusion_{name}.csv", pd.DataFrame(pairs))
         bins_of_class = calibrated["reliability"].query("model == @name and task == @CLASS_TASK")
         write_csv(plots / f"reliability_{name}.csv", bins_of_class[["confidence", "accuracy", "n"]])
-        title = f"{name}: where the test photographs of a class end up"
         counts = confusion_counts(classes[test], predicted[test], len(labels))
-        figures.confusion(counts, labels, title, plots / f"confusion_{name}.png")
-        title = f"{name}: embeddings, strong: val and test, faint: train"
+        figures.confusion(counts, labels, name, plots / f"confusion_{name}.png")
         points = metrics.principal_components(found.embeddings)
-        figures.projection(points, classes, labels, held_out, title, plots / f"pca_{name}.png")
+        figures.projection(points, classes, labels, held_out, name, plots / f"pca_{name}.png")
         shown = found.select(held_out)
         mixed_up = metrics.commonest_confusions(classes[held_out], shown.probs[CLASS_TASK], params.num_confusions)
         rows = figures.mistake_rows(photos[held_out], shown, mixed_up)
-        title = f"{name}: classes mixed up most often, on val and test"
-        figures.photo_grid(rows, title, plots / f"mistakes_{name}.jpg")
+        figures.photo_grid(rows, f"{name}: classes mixed up most often in val and test", plots / f"mistakes_{name}.jpg")
 
 
 if __name__ == "__main__":

@@ -147,7 +147,7 @@ def calibration(reliability: pd.DataFrame, coverage: pd.DataFrame, path: Path) -
     _save(figure, path)
 
 
-def confusion(counts: NDArray[np.int64], labels: Sequence[str], title: str, path: Path) -> None:
+def confusion(counts: NDArray[np.int64], labels: Sequence[str], system: str, path: Path) -> None:
     """Draw a confusion matrix, coloured by the share of its row, with counts.
 
     Shape:
@@ -166,6 +166,7 @@ def confusion(counts: NDArray[np.int64], labels: Sequence[str], title: str, path
     for row, column in zip(*np.nonzero(counts), strict=True):
         colour = "white" if shares[row, column] > 0.55 else INK
         axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, fontsize=10)
+    title = f"{system}: where the test photographs of a class end up"
     axes.set(xlabel="predicted", ylabel="true (photographs)", title=title)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
@@ -294,7 +295,7 @@ def projection(
     codes: NDArray[np.int64],
     labels: Sequence[str],
     held_out: NDArray[np.bool_],
-    title: str,
+    system: str,
     path: Path,
 ) -> None:
     """Draw embeddings in two dimensions: training photographs faint, the others strong.
@@ -318,6 +319,7 @@ def projection(
             linewidths=0.7,
             label=words(label),
         )
+    title = f"{system}: embeddings, strong: val and test, faint: train"
     axes.set(xlabel="first principal component", ylabel="second principal component", title=title, xticks=[], yticks=[])
     figure.legend(loc="outside right center", fontsize=10)
     _save(figure, path)

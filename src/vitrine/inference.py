@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from vitrine.artifacts import ArtifactError
 from vitrine.calibration import is_sure
 from vitrine.labels import LabelSpace
-from vitrine.model import MultiTaskModel, load_model, pick_device
+from vitrine.model import MultiTaskModel, create_model, load_model, pick_device
 from vitrine.photos import decode_photo
 from vitrine.predictions import Predictions
+from vitrine.preprocess import Decoding
 from vitrine.resampling import fuse_views
 from vitrine.systems import System, answer, load_systems
+from vitrine.teacher import ARCHITECTURE
 
 
 class Network:
@@ -70,6 +73,19 @@ class Network:
             "flops": int(counter.get_total_flops()),
             "device": self.device,
         }
+
+
+def imagenet_features(photos: NDArray[np.uint8], image_size_px: int) -> NDArray[np.float32]:
+    """Return what EfficientNet-Lite0 sees in photographs with ImageNet's weights alone: for the linear probe.
+
+    Shape:
+        photos: (photos, height, width, channels), square; returns: (photos, features)
+    Raises:
+        WeightsError: the package with the weights is missing or is not the pinned one.
+    """
+    decoding = Decoding(photos.shape[1], math.inf)  # which is done
+    model = create_model(ARCHITECTURE, "imagenet", LabelSpace({}), decoding, image_size_px, 0.0, 0.0)
+    return model.to(pick_device()).to(memory_format=torch.channels_last).infer(photos)[1]
 
 
 class Predictor:

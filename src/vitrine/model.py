@@ -154,16 +154,6 @@ def create_model(
     return MultiTaskModel(spec, backbone)
 
 
-def create_frozen(label_space: LabelSpace, decoding: Decoding, image_size_px: int) -> MultiTaskModel:
-    """Return EfficientNet-Lite0 as ImageNet taught it, under random heads: for its features alone.
-
-    Raises:
-        WeightsError: the package with the weights is missing or is not the pinned one.
-    """
-    model = create_model(ARCHITECTURE, "imagenet", label_space, decoding, image_size_px, 0.0, 0.0)
-    return model.to(pick_device()).to(memory_format=torch.channels_last)
-
-
 def _create_backbone(architecture: str, weights: str, image_size_px: int) -> nn.Module:
     if not timm.is_model(architecture):
         close = ", ".join(timm.list_models(f"*{architecture.split('_')[0]}*")[:8])
