@@ -4,6 +4,8 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 # A local copy of Team 13's photographs, if there is one beside the project; else they are fetched.
 export VITRINE_TEAM13_DIR ?= $(abspath $(wildcard ../shared/team13))
+# The same for the photographs that backbones learn from.
+export VITRINE_PHOTOS_DIR ?= $(abspath $(wildcard ../shared/photos))
 
 .DEFAULT_GOAL := help
 .PHONY: setup lock deps repro test check lock-check certify team13 team13-crossval crossval pretrain render realism app pictures diff gate bench kill-test help
@@ -38,7 +40,7 @@ team13-crossval: setup  ## Cross-validate on Team 13's photographs, as an experi
 crossval: setup  ## Cross-validate the networks and the baselines, by item
 	dvc repro crossval/dvc.yaml
 
-pretrain: setup  ## Check the imported backbones in weights/, rehearse how others are trained (minutes)
+pretrain: setup  ## Check the backbones in weights/, distill new ones from photographs and renders (hours)
 	dvc repro pretrain/dvc.yaml
 
 render: setup  ## Render the sample catalogue anew where its renderer or params changed

@@ -1,0 +1,149 @@
+"""Make shards of photographs, from public repositories at pinned commits or from a local folder of tars.
+
+Reads   pretrain/params.yaml, and the repositories named there or the folder that VITRINE_PHOTOS_DIR names
+Writes  pretrain/shards/photos/SOURCE.npz, one shard a source
+
+Every source is verified before anything is written: a tar by its SHA-256, a repository's photographs by the SHA-256 of
+the list of theirs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image, ImageOps
+from tqdm import tqdm
+
+from vitrine.params import ParamsError, exit_on, read_section
+from vitrine.pretraining.shards import write_shard
+from vitrine.pretraining.sources import FetchParams, Source
+
+FOLDER_VARIABLE = "VITRINE_PHOTOS_DIR"
+TARGET = Path("pretrain/shards/photos")
+
+
+class FetchError(RuntimeError):
+    """Photographs are not available, or are not the expected ones."""
+
+
+def read_tar(path: Path, source: Source) -> list[bytes]:
+    """Return the files of a tar, by name.
+
+    Raises:
+        FetchError: it is missing or another one.
+    """
+    if not path.is_file():
+        raise FetchError(f"{path}: not found. {FOLDER_VARIABLE} must name a folder that holds a tar for every source")
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if found != source.tar_sha256:
+        raise FetchError(
+            f"{path}: SHA-256 {source.tar_sha256} expected; found {found}. Unset {FOLDER_VARIABLE} to fetch the "
+            "photographs from their repositories"
+        )
+    with tarfile.open(path) as archive:
+        members = sorted((member for member in archive if member.isfile()), key=lambda member: member.name)
+        return [archive.extractfile(member).read() for member in members]  # type: ignore[union-attr]
+
+
+def clone(url: str, source: Source, folder: Path) -> None:
+    """Check out the source's folders at its commit, and nothing else.
+
+    Raises:
+        FetchError: git cannot.
+    """
+    commands = [
+        ["init", "--quiet"],
+        ["remote", "add", "origin", url],
+        ["sparse-checkout", "set", "--no-cone", *(f"/{path}/" for path in source.folders)],
+        ["fetch", "--quiet", "--depth", "1", "--filter=blob:none", "origin", source.commit],
+        ["checkout", "--quiet", "FETCH_HEAD"],
+    ]
+    for command in commands:
+        result = subprocess.run(
+            ["git", "-C", str(folder), *command],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "GIT_TERMINAL_PROMPT": "0"},
+        )
+        if result.returncode != 0:
+            reason = (result.stderr.strip().splitlines() or ["no reason given"])[-1]
+            raise FetchError(
+                f"cannot fetch {url} at {source.commit[:12]} ({reason}). With no network, set {FOLDER_VARIABLE} to a "
+                "folder that holds a tar for every source and run again"
+            )
+
+
+def read_files(folder: Path, source: Source, url: str, seen: set[str]) -> list[bytes]:
+    """Return the photographs of a checked out source, in the order of their paths, without those in `seen`; add them.
+
+    Raises:
+        FetchError: they are not the pinned ones.
+    """
+    paths = {path.relative_to(folder) for each in source.folders for path in (folder / each).rglob("*.jpg")}
+    wanted = sorted(path.as_posix() for path in paths if not set(path.parts) & set(source.leave_out))
+    files = {}
+    for path in wanted:
+        content = (folder / path).read_bytes()
+        digest = hashlib.sha256(content).hexdigest()
+        if digest not in seen:
+            seen.add(digest)
+            files[digest] = content
+    found = hashlib.sha256("".join(f"{digest}\n" for digest in files).encode()).hexdigest()
+    if (len(files), found) != (source.photos, source.files_sha256):
+        raise FetchError(
+            f"{url} at {source.commit[:12]}: {source.photos} photographs with SHA-256 {source.files_sha256} expected; "
+            f"found {len(files)} with {found}"
+        )
+    return list(files.values())
+
+
+def scaled(content: bytes, side_px: int, quality: int) -> bytes:
+    """Turn a photograph upright, scale its shorter side, cut to the central square, and save it as JPEG."""
+    with Image.open(io.BytesIO(content)) as opened:
+        image = ImageOps.exif_transpose(opened).convert("RGB")
+    factor = side_px / min(image.size)
+    width, height = (max(side_px, round(length * factor)) for length in image.size)
+    image = image.resize((width, height), Image.Resampling.LANCZOS)
+    left, top = (width - side_px) // 2, (height - side_px) // 2
+    file = io.BytesIO()
+    image.crop((left, top, left + side_px, top + side_px)).save(file, "JPEG", quality=quality)
+    return file.getvalue()
+
+
+def bring(params: FetchParams, local: str | None) -> dict[str, Sequence[bytes]]:
+    """Return every source's scaled photographs."""
+    if local:
+        return {name: read_tar(Path(local) / f"{name}.tar", source) for name, source in params.sources.items()}
+    seen: set[str] = set()
+    shards: dict[str, Sequence[bytes]] = {}
+    for name, source in params.sources.items():
+        url = f"{params.host}/{source.repository}"
+        with tempfile.TemporaryDirectory(prefix=".fetch-", dir=".") as folder:
+            clone(url, source, Path(folder))
+            files = read_files(Path(folder), source, url, seen)
+        shards[name] = [
+            scaled(content, params.image_size_px, params.jpeg_quality)
+            for content in tqdm(files, name, unit="photo", disable=None)
+        ]
+    return shards
+
+
+def main() -> None:
+    exit_on(ParamsError, FetchError)
+    params = read_section("fetch", FetchParams, Path("pretrain/params.yaml"))
+    shards = bring(params, os.environ.get(FOLDER_VARIABLE))
+    shutil.rmtree(TARGET, ignore_errors=True)
+    for name, files in shards.items():
+        write_shard(TARGET / f"{name}.npz", files)
+
+
+if __name__ == "__main__":
+    main()
