@@ -27,7 +27,7 @@ from vitrine.model import create_model, tensors_of
 from vitrine.params import read_section
 from vitrine.predictions import Predictions
 from vitrine.preprocess import Decoding
-from vitrine.pretraining import PretrainingParams
+from vitrine.pretraining.run import DistillationParams, StudentParams
 from vitrine.retrieval import Index
 from vitrine.systems import NETWORKS
 
@@ -77,15 +77,15 @@ def test_stages_are_named_like_their_scripts_and_params() -> None:
         assert len((ROOT / f"stages/{name}.py").read_text(encoding="utf-8").splitlines()) <= 80
 
 
-@pytest.mark.parametrize("name", ["train_mobilevit", "train_deit"])
+@pytest.mark.parametrize("name", ["distill_mobilevit", "distill_deit"])
 def test_pre_training_declares_the_files_that_its_params_name(name: str) -> None:
+    path = ROOT / "pretrain/params.yaml"
     stages = yaml.safe_load((ROOT / "pretrain/dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    params = read_section(name, PretrainingParams, ROOT / "pretrain/params.yaml")
-    shards = {*params.train_shards, params.val_shard}
-    named = {f"pretrain/shards/{shard}.npz" for shard in shards}
-    named |= {path for path in (params.start, params.teacher) if path != "none"}
+    shards = read_section("distillation", DistillationParams, path).render_shards
+    start = read_section(name, StudentParams, path).start
+    named = {"pretrain/shards/photos", *(f"pretrain/shards/{shard}.npz" for shard in shards), *({start} - {"none"})}
     assert named == {dep for dep in stages[name]["deps"] if not dep.endswith(".py")}
-    assert shards <= set(stages["render"]["matrix"]["shard"])
+    assert set(shards) == set(stages["render"]["matrix"]["shard"])
 
 
 def declared_keys(folder: Path, stage: dict[str, Any], model: str = "") -> set[str]:

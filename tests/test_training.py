@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -11,12 +13,11 @@ import pandas as pd
 import pytest
 import torch
 
-from vitrine import pretraining, training
+from vitrine import training
 from vitrine.artifacts import write_csv, write_json, write_npy
 from vitrine.labels import MISSING, LabelSpace
 from vitrine.model import MultiTaskModel, create_model, tensors_of
 from vitrine.preprocess import Decoding
-from vitrine.pretraining import GuidedModel
 from vitrine.splits import training_table
 from vitrine.training import Fitted, Phase, TrainingData, TrainingError, TrainingParams, fit, multi_task_loss, schedule
 
@@ -217,34 +218,46 @@ def test_both_checkpoints_come_out_of_one_run(tmp_path: Path) -> None:
     assert not np.array_equal(tensors_of(best.model)["heads.0.0.weight"], average["heads.0.0.weight"])
 
 
-def test_the_fingerprint_knows_the_teacher_and_the_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fingerprint(model: MultiTaskModel) -> str:
-        return training._Run(model, data(), params(), False, "fp32", PHASES).fingerprint()
+class Guided(MultiTaskModel):
+    """A model with a loss of its own, as if from a module of the package."""
 
-    def guided(weight: float) -> MultiTaskModel:
-        torch.manual_seed(1)
-        student = create_model("test_vit", "none", SPACE, Decoding(24, 50.0), 32, 0.1, 0.2)
-        teacher = create_model("mobilevit_xxs", "none", SPACE, Decoding(24, 50.0), 64, 0.0, 0.0)
-        return GuidedModel(student, teacher, weight)
+    __module__ = "vitrine.guided"
+    weight = 1.0
 
-    first = fingerprint(guided(1.0))
-    assert fingerprint(guided(1.0)) == first
-    assert fingerprint(guided(2.0)) != first
+    def settings(self) -> dict[str, Any]:
+        return {**super().settings(), "weight": self.weight}
+
+
+def guided_run(path: Path, monkeypatch: pytest.MonkeyPatch, weight: float = 1.0) -> training._Run:
+    """Return a run of a model whose class lies in the file at `path`."""
+    module = ModuleType(Guided.__module__)
+    module.__file__ = str(path)
+    monkeypatch.setitem(sys.modules, Guided.__module__, module)
+    torch.manual_seed(1)
+    plain = create_model("test_vit", "none", SPACE, Decoding(24, 50.0), 32, 0.1, 0.2)
+    model = Guided(plain.spec, plain.backbone)
+    model.weight = weight
+    return training._Run(model, data(), params(), False, "fp32", PHASES)
+
+
+def test_the_fingerprint_knows_the_models_settings_and_the_libraries(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "guided.py"
+    path.write_text("")
+    first = guided_run(path, monkeypatch).fingerprint()
+    assert guided_run(path, monkeypatch).fingerprint() == first
+    assert guided_run(path, monkeypatch, weight=2.0).fingerprint() != first
     monkeypatch.setattr(training.timm, "__version__", "0.0.0")
-    assert fingerprint(guided(1.0)) != first
+    assert guided_run(path, monkeypatch).fingerprint() != first
 
 
 def test_the_fingerprint_knows_the_source_of_the_models_class(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    model = GuidedModel(
-        create_model("test_vit", "none", SPACE, Decoding(24, 50.0), 32, 0.1, 0.2),
-        create_model("mobilevit_xxs", "none", SPACE, Decoding(24, 50.0), 64, 0.0, 0.0),
-        1.0,
-    )
-    run = training._Run(model, data(), params(), False, "fp32", PHASES)
+    path = tmp_path / "guided.py"
+    path.write_text("")
+    run = guided_run(path, monkeypatch)
     before = run.fingerprint()
-    edited = tmp_path / "pretraining.py"
-    edited.write_text(Path(str(pretraining.__file__)).read_text(encoding="utf-8") + "# another loss\n")
-    monkeypatch.setattr(pretraining, "__file__", str(edited))
+    path.write_text("# another loss\n")
     assert run.fingerprint() != before
 
 

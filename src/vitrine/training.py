@@ -281,7 +281,7 @@ class _Run:
         fused = self.device.type in ("cpu", "cuda")
         optimizer = torch.optim.AdamW(groups, lr=phase.head_learning_rate, fused=fused)
         if self._optimizer_state:
-            _load_optimizer(optimizer, self._optimizer_state)
+            load_optimizer(optimizer, self._optimizer_state)
             self._optimizer_state = {}
         return optimizer
 
@@ -370,7 +370,7 @@ class _Run:
         tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
         tensors |= {f"average.{name}": tensor for name, tensor in tensors_of(self.average).items()}
         if self.optimizer is not None:
-            tensors |= {f"optimizer.{name}": tensor for name, tensor in _optimizer_tensors(self.optimizer).items()}
+            tensors |= {f"optimizer.{name}": tensor for name, tensor in optimizer_tensors(self.optimizer).items()}
         progress = {
             "phase": self.phase,
             "epoch": self.epoch,
@@ -490,12 +490,12 @@ def use_bf16(precision: str, device: torch.device) -> bool:
     return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 
 
-def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, NDArray[Any]]:
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, NDArray[Any]]:
     state = optimizer.state_dict()["state"]
     return {f"{index}.{key}": value.cpu().numpy() for index, entry in state.items() for key, value in entry.items()}
 
 
-def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, NDArray[Any]]) -> None:
+def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, NDArray[Any]]) -> None:
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     document = optimizer.state_dict()
     for name, array in tensors.items():
