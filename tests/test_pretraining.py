@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import timm
 import torch
@@ -23,7 +24,17 @@ from recording import keys_read
 from torch import nn
 
 from vitrine import teacher
-from vitrine.artifacts import ArtifactError, read_csv, read_json, read_tensors, write_npz, write_tensors
+from vitrine.artifacts import (
+    ArtifactError,
+    read_csv,
+    read_json,
+    read_tensors,
+    write_csv,
+    write_json,
+    write_npy,
+    write_npz,
+    write_tensors,
+)
 from vitrine.labels import MISSING, LabelSpace
 from vitrine.model import create_model, tensors_of
 from vitrine.preprocess import Decoding
@@ -373,6 +384,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
 # -- the script ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_script_resumes_after_a_signal_and_writes_backbone_card_and_curve(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -431,6 +443,42 @@ def test_the_script_resumes_after_a_signal_and_writes_backbone_card_and_curve(
     finally:
         signal.signal(signal.SIGTERM, before)
     assert target.read_bytes() == whole
+
+
+def test_the_probe_judges_snapshots_by_train_and_val_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Test photographs of another gray and class would change the accuracy if they were looked at."""
+    monkeypatch.chdir(tmp_path)
+    start(tmp_path / ".resume/distill_mobilevit", noise(8, 4)).train(after(2), "tiny")
+    write_json(tmp_path / "pretrain/params.yaml", {"distill_mobilevit": STUDENT})
+    rows, grays = [], []
+    for item in range(20):
+        split, light = ("test" if item > 14 else "val" if item > 9 else "train"), item % 2
+        grays.append(250 if (light and split != "test") else 5)
+        label = "light" if light else "dark"
+        row = {"image_path": f"{item}.jpg", "split": split, "instance_id": str(item)}
+        rows.append({**row, "class": label, "color": label})
+    write_csv(tmp_path / "splits/photos.csv", pd.DataFrame(rows))
+    write_npy(tmp_path / "splits/photos.npy", pictures(grays, []).photos)
+    write_json(tmp_path / "splits/decoding.json", {"photo_size_px": 32, "max_megapixels": 1.0})
+    labels = dict.fromkeys(("class", "color"), ("dark", "light"))
+    write_json(tmp_path / "splits/label_space.json", LabelSpace(labels).to_json())
+    script = runpy.run_path(str(ROOT / "pretrain/probe.py"))
+    script["main"]("mobilevit", Path("splits"))
+    curve = read_csv(Path("pretrain/curves/mobilevit.csv"))
+    assert curve["pictures"].tolist() == [0, 8]
+    assert curve["class"].tolist() == curve["color"].tolist() == [1, 1]
+
+
+def test_a_probe_never_saw_the_item_it_names() -> None:
+    """Features tell items apart but not labels: photographs of one item would give each other away."""
+    random = np.random.default_rng(0)
+    items = np.repeat(np.arange(20), 4)
+    codes = random.permutation(np.arange(20) % 2)[items]
+    features = random.normal(size=(20, 64))[items].astype(np.float32)
+    accuracy = runpy.run_path(str(ROOT / "pretrain/probe.py"))["accuracy"]
+    assert accuracy(features, codes, items.astype(str)) < 0.8
+    codes[:4] = MISSING
+    assert accuracy(np.tile(codes[:, None], 64).astype(np.float32), codes, items.astype(str)) == 1
 
 
 # -- imported weights ---------------------------------------------------------------------------------------------
