@@ -15,8 +15,8 @@ from PIL import Image
 
 from vitrine.artifacts import ArtifactError
 
-WEBP_QUALITY = 65
-"""Of embedded pictures; keeps a report with 16 of them below a megabyte."""
+WEBP_QUALITY = 35
+"""Of embedded pictures; keeps a report with 20 of them below a megabyte."""
 
 PAGE = Template("""<!doctype html>
 <html lang="en">
