@@ -40,7 +40,7 @@ team13-crossval: setup  ## Cross-validate on Team 13's photographs, as an experi
 crossval: setup  ## Cross-validate the networks and the baselines, by item
 	dvc repro crossval/dvc.yaml
 
-pretrain: setup  ## Check the backbones in weights/, distill new ones from photographs and renders (hours)
+pretrain: setup  ## Check the backbones in weights/, rehearse how new ones are distilled (minutes)
 	dvc repro pretrain/dvc.yaml
 
 render: setup  ## Render the sample catalogue anew where its renderer or params changed

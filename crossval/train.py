@@ -61,7 +61,8 @@ def main(name: str, fold: int) -> None:
     model = trained = create(strategy, label_space, decoding, params)
     if name != TEACHER:
         distillation = read_section("distillation", DistillationParams)
-        trained = distill(model, teacher, photos[data.train], distillation, params.attribute_loss_weight)
+        weights = params.class_loss_weight, params.attribute_loss_weight
+        trained = distill(model, teacher, photos[data.train], distillation, *weights)
     precision, title = strategy.backbone.precision, f"{name}, fold {fold}"
     fit(trained, data, phases, params, strategy.balanced, precision, resume, title)
     if name == TEACHER:

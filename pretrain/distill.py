@@ -19,7 +19,7 @@ import torch
 from vitrine.artifacts import ArtifactError, write_csv, write_json, write_tensors
 from vitrine.model import WeightsError
 from vitrine.params import ParamsError, exit_on, read_section
-from vitrine.pretraining.run import DistillationParams, DistillationRun, StudentParams
+from vitrine.pretraining.run import DistillationRun, PretrainingParams, StudentParams
 from vitrine.pretraining.shards import read_pictures
 from vitrine.pretraining.sources import FetchParams
 from vitrine.teacher import PACKAGE, SHA256, TeacherError, create_teacher
@@ -32,7 +32,7 @@ SHARDS = Path("pretrain/shards")
 def main(name: str) -> None:
     exit_on(ParamsError, ArtifactError, TrainingError, WeightsError, TeacherError)
     sources = read_section("fetch", FetchParams, PARAMS).sources
-    params = read_section("distillation", DistillationParams, PARAMS)
+    params = read_section("distillation", PretrainingParams, PARAMS)
     student = read_section(f"distill_{name}", StudentParams, PARAMS)
     renders = [SHARDS / f"{number}.npz" for number in params.render_shards]
     pictures = read_pictures([SHARDS / "photos" / f"{source}.npz" for source in sources], renders)

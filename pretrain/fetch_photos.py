@@ -13,7 +13,6 @@ import hashlib
 import io
 import os
 import shutil
-import subprocess
 import tarfile
 import tempfile
 from collections.abc import Sequence
@@ -25,13 +24,10 @@ from tqdm import tqdm
 from vitrine.params import ParamsError, exit_on, read_section
 from vitrine.pretraining.shards import write_shard
 from vitrine.pretraining.sources import FetchParams, Source
+from vitrine.repositories import FetchError, check_out
 
 FOLDER_VARIABLE = "VITRINE_PHOTOS_DIR"
 TARGET = Path("pretrain/shards/photos")
-
-
-class FetchError(RuntimeError):
-    """Photographs are not available, or are not the expected ones."""
 
 
 def read_tar(path: Path, source: Source) -> list[bytes]:
@@ -53,34 +49,6 @@ def read_tar(path: Path, source: Source) -> list[bytes]:
         return [archive.extractfile(member).read() for member in members]  # type: ignore[union-attr]
 
 
-def clone(url: str, source: Source, folder: Path) -> None:
-    """Check out the source's folders at its commit, and nothing else.
-
-    Raises:
-        FetchError: git cannot.
-    """
-    commands = [
-        ["init", "--quiet"],
-        ["remote", "add", "origin", url],
-        ["sparse-checkout", "set", "--no-cone", *(f"/{path}/" for path in source.folders)],
-        ["fetch", "--quiet", "--depth", "1", "--filter=blob:none", "origin", source.commit],
-        ["checkout", "--quiet", "FETCH_HEAD"],
-    ]
-    for command in commands:
-        result = subprocess.run(
-            ["git", "-C", str(folder), *command],
-            capture_output=True,
-            text=True,
-            env={**os.environ, "GIT_TERMINAL_PROMPT": "0"},
-        )
-        if result.returncode != 0:
-            reason = (result.stderr.strip().splitlines() or ["no reason given"])[-1]
-            raise FetchError(
-                f"cannot fetch {url} at {source.commit[:12]} ({reason}). With no network, set {FOLDER_VARIABLE} to a "
-                "folder that holds a tar for every source and run again"
-            )
-
-
 def read_files(folder: Path, source: Source, url: str, seen: set[str]) -> list[bytes]:
     """Return the photographs of a checked out source, in the order of their paths, without those in `seen`; add them.
 
@@ -100,21 +68,18 @@ def read_files(folder: Path, source: Source, url: str, seen: set[str]) -> list[b
     if (len(files), found) != (source.photos, source.files_sha256):
         raise FetchError(
             f"{url} at {source.commit[:12]}: {source.photos} photographs with SHA-256 {source.files_sha256} expected; "
-            f"found {len(files)} with {found}"
+            f"found {len(files)} with {found}. Correct the source in pretrain/params.yaml, or set {FOLDER_VARIABLE}"
         )
     return list(files.values())
 
 
 def scaled(content: bytes, side_px: int, quality: int) -> bytes:
-    """Turn a photograph upright, scale its shorter side, cut to the central square, and save it as JPEG."""
+    """Turn a photograph upright, scale its central square to `side_px`, and save it as JPEG."""
     with Image.open(io.BytesIO(content)) as opened:
         image = ImageOps.exif_transpose(opened).convert("RGB")
-    factor = side_px / min(image.size)
-    width, height = (max(side_px, round(length * factor)) for length in image.size)
-    image = image.resize((width, height), Image.Resampling.LANCZOS)
-    left, top = (width - side_px) // 2, (height - side_px) // 2
+    square = ImageOps.fit(image, (side_px, side_px), Image.Resampling.LANCZOS)
     file = io.BytesIO()
-    image.crop((left, top, left + side_px, top + side_px)).save(file, "JPEG", quality=quality)
+    square.save(file, "JPEG", quality=quality)
     return file.getvalue()
 
 
@@ -127,7 +92,8 @@ def bring(params: FetchParams, local: str | None) -> dict[str, Sequence[bytes]]:
     for name, source in params.sources.items():
         url = f"{params.host}/{source.repository}"
         with tempfile.TemporaryDirectory(prefix=".fetch-", dir=".") as folder:
-            clone(url, source, Path(folder))
+            otherwise = f"set {FOLDER_VARIABLE} to a folder that holds a tar for every source and run again"
+            check_out(url, source.commit, source.folders, Path(folder), otherwise)
             files = read_files(Path(folder), source, url, seen)
         shards[name] = [
             scaled(content, params.image_size_px, params.jpeg_quality)

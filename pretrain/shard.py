@@ -12,14 +12,13 @@ from __future__ import annotations
 import shutil
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
-from vitrine.artifacts import write_npz
 from vitrine.params import ParamsError, Section, exit_on, read_section
+from vitrine.pretraining.shards import write_shard
 from vitrine.render.catalogue import (
     LABELS,
     RenderError,
@@ -59,14 +58,10 @@ def main(shard: int) -> None:
     unfinished = resumable_folder(partial_folder, catalogue)
     for _ in in_parallel(work, unfinished, catalogue):
         pass
-    files = [np.frombuffer((unfinished / job.image_path).read_bytes(), dtype=np.uint8) for job in work]
-    arrays: dict[str, NDArray[Any]] = {
-        label: np.array([getattr(job.item, label) for job in work], dtype=np.str_) for label in LABELS
-    }
-    arrays |= {"bytes": np.concatenate(files), "ends": np.cumsum([len(file) for file in files])}
-    masks = read_masks([mask_path(unfinished, job) for job in work])
-    arrays["masks"] = np.packbits(masks.reshape(len(work), -1), axis=1)
-    write_npz(Path("pretrain/shards") / f"{shard}.npz", arrays)
+    files = [(unfinished / job.image_path).read_bytes() for job in work]
+    labels = {label: np.array([getattr(job.item, label) for job in work], dtype=np.str_) for label in LABELS}
+    masks = read_masks([mask_path(unfinished, job) for job in work]).reshape(len(work), -1)
+    write_shard(Path("pretrain/shards") / f"{shard}.npz", files, **labels, masks=np.packbits(masks, axis=1))
     shutil.rmtree(partial_folder)
 
 

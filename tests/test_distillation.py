@@ -18,7 +18,7 @@ from vitrine.distillation import FEATURE_WEIGHT, DistillationParams, DistilledMo
 from vitrine.labels import LabelSpace
 from vitrine.model import MultiTaskModel, create_model, save_model, tensors_of
 from vitrine.preprocess import Decoding
-from vitrine.training import Fitted, fit
+from vitrine.training import Fitted, Phase, fit
 
 ON = DistillationParams(weight=1.0, temperature=2.0)
 
@@ -37,7 +37,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def train(teacher: Path, resume: Path, settings: DistillationParams = ON, **changes: Any) -> tuple[Fitted, Any]:
     student, photos = network(), data()
-    model = distill(student, teacher, photos.photos[photos.train], settings, 0.5)
+    model = distill(student, teacher, photos.photos[photos.train], settings, 1.0, 0.5)
     fitted = fit(model, photos, PHASES, params(**changes), True, "fp32", resume, "test")
     return fitted, student
 
@@ -55,7 +55,7 @@ def test_soft_labels_are_compared_as_computed_by_hand() -> None:
 def test_the_loss_is_zero_for_a_student_that_is_its_teacher() -> None:
     teacher = network().eval()
     student = network().eval()
-    model = DistilledModel(student, teacher, ON, 0.5)
+    model = DistilledModel(student, teacher, ON, 1.0, 0.5)
     model.standardize(data().photos)
     with torch.no_grad():  # the projection that standardizes
         model.projection.weight.copy_(torch.diag(1 / model.feature_std))
@@ -73,7 +73,7 @@ def test_the_loss_is_zero_for_a_student_that_is_its_teacher() -> None:
 
 def test_the_teacher_sees_the_same_pictures_in_its_own_size_and_colors() -> None:
     teacher, seen = network("mobilevit_xxs", size=64), []  # mean 0 and spread 1, others than the student's
-    model = DistilledModel(network(), teacher, ON, 0.5)
+    model = DistilledModel(network(), teacher, ON, 1.0, 0.5)
     teacher.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     photos = np.full((2, 24, 24, 3), (51, 102, 204), dtype=np.uint8)
     model.forward_training(model.spec.preprocessing.evaluate(photos, torch.device("cpu")))
@@ -95,7 +95,7 @@ def test_training_brings_the_student_nearer_to_its_teacher_and_leaves_that_as_it
         with torch.no_grad():
             return float(each.eval().forward_training(images)[1])
 
-    fresh = distill(network(), teacher, data().photos[data().train], ON, 0.5)
+    fresh = distill(network(), teacher, data().photos[data().train], ON, 1.0, 0.5)
     assert isinstance(fresh, DistilledModel)
     assert loss(model) < 0.8 * loss(fresh)
     unchanged = tensors_of(fresh.teacher[0])
@@ -104,6 +104,17 @@ def test_training_brings_the_student_nearer_to_its_teacher_and_leaves_that_as_it
     assert not any("teacher" in name for name in model.state_dict())
     trained = tensors_of(model)
     assert all(np.array_equal(trained[name], tensor) for name, tensor in tensors_of(student).items())
+
+
+def test_the_loss_in_the_history_is_that_of_the_labels_alone(teacher: Path, tmp_path: Path) -> None:
+    """Else train's could not be compared with val's."""
+    phases = [Phase("full", 1, 1e-9, 1e-9)]  # so slow that nothing changes
+    losses = []
+    for name, settings in (("with", ON), ("without", DistillationParams(weight=0.0, temperature=2.0))):
+        model = distill(network(), teacher, data().photos[data().train], settings, 1.0, 0.5)
+        fitted = fit(model, data(), phases, params(feature_dropout=0.0), True, "fp32", tmp_path / name, "test")
+        losses.append(fitted.history["train_loss"].iloc[0])
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)  # the heads' dropout differs
 
 
 def test_a_killed_run_ends_in_the_same_bits(teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,12 +151,12 @@ def test_the_state_of_a_run_with_another_teacher_or_weight_is_not_continued(
 def test_a_weight_of_zero_needs_no_teacher(tmp_path: Path) -> None:
     student = network()
     off = DistillationParams(weight=0.0, temperature=2.0)
-    assert distill(student, tmp_path / "nothing", data().photos, off, 0.5) is student
+    assert distill(student, tmp_path / "nothing", data().photos, off, 1.0, 0.5) is student
     with pytest.raises(ArtifactError, match="nothing"):
-        distill(student, tmp_path / "nothing", data().photos, ON, 0.5)
+        distill(student, tmp_path / "nothing", data().photos, ON, 1.0, 0.5)
 
 
 def test_student_and_teacher_speak_of_the_same_labels() -> None:
     other = LabelSpace({"class": ("blue", "red"), "shade": ("dark", "light")})
     with pytest.raises(ValueError, match="different label spaces"):
-        DistilledModel(network(), network(space=other), ON, 0.5)
+        DistilledModel(network(), network(space=other), ON, 1.0, 0.5)

@@ -27,7 +27,7 @@ from vitrine.model import create_model, tensors_of
 from vitrine.params import read_section
 from vitrine.predictions import Predictions
 from vitrine.preprocess import Decoding
-from vitrine.pretraining.run import DistillationParams, StudentParams
+from vitrine.pretraining.run import PretrainingParams, StudentParams
 from vitrine.retrieval import Index
 from vitrine.systems import NETWORKS
 
@@ -81,7 +81,7 @@ def test_stages_are_named_like_their_scripts_and_params() -> None:
 def test_pre_training_declares_the_files_that_its_params_name(name: str) -> None:
     path = ROOT / "pretrain/params.yaml"
     stages = yaml.safe_load((ROOT / "pretrain/dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    shards = read_section("distillation", DistillationParams, path).render_shards
+    shards = read_section("distillation", PretrainingParams, path).render_shards
     start = read_section(name, StudentParams, path).start
     named = {"pretrain/shards/photos", *(f"pretrain/shards/{shard}.npz" for shard in shards), *({start} - {"none"})}
     assert named == {dep for dep in stages[name]["deps"] if not dep.endswith(".py")}

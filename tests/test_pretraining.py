@@ -41,7 +41,7 @@ from vitrine.preprocess import Decoding
 from vitrine.pretraining import run as run_module
 from vitrine.pretraining.distilling import Student, Teacher, Views, distillation_losses, mix_pairs
 from vitrine.pretraining.mimetic import mimetic_init
-from vitrine.pretraining.run import DistillationParams, DistillationRun, Stream, StudentParams
+from vitrine.pretraining.run import DistillationRun, PretrainingParams, Stream, StudentParams
 from vitrine.pretraining.shards import Pictures, read_pictures, read_shard, write_shard
 from vitrine.training import TrainingError
 
@@ -104,7 +104,7 @@ def tiny_teacher() -> nn.Module:
 
 
 def start(folder: Path, data: Pictures, student: dict[str, Any] | None = None, **changes: Any) -> DistillationRun:
-    params = DistillationParams(**{**SHARED, **changes})
+    params = PretrainingParams(**{**SHARED, **changes})
     return DistillationRun(tiny_teacher(), data, params, StudentParams(**{**STUDENT, **(student or {})}), folder)
 
 
@@ -256,7 +256,7 @@ def test_a_pair_is_blended_by_its_coefficient() -> None:
 
 def test_every_picture_comes_once_before_any_comes_again() -> None:
     data = pictures([10, 20, 30, 40, 50], [100, 200, 150])
-    stream = Stream(data, DistillationParams(**SHARED), 32)
+    stream = Stream(data, PretrainingParams(**SHARED), 32)
     batches = [stream.batch(step, torch.device("cpu")) for step in range(15)]
     grays = [[round(255 * float(crop.mean())) for crop in crops] for crops, _ in batches]
     photos, renders = ([gray for row in grays for gray in row[part]] for part in (slice(0, 2), slice(2, 4)))
@@ -269,7 +269,7 @@ def test_every_picture_comes_once_before_any_comes_again() -> None:
 
 
 def test_only_renders_have_labels_and_their_own() -> None:
-    stream = Stream(pictures([10, 20, 30], [100, 200, 90]), DistillationParams(**{**SHARED, "batch_size": 6}), 32)
+    stream = Stream(pictures([10, 20, 30], [100, 200, 90]), PretrainingParams(**{**SHARED, "batch_size": 6}), 32)
     for step in range(4):
         crops, codes = stream.batch(step, torch.device("cpu"))
         assert len(crops) == 6 and codes["class"].shape == (3,)
@@ -277,7 +277,7 @@ def test_only_renders_have_labels_and_their_own() -> None:
 
 
 def test_photographs_are_mixed_and_renders_are_not() -> None:
-    params = DistillationParams(**{**SHARED, "batch_size": 8, "mix_probability": 1.0})
+    params = PretrainingParams(**{**SHARED, "batch_size": 8, "mix_probability": 1.0})
     crops, _ = Stream(pictures([0, 80, 160, 240], [100, 200, 90, 50]), params, 32).batch(0, torch.device("cpu"))
     grays = [round(255 * float(crop.mean())) for crop in crops]
     assert not set(grays[:4]) & {0, 80, 160, 240}
@@ -285,11 +285,11 @@ def test_photographs_are_mixed_and_renders_are_not() -> None:
 
 
 def test_a_stream_without_renders_is_all_photographs() -> None:
-    params = DistillationParams(**{**SHARED, "render_fraction": 0.0})
+    params = PretrainingParams(**{**SHARED, "render_fraction": 0.0})
     crops, codes = Stream(pictures([10, 20, 30, 40], []), params, 32).batch(0, torch.device("cpu"))
     assert len(crops) == 4 and codes == {}
     with pytest.raises(TrainingError, match=r"render_fraction: 0\.5 asks for renders; there are none"):
-        Stream(pictures([10, 20], []), DistillationParams(**SHARED), 32)
+        Stream(pictures([10, 20], []), PretrainingParams(**SHARED), 32)
 
 
 # -- the run ------------------------------------------------------------------------------------------------------
@@ -324,6 +324,19 @@ def test_a_student_learns_what_its_teacher_says_and_the_teacher_nothing(tmp_path
     for loss in ("features", "soft_labels", "maps", "labels"):
         assert curve[loss].iloc[-1] < 0.7 * curve[loss].iloc[0], loss
     assert all(np.array_equal(tensor, before[name]) for name, tensor in tensors_of(run.teacher).items())
+
+
+def test_the_new_layers_learn_before_the_backbone_does(tmp_path: Path) -> None:
+    run = start(tmp_path, noise(8, 4), {"warmup_pictures": 8})
+    backbone, layer = tensors_of(run.model.backbone), run.student.features.weight.detach().clone()
+    run.train(after(2), "tiny")
+    assert not torch.equal(run.student.features.weight, layer)
+    assert all(np.array_equal(tensor, backbone[name]) for name, tensor in tensors_of(run.model.backbone).items())
+    run.train(after(1), "tiny")
+    changed = [
+        name for name, tensor in tensors_of(run.model.backbone).items() if not np.array_equal(tensor, backbone[name])
+    ]
+    assert len(changed) == len(backbone)
 
 
 def test_a_weight_of_zero_leaves_a_loss_out(tmp_path: Path) -> None:
@@ -415,7 +428,7 @@ def test_the_script_resumes_after_a_signal_and_writes_backbone_card_and_curve(
     clothing = card["photographs"]["alexeygrigorev/clothing-dataset"]
     assert clothing["license"] == "CC0 1.0" and clothing["photographs"] == 5755
     assert read_csv(target.with_suffix(".csv"))["pictures"].tolist() == [8, 16]
-    kinds = {"distillation": DistillationParams, "distill_mobilevit": StudentParams}
+    kinds = {"distillation": PretrainingParams, "distill_mobilevit": StudentParams}
     keys = {f"pretrain/params.yaml:{section}.{key}" for section, kind in kinds.items() for key in kind.model_fields}
     assert read == {
         *(keys - {"pretrain/params.yaml:distill_mobilevit.weights_file"}),

@@ -315,3 +315,9 @@ def test_more_frozen_blocks_than_there_are_is_an_error(tmp_path: Path) -> None:
     phases = [Phase("full", 1, 2e-3, 2e-3, frozen_blocks=99)]
     with pytest.raises(TrainingError, match="frozen_blocks: at most 6 expected, as the backbone has; found 99"):
         train(tmp_path / "state", phases)
+
+
+def test_a_backbone_without_blocks_cannot_freeze_them(tmp_path: Path) -> None:
+    phases = [Phase("full", 1, 2e-3, 2e-3, frozen_blocks=0)]
+    with pytest.raises(TrainingError, match="frozen_blocks: the backbone has no blocks to count; set another"):
+        train(tmp_path / "state", phases, architecture="test_resnet")

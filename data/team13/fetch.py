@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -18,11 +17,9 @@ from typing import Any
 
 import yaml
 
+from vitrine.repositories import FetchError, check_out
+
 FOLDER_VARIABLE = "VITRINE_TEAM13_DIR"
-
-
-class FetchError(RuntimeError):
-    """The photographs are not available, or are not the expected ones."""
 
 
 def dvc_hash(path: Path) -> str:
@@ -62,24 +59,8 @@ def bring(params: dict[str, Any], target: Path) -> None:
             else:
                 shutil.copyfile(source, target / name)
         return
-    commands = [
-        ["init", "--quiet"],
-        ["fetch", "--quiet", "--depth", "1", params["url"], params["commit"]],
-        ["checkout", "--quiet", "FETCH_HEAD", "--", *params["paths"]],
-    ]
-    for command in commands:
-        result = subprocess.run(
-            ["git", "-C", str(target), *command],
-            capture_output=True,
-            text=True,
-            env={**os.environ, "GIT_TERMINAL_PROMPT": "0"},
-        )
-        if result.returncode != 0:
-            reason = (result.stderr.strip().splitlines() or ["no reason given"])[-1]
-            raise FetchError(
-                f"cannot fetch {params['url']} at {params['commit'][:12]} ({reason}). With no network, set "
-                f"{FOLDER_VARIABLE} to a folder that holds {' and '.join(params['paths'])} and run again"
-            )
+    otherwise = f"set {FOLDER_VARIABLE} to a folder that holds {' and '.join(params['paths'])} and run again"
+    check_out(params["url"], params["commit"], params["paths"], target, otherwise)
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ from torch.nn import functional
 from vitrine.labels import CLASS_TASK
 from vitrine.model import MultiTaskModel, load_model, pick_device, tensors_of
 from vitrine.params import Section
+from vitrine.preprocess import resize_images
 
 FEATURE_WEIGHT = 3.0
 """Weight of the features' loss beside the soft labels of the class."""
@@ -37,18 +38,23 @@ class DistilledModel(MultiTaskModel):
     """
 
     def __init__(
-        self, student: MultiTaskModel, teacher: MultiTaskModel, params: DistillationParams, attribute_weight: float
+        self,
+        student: MultiTaskModel,
+        teacher: MultiTaskModel,
+        params: DistillationParams,
+        class_weight: float,
+        attribute_weight: float,
     ) -> None:
         """Take student and teacher of the same label space.
 
         Args:
-            attribute_weight: weight of the soft labels of every task but the class, which has 1.
+            class_weight, attribute_weight: of the soft labels of the class, and of every other task.
         """
         if student.spec.label_space.labels != teacher.spec.label_space.labels:
             raise ValueError("student and teacher have different label spaces")
         super().__init__(student.spec, student.backbone)
         self.dropout, self.heads = student.dropout, student.heads
-        self.params, self.attribute_weight = params, attribute_weight
+        self.params, self.class_weight, self.attribute_weight = params, class_weight, attribute_weight
         self.teacher = (teacher.eval().requires_grad_(False),)  # a tuple hides it from state_dict and train()
         width = int(teacher.backbone.num_features)  # type: ignore[arg-type]
         self.projection = nn.Linear(int(student.backbone.num_features), width)  # type: ignore[arg-type]
@@ -69,7 +75,7 @@ class DistilledModel(MultiTaskModel):
         return {
             **super().settings(),
             "distillation": self.params.model_dump(),
-            "attribute_weight": self.attribute_weight,
+            "weights": [self.class_weight, self.attribute_weight],
             "teacher": [teacher.settings(), digest.hexdigest()],
         }
 
@@ -83,17 +89,14 @@ class DistilledModel(MultiTaskModel):
         features = (features - self.feature_mean) / self.feature_std
         loss = FEATURE_WEIGHT * (1 - functional.cosine_similarity(self.projection(embeddings).float(), features)).mean()
         for task, scores in logits.items():
-            weight = 1.0 if task == CLASS_TASK else self.attribute_weight
+            weight = self.class_weight if task == CLASS_TASK else self.attribute_weight
             loss = loss + weight * soft_label_loss(scores.float(), targets[task].float(), self.params.temperature)
         return logits, self.params.weight * loss
 
     def _translate(self, images: Tensor) -> Tensor:
         """Turn the student's inputs into the teacher's: another size, mean and spread."""
         theirs = self.teacher[0].spec.preprocessing
-        pixels = self.spec.preprocessing.denormalise(images)
-        side = theirs.image_size_px
-        if side != images.shape[-1]:
-            pixels = functional.interpolate(pixels, (side, side), mode="bilinear", antialias=side < images.shape[-1])
+        pixels = resize_images(self.spec.preprocessing.denormalise(images), theirs.image_size_px)
         return theirs.normalise(pixels).contiguous(memory_format=torch.channels_last)
 
 
@@ -102,13 +105,14 @@ def distill(
     teacher: Path,
     photos: NDArray[np.uint8],
     params: DistillationParams,
+    class_weight: float,
     attribute_weight: float,
 ) -> MultiTaskModel:
     """Give a student the teacher that a training stage saved; with a weight of 0, none.
 
     Args:
         photos: the training photographs; mean and spread of the teacher's features are taken from them.
-        attribute_weight: as `DistilledModel` takes it.
+        class_weight, attribute_weight: as `DistilledModel` takes them.
     Raises:
         ArtifactError: the teacher's folder does not hold a whole checkpoint.
     """
@@ -116,7 +120,7 @@ def distill(
         return student
     device = pick_device()
     network = load_model(teacher).to(device).to(memory_format=torch.channels_last)
-    model = DistilledModel(student, network, params, attribute_weight).to(device)
+    model = DistilledModel(student, network, params, class_weight, attribute_weight).to(device)
     model.standardize(photos)
     return model
 

@@ -111,6 +111,14 @@ def to_pixels(photos: NDArray[np.uint8], device: torch.device) -> Tensor:
     return torch.from_numpy(np.array(photos)).to(device).permute(0, 3, 1, 2).contiguous().float().div_(255)
 
 
+def resize_images(images: Tensor, side_px: int) -> Tensor:
+    """Resize square images smoothly. Shape: (batch, channels, height, width) -> (batch, channels, side_px, side_px)."""
+    side = images.shape[-1]
+    if side == side_px:
+        return images
+    return functional.interpolate(images, (side_px, side_px), mode="bilinear", antialias=side_px < side)
+
+
 def shrink_photos(photos: NDArray[np.uint8], side_px: int) -> NDArray[np.uint8]:
     """Resize photographs that are larger than `side_px`, smoothly, so that the augmentation's sampling never aliases.
 

@@ -104,7 +104,8 @@ def run_training(
     resume = Path(".resume") / f"{name}.safetensors"
     model = trained = create(strategy, data.label_space, decoding, params)
     if distillation is not None:
-        trained = distill(model, TEACHER, data.photos[data.train], distillation, params.attribute_loss_weight)
+        weights = params.class_loss_weight, params.attribute_loss_weight
+        trained = distill(model, TEACHER, data.photos[data.train], distillation, *weights)
     precision = strategy.backbone.precision
     fitted = fit(trained, data, strategy.phases, params, strategy.balanced, precision, resume, title=name)
 

@@ -79,7 +79,7 @@ def best_members(
 ) -> tuple[str, ...]:
     """Choose the networks whose mean probabilities are most likely: an ensemble, or the best alone.
 
-    Compared is the negative log-likelihood after calibration, averaged over the tasks; of equals the fewest win.
+    Compared is the negative log-likelihood after calibration, summed over the tasks; of equals the fewest win.
 
     Args:
         probs: calibrated, by network and task, of photographs that no network was trained on.

@@ -293,7 +293,7 @@ class _Run:
         self.model.train()
         if phase.backbone_learning_rate == 0 or phase.frozen_blocks is not None:
             self.model.backbone.eval()
-        total = torch.zeros((), device=self.device)
+        totals = torch.zeros(2, device=self.device)  # of the tasks alone, as val's, and with the auxiliary loss
         batches = self._batches(self._order(generator))
         for step, rows in enumerate(batches):
             progress = epoch + step / len(batches)
@@ -304,20 +304,19 @@ class _Run:
             codes = {task: values[rows].to(self.device) for task, values in self.codes.items()}
             with self.autocast:
                 logits, auxiliary = self.model.forward_training(images)
-            loss = auxiliary + multi_task_loss(
-                logits, codes, self.params.class_loss_weight, self.params.attribute_loss_weight
-            )
+            task_loss = multi_task_loss(logits, codes, self.params.class_loss_weight, self.params.attribute_loss_weight)
+            loss = auxiliary + task_loss
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(self.model.parameters(), self.params.gradient_clip_norm)
             self.optimizer.step()
             self.average.update_parameters(self.model)
-            total += loss.detach()
+            totals += torch.stack([task_loss, loss]).detach()
             bar.update()
-        mean = float(total) / len(batches)
-        if not math.isfinite(mean):
+        mean, whole = (totals / len(batches)).tolist()
+        if not math.isfinite(whole):
             raise TrainingError(
-                f"the loss is {mean} in epoch {self.epoch + 1} ({phase.name}): lower the learning rates"
+                f"the loss is {whole} in epoch {self.epoch + 1} ({phase.name}): lower the learning rates"
             )
         return mean
 
@@ -408,7 +407,9 @@ def freeze_first_blocks(backbone: nn.Module, num: int) -> None:
     Raises:
         TrainingError: the backbone has no such blocks.
     """
-    blocks = getattr(backbone, "blocks", ())
+    blocks = getattr(backbone, "blocks", None)
+    if blocks is None:
+        raise TrainingError("frozen_blocks: the backbone has no blocks to count; set another architecture")
     if num > len(blocks):
         raise TrainingError(f"frozen_blocks: at most {len(blocks)} expected, as the backbone has; found {num}")
     for name, module in backbone.named_children():

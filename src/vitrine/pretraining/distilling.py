@@ -12,8 +12,9 @@ from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vitrine.distillation import soft_label_loss
 from vitrine.model import MultiTaskModel
-from vitrine.preprocess import Decoding, Preprocessing
+from vitrine.preprocess import Decoding, Preprocessing, resize_images
 
 STATISTICS_PICTURES = 2048
 """Pictures that tell the mean and spread of the teacher's features: enough for two digits."""
@@ -63,7 +64,7 @@ class Teacher(nn.Module):
             pixels: (batch, channels, height, width), square
         """
         side = self.preprocessing.image_size_px
-        views = self._views(self.preprocessing.normalise(resized(pixels, side)))
+        views = self._views(self.preprocessing.normalise(resize_images(pixels, side)))
         maps = functional.layer_norm(views.maps.float().permute(0, 2, 3, 1), [self.num_channels]).permute(0, 3, 1, 2)
         return Views((views.features.float() - self.mean) / self.std, views.soft_labels.float(), maps)
 
@@ -112,15 +113,6 @@ class Student(nn.Module):
         return Views(self.features(features), self.soft_labels(features), self.maps(maps)), features
 
 
-def resized(pixels: Tensor, side: int) -> Tensor:
-    """Resize square pictures smoothly. Shape: (batch, channels, height, width) -> (batch, channels, side, side)."""
-    if pixels.shape[-1] == side:
-        return pixels
-    return functional.interpolate(
-        pixels, (side, side), mode="bilinear", antialias=side < pixels.shape[-1], align_corners=False
-    )
-
-
 def mix_pairs(pixels: Tensor, coefficients: Tensor) -> Tensor:
     """Blend every picture with the one before it. Shape: (batch, channels, height, width), (batch,).
 
@@ -135,20 +127,13 @@ def mix_pairs(pixels: Tensor, coefficients: Tensor) -> Tensor:
 def distillation_losses(student: Views, teacher: Views, temperature: float) -> dict[str, Tensor]:
     """Return how far the student's views are from the teacher's, each a mean over the batch.
 
-    Features and maps: 1 - cosine; soft labels: temperature squared times the KL divergence from the teacher's. The
-    teacher's maps are interpolated to the student's grid.
-
-    Source:
-        Hinton, Vinyals and Dean, Distilling the knowledge in a neural network (2015), section 2.
+    Features and maps: 1 - cosine; soft labels: as `soft_label_loss`. The teacher's maps are interpolated to the
+    student's grid.
     """
     wanted = functional.interpolate(teacher.maps, student.maps.shape[2:], mode="bilinear", align_corners=False)
-    log_probs, log_wanted = (
-        (views.soft_labels.float() / temperature).log_softmax(dim=1) for views in (student, teacher)
-    )
-    divergence = functional.kl_div(log_probs, log_wanted, reduction="batchmean", log_target=True)
     return {
         "features": _distance(student.features, teacher.features),
-        "soft_labels": temperature**2 * divergence,
+        "soft_labels": soft_label_loss(student.soft_labels.float(), teacher.soft_labels, temperature),
         "maps": _distance(student.maps, wanted),
     }
 

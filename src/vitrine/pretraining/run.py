@@ -24,14 +24,21 @@ from tqdm import tqdm
 
 from vitrine.artifacts import read_tensors, write_tensors
 from vitrine.model import MultiTaskModel, create_model, load_tensors, pick_device, tensors_of
-from vitrine.preprocess import Augmentation, AugmentationParams, Decoding, Fraction, Preprocessing, shrink_photos
+from vitrine.preprocess import (
+    Augmentation,
+    AugmentationParams,
+    Decoding,
+    Fraction,
+    Preprocessing,
+    resize_images,
+    shrink_photos,
+)
 from vitrine.pretraining.distilling import (
     STATISTICS_PICTURES,
     Student,
     Teacher,
     distillation_losses,
     mix_pairs,
-    resized,
     weighted_sum,
 )
 from vitrine.pretraining.mimetic import mimetic_init
@@ -51,7 +58,7 @@ from vitrine.training import (
 Weight = Annotated[float, Field(ge=0)]
 
 
-class DistillationParams(AugmentationParams):
+class PretrainingParams(AugmentationParams):
     """What both backbones share: the stream of pictures, the losses, the optimizer."""
 
     seed: Annotated[int, Field(ge=0)]
@@ -96,7 +103,7 @@ class Stream:
     Both are shuffled anew each time all have been seen. Photographs come first in a batch.
     """
 
-    def __init__(self, pictures: Pictures, params: DistillationParams, side_px: int) -> None:
+    def __init__(self, pictures: Pictures, params: PretrainingParams, side_px: int) -> None:
         self.params = params
         self.num_renders = round(params.render_fraction * params.batch_size)
         self.num_photos = params.batch_size - self.num_renders
@@ -176,7 +183,7 @@ class DistillationRun:
         self,
         network: nn.Module,
         pictures: Pictures,
-        params: DistillationParams,
+        params: PretrainingParams,
         student: StudentParams,
         folder: Path,
     ) -> None:
@@ -238,15 +245,19 @@ class DistillationRun:
 
     def _train_step(self) -> Tensor:
         params = self.params
-        scale = schedule(self.pictures_seen, self.student_params.pictures, self.student_params.warmup_pictures)
+        seen, total, warmup = self.pictures_seen, self.student_params.pictures, self.student_params.warmup_pictures
+        # The new layers learn first: what they say at random would spoil a trained backbone.
+        scales = {"backbone": schedule(seen - warmup, total - warmup, warmup) if seen >= warmup else 0.0}
+        scales["new"] = schedule(seen, total, warmup)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.student_params.learning_rate * scale
+            group["lr"] = self.student_params.learning_rate * scales[group["part"]]
         torch.manual_seed(seed_of(params.seed, self.step))  # dropout and stochastic depth, where a backbone has them
         crops, codes = self.stream.batch(self.step, self.device)
         preprocessing = self.model.spec.preprocessing
-        images = preprocessing.normalise(resized(crops, preprocessing.image_size_px))
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+        images = preprocessing.normalise(resize_images(crops, preprocessing.image_size_px))
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=use_bf16("auto", self.device)):
             wanted = self.teacher(crops)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             views, features = self.student(images.contiguous(memory_format=torch.channels_last))
             logits = self.model.classify(features[self.stream.num_photos :])
         losses = distillation_losses(views, wanted, params.temperature)
@@ -289,11 +300,15 @@ class DistillationRun:
 
     def _create_optimizer(self) -> torch.optim.Optimizer:
         # As usual for transformers, matrices decay; biases, norms and other vectors do not.
-        parameters = list(self.student.parameters())
-        groups = [
-            {"params": [each for each in parameters if each.ndim > 1], "weight_decay": self.params.weight_decay},
-            {"params": [each for each in parameters if each.ndim <= 1], "weight_decay": 0.0},
-        ]
+        backbone = set(self.model.backbone.parameters())
+        parts: dict[str, list[nn.Parameter]] = {"backbone": [], "new": []}
+        for parameter in self.student.parameters():
+            parts["backbone" if parameter in backbone else "new"].append(parameter)
+        groups = []
+        for part, parameters in parts.items():
+            decayed, others = ([each for each in parameters if (each.ndim > 1) == matrix] for matrix in (True, False))
+            groups.append({"params": decayed, "part": part, "weight_decay": self.params.weight_decay})
+            groups.append({"params": others, "part": part, "weight_decay": 0.0})
         return torch.optim.AdamW(
             groups, lr=self.student_params.learning_rate, fused=self.device.type in ("cpu", "cuda")
         )

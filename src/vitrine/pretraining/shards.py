@@ -22,10 +22,10 @@ RENDERED_TASKS = {CLASS_TASK: "class_label", "color": "color", "material": "mate
 """Tasks of pre-training and the shards' columns that hold their labels."""
 
 
-def write_shard(path: Path, files: Sequence[bytes]) -> None:
-    """Write image files as a shard without labels: `bytes`, cut at `ends`."""
+def write_shard(path: Path, files: Sequence[bytes], **columns: NDArray[Any]) -> None:
+    """Write image files as a shard: `bytes`, cut at `ends`, and other columns, one row a file."""
     ends = np.cumsum([len(file) for file in files])
-    write_npz(path, {"bytes": np.frombuffer(b"".join(files), dtype=np.uint8), "ends": ends})
+    write_npz(path, {**columns, "bytes": np.frombuffer(b"".join(files), dtype=np.uint8), "ends": ends})
 
 
 def read_shard(path: Path) -> tuple[NDArray[np.uint8], pd.DataFrame]:

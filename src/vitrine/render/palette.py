@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-from vitrine.render.textures import Floats
+from skimage.color import rgb2lab
 
 ACHROMATIC, CHROMATIC = 10.0, 12.0
 """Chroma below which a color has no hue, and from which it has one."""
@@ -18,24 +17,9 @@ _RELATED = {"silver": {"gray", "white"}, "gray": {"silver"}, "white": {"silver"}
 _RELATED |= {"yellow": {"gold"}, "brown": {"gold"}}
 
 
-def lab(pixels: NDArray[Any]) -> Floats:
-    """Convert sRGB in [0, 1] to CIE L*a*b* under D65. Shape (..., 3), as given.
-
-    Source: IEC 61966-2-1; CIE 15:2004.
-    """
-    linear = np.where(pixels <= 0.04045, pixels / 12.92, ((pixels + 0.055) / 1.055) ** 2.4)
-    xyz = linear @ np.array(
-        [[0.4124564, 0.2126729, 0.0193339], [0.3575761, 0.7151522, 0.1191920], [0.1804375, 0.0721750, 0.9503041]]
-    )
-    scaled = xyz / np.array([0.95047, 1.0, 1.08883])
-    f = np.where(scaled > 216 / 24389, np.cbrt(scaled), (24389 / 27 * scaled + 16) / 116)
-    x, y, z = f[..., 0], f[..., 1], f[..., 2]
-    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
-
-
 def names(pixels: NDArray[Any]) -> dict[str, NDArray[np.bool_]]:
     """Say for every color name which pixels, of sRGB in [0, 1], people would call so."""
-    lightness, a, b = np.moveaxis(lab(pixels), -1, 0)
+    lightness, a, b = np.moveaxis(rgb2lab(pixels), -1, 0)
     chroma, hue = np.hypot(a, b), np.degrees(np.arctan2(b, a)) % 360
     dull = chroma < ACHROMATIC
     vivid = (chroma >= CHROMATIC) & (lightness > 5)
