@@ -339,6 +339,21 @@ def test_the_new_layers_learn_before_the_backbone_does(tmp_path: Path) -> None:
     assert len(changed) == len(backbone)
 
 
+def test_each_parameter_has_one_optimizer_and_the_backbones_matrices_have_muon(tmp_path: Path) -> None:
+    run = start(tmp_path, noise(8, 8))
+    found: dict[nn.Parameter, tuple[type, str]] = {}
+    for optimizer in run.optimizers:
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                assert parameter not in found
+                found[parameter] = (type(optimizer), group["part"])
+    backbone = set(run.model.backbone.parameters())
+    assert set(found) == set(run.student.parameters())
+    for parameter, (kind, part) in found.items():
+        assert part == ("backbone" if parameter in backbone else "new")
+        assert (kind is torch.optim.Muon) == (parameter in backbone and parameter.ndim == 2)
+
+
 def test_a_weight_of_zero_leaves_a_loss_out(tmp_path: Path) -> None:
     run = start(tmp_path, noise(8, 4), map_loss_weight=0.0, weight_decay=0.0)
     before = run.student.maps.weight.detach().clone()

@@ -198,7 +198,7 @@ class DistillationRun:
         self.average = AveragedModel(
             self.model.backbone, multi_avg_fn=moving_average(params.ema_decay), use_buffers=True
         )
-        self.optimizer = self._create_optimizer()
+        self.optimizers = self._create_optimizers()
         self.bf16 = use_bf16(student.precision, self.device)
         self.step, self.seconds = 0, 0.0
         self.num_steps = math.ceil(student.pictures / params.batch_size)
@@ -249,8 +249,10 @@ class DistillationRun:
         # The new layers learn first: what they say at random would spoil a trained backbone.
         scales = {"backbone": schedule(seen - warmup, total - warmup, warmup) if seen >= warmup else 0.0}
         scales["new"] = schedule(seen, total, warmup)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.student_params.learning_rate * scales[group["part"]]
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = self.student_params.learning_rate * scales[group["part"]]
+            optimizer.zero_grad(set_to_none=True)
         torch.manual_seed(seed_of(params.seed, self.step))  # dropout and stochastic depth, where a backbone has them
         crops, codes = self.stream.batch(self.step, self.device)
         preprocessing = self.model.spec.preprocessing
@@ -264,10 +266,10 @@ class DistillationRun:
         if codes:
             losses["labels"] = multi_task_loss(logits, codes, params.class_loss_weight, params.attribute_loss_weight)
         loss = weighted_sum(losses, params.loss_weights())
-        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.student.parameters(), params.gradient_clip_norm)
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
         self.average.update_parameters(self.model.backbone)
         self.step += 1
         for name, value in losses.items():
@@ -298,20 +300,32 @@ class DistillationRun:
     def curve(self) -> pd.DataFrame:
         return pd.DataFrame(self.history)
 
-    def _create_optimizer(self) -> torch.optim.Optimizer:
-        # As usual for transformers, matrices decay; biases, norms and other vectors do not.
-        backbone = set(self.model.backbone.parameters())
-        parts: dict[str, list[nn.Parameter]] = {"backbone": [], "new": []}
-        for parameter in self.student.parameters():
-            parts["backbone" if parameter in backbone else "new"].append(parameter)
+    def _create_optimizers(self) -> list[torch.optim.Optimizer]:
+        """Return Muon for the matrices of the backbone, AdamW for its other parameters and for the new layers.
+
+        Muon's steps are scaled to the size of AdamW's, so that one learning rate serves both. As usual for
+        transformers, matrices and kernels decay; biases, norms and other vectors do not.
+
+        Source:
+            Jordan et al., Muon: an optimizer for hidden layers in neural networks (2024); the scale is that of
+            Liu et al., Muon is scalable for LLM training (2025).
+        """
+        backbone = list(self.model.backbone.parameters())
+        known = set(backbone)
+        new = [parameter for parameter in self.student.parameters() if parameter not in known]
+        matrices = [parameter for parameter in backbone if parameter.ndim == 2]
+        others = [parameter for parameter in backbone if parameter.ndim != 2]
+        rate, decay = self.student_params.learning_rate, self.params.weight_decay
         groups = []
-        for part, parameters in parts.items():
-            decayed, others = ([each for each in parameters if (each.ndim > 1) == matrix] for matrix in (True, False))
-            groups.append({"params": decayed, "part": part, "weight_decay": self.params.weight_decay})
-            groups.append({"params": others, "part": part, "weight_decay": 0.0})
-        return torch.optim.AdamW(
-            groups, lr=self.student_params.learning_rate, fused=self.device.type in ("cpu", "cuda")
-        )
+        for part, parameters in (("backbone", others), ("new", new)):
+            decayed, free = ([each for each in parameters if (each.ndim > 1) == wide] for wide in (True, False))
+            groups.append({"params": decayed, "part": part, "weight_decay": decay})
+            groups.append({"params": free, "part": part, "weight_decay": 0.0})
+        optimizers: list[torch.optim.Optimizer] = []
+        if matrices:
+            group = {"params": matrices, "part": "backbone"}
+            optimizers.append(torch.optim.Muon([group], rate, decay, adjust_lr_fn="match_rms_adamw"))
+        return [*optimizers, torch.optim.AdamW(groups, rate, fused=self.device.type in ("cpu", "cuda"))]
 
     # -- surviving a kill -----------------------------------------------------------------------------------------
 
@@ -333,7 +347,7 @@ class DistillationRun:
         for prefix, part in (
             ("student.", tensors_of(self.student)),
             ("average.", tensors_of(self.average)),
-            ("optimizer.", optimizer_tensors(self.optimizer)),
+            *((f"optimizers.{n}.", optimizer_tensors(each)) for n, each in enumerate(self.optimizers)),
             ("teacher.", {"mean": self.teacher.mean.cpu().numpy(), "std": self.teacher.std.cpu().numpy()}),
             ("sums.", {name: value.cpu().numpy() for name, value in self.sums.items()}),
         ):
@@ -362,7 +376,8 @@ class DistillationRun:
 
         load_tensors(self.student, part("student."))
         load_tensors(self.average, part("average."))
-        load_optimizer(self.optimizer, part("optimizer."))
+        for number, optimizer in enumerate(self.optimizers):
+            load_optimizer(optimizer, part(f"optimizers.{number}."))
         for name, array in part("teacher.").items():
             getattr(self.teacher, name).copy_(torch.from_numpy(np.array(array)))
         self.sums = {name: torch.from_numpy(np.array(each)).to(self.device) for name, each in part("sums.").items()}
