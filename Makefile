@@ -57,6 +57,8 @@ check: setup  ## Lint, check formatting and types
 	ruff format --check .
 	mypy
 	check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/bug.yml .github/ISSUE_TEMPLATE/idea.yml
+	check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 
 lock-check: setup  ## Check that locks match code, params, data and the environment
 	python tools/lock_check.py
@@ -68,7 +70,7 @@ app: setup  ## Serve the web page at 127.0.0.1:7860
 	vitrine serve
 
 pictures: setup  ## Make the README's screenshots with the browser tests
-	VITRINE_SHOP=$(CURDIR) VITRINE_PICTURES=$(CURDIR)/docs/page_pictures python -m pytest -q tests/test_browser.py
+	VITRINE_SHOP=$(CURDIR) VITRINE_PICTURES=$(CURDIR)/docs/page_pictures python -m pytest -q tests/app/test_browser.py
 
 diff: setup  ## Compare metrics and params with the last commit
 	dvc metrics diff --md

@@ -63,7 +63,7 @@ def read_catalog(folder: Path, params: DataParams) -> pd.DataFrame:
         CatalogError: the file breaks the contract; all faults, by line and column.
     """
     path = folder / "labels.csv"
-    raw = _read_table(path)
+    raw = read_table(path)
     faults = _params_faults(params)
     missing = [column for column in REQUIRED_COLUMNS if column not in raw.columns]
     if missing:
@@ -90,7 +90,7 @@ def read_catalog(folder: Path, params: DataParams) -> pd.DataFrame:
     return table
 
 
-def _read_table(path: Path, allow_empty: bool = False) -> pd.DataFrame:
+def read_table(path: Path, allow_empty: bool = False) -> pd.DataFrame:
     """Read all fields as stripped text; the index becomes the line where a row starts (the header is line 1)."""
     if not path.is_file():
         advice = (
@@ -316,7 +316,7 @@ def read_corrections(path: Path) -> pd.DataFrame:
     Raises:
         CatalogError: the file is missing or is no such table.
     """
-    table = _read_table(path, allow_empty=True)
+    table = read_table(path, allow_empty=True)
     if tuple(table.columns) != CORRECTION_COLUMNS:
         raise CatalogError(path, [f"line 1: expected {','.join(CORRECTION_COLUMNS)}; found {','.join(table.columns)}"])
     return table

@@ -17,6 +17,7 @@ app = typer.Typer(help="See, judge and find product photographs.", **OPTIONS)
 index_app = typer.Typer(help="Show an index, add photographs to it, remove some.", **OPTIONS)
 app.add_typer(index_app, name="index")
 if TYPE_CHECKING:
+    from vitrine.dataset import Description, Guess
     from vitrine.retrieval import Hit
 
 BATCH_SIZE = 64
@@ -39,6 +40,84 @@ def fail(error: Exception) -> typer.Exit:
     """Print an error's message alone; the exit code is 2."""
     Console(stderr=True, soft_wrap=True).print(f"ERROR: {error}", style="red", markup=False, highlight=False)
     return typer.Exit(2)
+
+
+@app.command()
+def init(
+    folder: Annotated[
+        Path, typer.Argument(help="A folder with one folder of photographs a class, or with labels.csv.")
+    ],
+) -> None:
+    """Make labels.csv for a folder of class folders, or check the one that is there. Nothing is overwritten.
+
+    Class folders may lie in train, val and test. Run it in the project's folder. Exit code 1 if a table that is there
+    breaks the data contract.
+    """
+    from vitrine.catalog import CatalogError
+    from vitrine.dataset import describe_table, table_from_folders, write_table
+    from vitrine.params import ParamsError, read_section
+    from vitrine.splits import SplitParams
+
+    guess = None
+    try:
+        if not folder.is_dir():
+            raise CatalogError(folder, ["is no folder"])
+        if not (folder / "labels.csv").exists():
+            params = read_section("split", SplitParams)
+            table, guess = table_from_folders(folder, params.max_megapixels, params.near_duplicate_bits)
+            write_table(folder, table)
+        description = describe_table(folder)
+    except (CatalogError, ParamsError) as error:
+        raise fail(error) from None
+    _print_description(folder, description, guess)
+    if description.faults:
+        raise typer.Exit(1)
+
+
+def _print_description(folder: Path, description: Description, guess: Guess | None) -> None:
+    num_classes = len(description.classes)
+    typer.echo(
+        f"{'Wrote ' if guess else ''}{folder / 'labels.csv'}: {description.num_photos} photographs of "
+        f"{description.num_items} items in {num_classes} classes."
+    )
+    table = Table("class", Column("photographs", justify="right"), **PLAIN)
+    for label, num in description.classes.items():
+        table.add_row(label, str(num))
+    Console().print(table)
+    if description.splits:
+        typer.echo("Splits: " + ", ".join(f"{split} {num}" for split, num in description.splits.items()) + ".")
+    for name, labels in description.attributes.items():
+        missing = description.num_photos - sum(labels.values())
+        more = f" and {len(labels) - 8} more" if len(labels) > 8 else ""
+        shown = ", ".join(f"{label} {num}" for label, num in list(labels.items())[:8])
+        typer.echo(f"Attribute {name}, missing on {missing} photographs: {shown}{more}.")
+    if guess:
+        _print_guess(guess, num_classes)
+    for fault in description.faults:
+        typer.echo(f"Fault: {fault}")
+    source = "column" if description.splits else "seeded"
+    typer.echo(
+        f"\nIn params.yaml:\n  data:\n    path: {folder.as_posix()}\n"
+        f"    attributes: [{', '.join(description.proposed)}]\n  split:\n    source: {source}"
+    )
+
+
+def _print_guess(guess: Guess, num_classes: int) -> None:
+    for fault in guess.unreadable:
+        typer.echo(f"Left out {fault}")
+    if guess.named_classes:
+        typer.echo(f"Items were guessed from the beginnings of file names in: {', '.join(guess.named_classes)}.")
+    if len(guess.named_classes) < num_classes:
+        where = "In the other classes" if guess.named_classes else "Here"
+        typer.echo(f"{where} file names do not tell items apart, so each photograph became an item of its own.")
+    if guess.joined:
+        typer.echo(f"{len(guess.joined)} pairs look alike and were put into one item:")
+        for first, second in guess.joined[:10]:
+            typer.echo(f"  {first} = {second}")
+    typer.echo(
+        "Check the column instance_id: all photographs of one physical item need the same one, or the scores will be "
+        "too high."
+    )
 
 
 @app.command()
@@ -79,7 +158,7 @@ def predict(
 
 
 def _print_answers(answers: Sequence[dict[str, Any]]) -> None:
-    from vitrine.views import sureness
+    from vitrine.app.html import sureness
 
     console = Console()
     for answer in answers:
@@ -253,7 +332,7 @@ def serve(
     from vitrine.params import ParamsError
 
     try:
-        from vitrine.app import serve as serve_page
+        from vitrine.app.server import serve as serve_page
     except ModuleNotFoundError as error:
         raise fail(ValueError(f"{error.name} is not installed. Install the extra: pip install -e '.[app]'")) from None
     try:

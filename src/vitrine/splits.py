@@ -120,6 +120,23 @@ def _equal_pairs(keys: list[str]) -> list[tuple[int, int]]:
     ]
 
 
+def perceptual_hash(photo: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Return the 64 bits of a photograph's perceptual hash. Shape: (height, width, channels) -> (64,)."""
+    return np.asarray(imagehash.phash(Image.fromarray(photo)).hash).ravel()
+
+
+def similar_pairs(bits: NDArray[np.bool_], max_bits: int) -> list[tuple[int, int, int]]:
+    """List pairs of rows that differ in few bits, and in how many. Shape: bits: (photos, 64)."""
+    pairs = []
+    for row in range(len(bits)):
+        # Bits that differ, for all later photographs at once.
+        distances = (bits[row] != bits[row + 1 :]).sum(axis=1)
+        pairs += [
+            (row, row + 1 + int(offset), int(distances[offset])) for offset in np.flatnonzero(distances <= max_bits)
+        ]
+    return pairs
+
+
 def near_duplicates(photos: NDArray[np.uint8], table: pd.DataFrame, max_bits: int) -> pd.DataFrame:
     """List pairs of photographs in different splits that look alike: whose perceptual hashes differ in few bits.
 
@@ -128,14 +145,7 @@ def near_duplicates(photos: NDArray[np.uint8], table: pd.DataFrame, max_bits: in
     Returns:
         image_path_a, split_a, image_path_b, split_b, distance_bits, nearest first.
     """
-    bits = np.stack([imagehash.phash(Image.fromarray(photo)).hash.ravel() for photo in photos])
-    pairs = []
-    for row in range(len(bits)):
-        # Bits that differ, for all later photographs at once.
-        distances = (bits[row] != bits[row + 1 :]).sum(axis=1)
-        pairs += [
-            (row, row + 1 + int(offset), int(distances[offset])) for offset in np.flatnonzero(distances <= max_bits)
-        ]
+    pairs = similar_pairs(np.stack([perceptual_hash(photo) for photo in photos]), max_bits)
     return _pairs(table, pairs)
 
 

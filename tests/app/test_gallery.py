@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vitrine.app.gallery import Gallery
 from vitrine.artifacts import ArtifactError, write_json
 from vitrine.catalog import CatalogError, DataParams, apply_corrections, read_catalog, read_corrections
-from vitrine.gallery import Gallery
 from vitrine.params import read_section
 from vitrine.photos import PhotoError
 

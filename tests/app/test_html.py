@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from vitrine.views import bars, level, sureness
+from vitrine.app.html import bars, level, sureness
 
 
 def said(probability: float, sure: bool, reliable: bool = True) -> dict[str, Any]:

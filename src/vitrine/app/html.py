@@ -8,7 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from vitrine.gallery import Doubt, Gallery
+from vitrine.app.gallery import Doubt, Gallery
+from vitrine.app.state import Prediction
 from vitrine.retrieval import Hit
 
 LEVELS = (("high", 0.75), ("medium", 0.4), ("low", 0.0))
@@ -33,19 +34,19 @@ def name_of(system: str) -> str:
     return escape(NAMES.get(system, system))
 
 
-def sureness(said: Mapping[str, Any]) -> str:
+def sureness(answer: Mapping[str, Any]) -> str:
     """Return the warning that belongs to the answer of one task, none if it is sure."""
-    if not said["reliable"]:
+    if not answer["reliable"]:
         return "not reliable on this data"
-    return "" if said["sure"] else "not sure"
+    return "" if answer["sure"] else "not sure"
 
 
-def level(said: Mapping[str, Any]) -> str:
+def level(answer: Mapping[str, Any]) -> str:
     """Return the word for the confidence of one task's answer: "high" only if it is sure, none if it is unreliable."""
-    if not said["reliable"]:
+    if not answer["reliable"]:
         return ""
-    words = [word for word, least in LEVELS if said["labels"][0]["probability"] >= least]
-    return words[0] if said["sure"] or len(words) < len(LEVELS) else words[1]
+    words = [word for word, least in LEVELS if answer["labels"][0]["probability"] >= least]
+    return words[0] if answer["sure"] or len(words) < len(LEVELS) else words[1]
 
 
 def photo_url(system: str, row: int) -> str:
@@ -68,7 +69,7 @@ def empty(title: str, text: str) -> str:
 
 
 def fold(title: str) -> str:
-    """A line to click, or to reach with the keyboard, that shows or hides what follows it: app.css does the rest."""
+    """A line to click, or to reach with the keyboard, that shows or hides what follows it: page.css does the rest."""
     return f'<details class="fold"><summary>{escape(title)}</summary></details>'
 
 
@@ -81,17 +82,17 @@ def examples(system: str, rows: Sequence[int]) -> str:
     return f'<div class="examples" role="group" aria-label="Example photographs">{buttons}</div>'
 
 
-def bars(task: str, said: Mapping[str, Any]) -> str:
+def bars(task: str, answer: Mapping[str, Any]) -> str:
     """One task: a bar for each of its three most probable labels, the first one strong, its level in color and words.
 
     Args:
-        said: the answer of this task, as `Predictor.in_words` gives it.
+        answer: the answer of this task, as `Predictor.in_words` gives it.
     """
-    warning = sureness(said)
+    warning = sureness(answer)
     unsure = f'<span class="unsure">{warning}</span>' if warning else ""
     rows = []
-    for place, entry in enumerate(said["labels"][:3]):
-        word, probability = level(said) if place == 0 else "", entry["probability"]
+    for place, entry in enumerate(answer["labels"][:3]):
+        word, probability = level(answer) if place == 0 else "", entry["probability"]
         rows.append(
             f'<div class="bar{" first" if place == 0 else ""}"><span>{spoken(entry["label"])}</span>'
             f'<span class="track"><span class="fill {word}" style="width:{100 * probability:.1f}%"></span></span>'
@@ -100,15 +101,16 @@ def bars(task: str, said: Mapping[str, Any]) -> str:
     return f'<div class="task"><h4>{spoken(task)}{unsure}</h4>{"".join(rows)}</div>'
 
 
-def answers(found: Sequence[tuple[str, Mapping[str, Any], float]], num_photos: int) -> str:
-    """What systems say of one photograph, or of several of one item together; with the seconds that each took."""
+def answers(found: Sequence[Prediction], num_photos: int) -> str:
+    """What systems predict of one photograph, or of several of one item together, and the time that each took."""
     parts = []
-    for system, answer, seconds in found:
-        tasks = "".join(bars(task, said) for task, said in answer["tasks"].items())
+    for prediction in found:
+        tasks = "".join(bars(task, answer) for task, answer in prediction.answer["tasks"].items())
         together = f"{num_photos} photographs together, " if num_photos > 1 else ""
         parts.append(
-            f'<section class="answer" data-system="{escape(system)}"><h3>{name_of(system)}'
-            f"<small>{together}{1000 * seconds:.0f} ms</small></h3>{tasks}</section>"
+            f'<section class="answer" data-system="{escape(prediction.system)}">'
+            f"<h3>{name_of(prediction.system)}<small>{together}{1000 * prediction.seconds:.0f} ms</small></h3>"
+            f"{tasks}</section>"
         )
     return f'<div class="answers">{"".join(parts)}</div>'
 
@@ -147,7 +149,7 @@ def detail(gallery: Gallery, system: str, row: int) -> str:
     path, split = str(gallery.indexes[system].image_paths[row]), gallery.split_of(system, row)
     given = {task: label for task, label in gallery.labels_of(system, row).items() if label}
     truth = ", ".join(f"{spoken(task)} {spoken(label)}" for task, label in given.items())
-    tasks = "".join(bars(task, said) for task, said in gallery.answer_of(system, row).items())
+    tasks = "".join(bars(task, answer) for task, answer in gallery.answer_of(system, row).items())
     trained = " The models were trained on it." if split == "train" else ""
     told = f"<p>Labelled: {truth}.{trained}</p>" if truth else "<p>Added without labels.</p>"
     return (

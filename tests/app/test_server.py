@@ -204,15 +204,15 @@ def test_pages_may_not_talk_to_other_hosts(page: str) -> None:
 
 
 def test_an_index_fits_its_models(folder: Path) -> None:
-    from vitrine.app import Shop
+    from vitrine.app.state import AppState
 
-    shop = Shop(folder, may_correct=True)
-    shop.warm_up()
-    assert shop.warning == ""
+    state = AppState(folder, may_correct=True)
+    state.warm_up()
+    assert state.warning == ""
 
 
 def test_visitors_are_forgotten_before_memory_fills(folder: Path) -> None:
-    from vitrine.app import MAX_SESSIONS, create_app
+    from vitrine.app.server import MAX_SESSIONS, create_app
 
     app = asyncio.run(create_app(folder, "127.0.0.1"))
     (mounted,) = (route.app for route in app.routes if hasattr(getattr(route, "app", None), "state_holder"))
@@ -222,42 +222,42 @@ def test_visitors_are_forgotten_before_memory_fills(folder: Path) -> None:
 
 
 def test_the_page_does_not_wait_for_pytorch() -> None:
-    code = "import sys, vitrine.app; sys.exit('torch' in sys.modules)"
+    code = "import sys, vitrine.app.server; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_an_index_of_another_model_is_named(folder: Path, tmp_path: Path) -> None:
-    from vitrine.app import Shop
+    from vitrine.app.state import AppState
 
     other = shutil.copytree(folder, tmp_path / "shop")
     shutil.copy(other / "models/deit/model.safetensors", other / "models/mobilevit/model.safetensors")
-    shop = Shop(other, may_correct=True)
-    shop.warm_up()
-    assert "was made by another model" in shop.warning and "dvc repro" in shop.warning
+    state = AppState(other, may_correct=True)
+    state.warm_up()
+    assert "was made by another model" in state.warning and "dvc repro" in state.warning
 
 
 def test_labels_are_corrected_only_where_the_page_is_local(folder: Path) -> None:
-    from vitrine.app import Shop
+    from vitrine.app.state import AppState
     from vitrine.artifacts import ArtifactError
 
     with pytest.raises(ArtifactError, match="only where"):
-        Shop(folder, may_correct=False).correct("deit/1", "color", "red")
+        AppState(folder, may_correct=False).correct("deit/1", "color", "red")
     for picked in ("deit/999", "deit/-1", "../x/1", "deit", "nobody/1"):
         with pytest.raises(ArtifactError, match="no such photograph"):
-            Shop(folder, may_correct=True).correct(picked, "color", "red")
+            AppState(folder, may_correct=True).correct(picked, "color", "red")
 
 
 def test_several_photographs_of_an_item_are_answered_together(folder: Path) -> None:
-    from vitrine.app import MAX_PHOTOS, Shop
+    from vitrine.app.state import MAX_PHOTOS, AppState
     from vitrine.photos import PhotoError
 
-    shop = Shop(folder, may_correct=True)
+    state = AppState(folder, may_correct=True)
     files = [str(folder / f"data/made_up/images/00{number}.png") for number in range(3)]
-    (_, fused, _, _), *_ = shop.look(files, ["deit"])
-    singles = [shop.look([file], ["deit"])[0][1]["tasks"]["color"]["labels"] for file in files]
+    fused, *_ = state.predict(files, ["deit"])
+    singles = [state.predict([file], ["deit"])[0].answer["tasks"]["color"]["labels"] for file in files]
     mean = np.mean([np.log([e["probability"] for e in sorted(s, key=lambda e: e["label"])]) for s in singles], axis=0)
     expected = np.exp(mean) / np.exp(mean).sum()
-    said = [e["probability"] for e in sorted(fused["tasks"]["color"]["labels"], key=lambda e: e["label"])]
+    said = [e["probability"] for e in sorted(fused.answer["tasks"]["color"]["labels"], key=lambda e: e["label"])]
     assert np.allclose(said, expected, atol=1e-3)
     with pytest.raises(PhotoError, match="at most"):
-        shop.look(files[:1] * (MAX_PHOTOS + 1), ["deit"])
+        state.predict(files[:1] * (MAX_PHOTOS + 1), ["deit"])

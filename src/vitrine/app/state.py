@@ -1,0 +1,196 @@
+"""What the page can do, without Gradio: predictors that load in the background, the gallery, searches, corrections."""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitrine.app.gallery import Gallery, Page
+from vitrine.artifacts import ArtifactError
+from vitrine.catalog import DataParams
+from vitrine.params import read_section
+from vitrine.photos import PhotoError, decode_photo
+from vitrine.systems import ENSEMBLE
+
+if TYPE_CHECKING:
+    from vitrine.inference import Predictor
+
+COMPARE = "compare"
+"""Chosen instead of a system: all networks side by side."""
+
+NUM_EXAMPLES = 6
+MAX_PHOTOS = 12
+MAX_HITS = 1000
+MAX_UPLOAD_BYTES = 20 * 1024 * 1024
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
+STALE_COSINE = 0.99
+"""Embeddings of one photograph by one model are equal but for rounding; below this the index is another model's."""
+
+log = logging.getLogger("vitrine")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a system predicts of one item.
+
+    Attributes:
+        answer: as `Predictor.in_words` gives it
+        seconds: that the prediction took
+    """
+
+    system: str
+    answer: Mapping[str, Any]
+    seconds: float
+    embedding: NDArray[np.floating]
+
+
+class AppState:
+    """All that the page knows of a finished pipeline.
+
+    Attributes:
+        systems: those that have an index, the ensemble first; networks: the same without the ensemble
+        plots: the evaluation's pictures by their names
+        warning: what is wrong with the models, empty if nothing
+    """
+
+    def __init__(self, root: Path, may_correct: bool) -> None:
+        self.root = root
+        self.may_correct = may_correct
+        self.gallery = Gallery.load(root, read_section("data", DataParams, root / "params.yaml"))
+        self.systems = [ENSEMBLE] if ENSEMBLE in self.gallery.indexes else []
+        self.systems += [name for name in self.gallery.indexes if name != ENSEMBLE]
+        self.networks = [name for name in self.systems if name != ENSEMBLE]
+        self.plots = {path.name: path for path in sorted((root / "plots/evaluate").glob("*.png"))}
+        self.warning = ""
+        self._predictors: dict[str, Predictor] = {}
+        self._loading, self._correcting = threading.Lock(), threading.Lock()
+
+    def chosen(self, model: str) -> list[str]:
+        """Return the systems that a choice of the page stands for."""
+        return self.networks if model == COMPARE else [model]
+
+    # -- predictions -----------------------------------------------------------------------------------------------
+
+    def predictor(self, system: str) -> Predictor:
+        from vitrine.inference import Predictor  # PyTorch takes seconds; the page is there before it
+
+        with self._loading:
+            if system not in self._predictors:
+                self._predictors[system] = Predictor.load(system, self.root / "models")
+            return self._predictors[system]
+
+    def warm_up(self) -> None:
+        """Load every predictor, and see with three photographs whether the indexes are of these very models."""
+        try:
+            for system in self.systems:
+                predictor, index = self.predictor(system), self.gallery.indexes[system]
+                rows = range(min(3, len(index)))
+                files = [self.gallery.file(system, row) for row in rows]
+                found = predictor.predict_files(files).embeddings
+                lengths = np.maximum(np.linalg.norm(found, axis=1), 1e-12)
+                cosines = np.sum(found * index.embeddings[: len(found)], axis=1) / lengths
+                if predictor.label_space != index.label_space or cosines.min() < STALE_COSINE:
+                    raise ArtifactError(f"index/{system} was made by another model")
+        except (ArtifactError, PhotoError, ValueError) as error:
+            self.warning = f"The index does not fit the models: {error}. Run: dvc repro"
+            log.error(self.warning)
+
+    def decode(self, paths: Sequence[str], size_px: int) -> NDArray[np.uint8]:
+        """Decode uploads, whose names, sizes and contents may be anything.
+
+        Raises:
+            PhotoError: a file is not a photograph that we take; its name is not repeated.
+        """
+        if len(paths) > MAX_PHOTOS:
+            raise PhotoError(f"at most {MAX_PHOTOS} photographs of one item at once")
+        decoded = []
+        for text in paths:
+            path = Path(text)
+            if path.suffix.lower() not in SUFFIXES:
+                raise PhotoError(f"only photographs are taken: {', '.join(sorted(s[1:] for s in SUFFIXES))}")
+            try:
+                if path.is_file() and path.stat().st_size > MAX_UPLOAD_BYTES:
+                    raise PhotoError(f"is larger than {MAX_UPLOAD_BYTES // 1024**2} MB")
+                decoded.append(decode_photo(path, size_px, self.gallery.max_megapixels))
+            except PhotoError as error:
+                raise PhotoError("This photograph " + str(error).removeprefix(f"{path}: ")) from None
+        return np.stack(decoded)
+
+    def predict(self, paths: Sequence[str], systems: Sequence[str]) -> list[Prediction]:
+        """Predict one item from its photographs with each system.
+
+        Raises:
+            PhotoError: as `decode`.
+            ArtifactError: a model is missing or broken.
+        """
+        from vitrine.inference import fuse
+
+        found = []
+        for system in systems:
+            predictor = self.predictor(system)
+            photos = self.decode(paths, predictor.photo_size_px)
+            began = time.perf_counter()
+            predictions = predictor.predict(photos, [f"photo {number + 1}" for number in range(len(photos))])
+            if len(predictions) > 1:
+                predictions = fuse(predictions, "item")
+            seconds = time.perf_counter() - began
+            answer = predictor.in_words(predictions)[0]
+            found.append(Prediction(system, answer, seconds, predictions.embeddings[0]))
+        return found
+
+    # -- search ----------------------------------------------------------------------------------------------------
+
+    def search(
+        self, system: str, words: str, labels: Mapping[str, Sequence[str]], photo: str | None, like: str, num: int
+    ) -> Page:
+        """Search by words, an uploaded photograph, or an indexed one (`SYSTEM/ROW`) to be like, and by labels."""
+        embedding = None
+        if photo:
+            embedding = self.predict([photo], [system])[0].embedding
+        elif like:
+            known, row = self.locate(like)
+            path = self.gallery.indexes[known].image_paths[row]
+            index = self.gallery.indexes[system]
+            rows = np.flatnonzero(index.image_paths == path)
+            embedding = index.embeddings[rows[0]] if len(rows) else None
+        return self.gallery.search(system, words, labels, embedding, min(num, MAX_HITS))
+
+    def locate(self, picked: str) -> tuple[str, int]:
+        """Read `SYSTEM/ROW` as the page sends it. Raises: ArtifactError when there is no such photograph."""
+        match = re.fullmatch(r"(\w{1,40})/(\d{1,9})", picked)
+        if match and match[1] in self.gallery.indexes and int(match[2]) < len(self.gallery.indexes[match[1]]):
+            return match[1], int(match[2])
+        raise ArtifactError("There is no such photograph.")
+
+    def correct(self, picked: str, task: str, label: str) -> str:
+        """Write a correction; return the photograph's path. Raises: ArtifactError: it is not allowed or not known."""
+        if not self.may_correct:
+            raise ArtifactError("Labels can be corrected only where the page is bound to this machine.")
+        system, row = self.locate(picked)
+        with self._correcting:
+            return self.gallery.correct(system, row, task, label)
+
+    def example_rows(self) -> list[int]:
+        """Return photographs of different classes that no model was trained on."""
+        index = self.gallery.indexes[self.systems[0]]
+        rows: dict[str | None, int] = {}
+        for row in range(len(index)):
+            if self.gallery.split_of(index.name, row) == "test":
+                rows.setdefault(self.gallery.labels_of(index.name, row)["class"], row)
+        return list(rows.values())[:NUM_EXAMPLES] or list(range(min(NUM_EXAMPLES, len(index))))
+
+    def suggestions(self) -> list[str]:
+        """Return queries to try, from the labels themselves: one to three words of different tasks."""
+        words = next(iter(self.gallery.indexes.values())).vocabulary.suggestions()
+        *attributes, last = words
+        made = [f"{attributes[0]} {last}" if attributes else last, *attributes[:3]]
+        return [*made, f"{last} not {attributes[0]}"] if attributes else made
