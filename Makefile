@@ -8,7 +8,7 @@ export VITRINE_TEAM13_DIR ?= $(abspath $(wildcard ../shared/team13))
 export VITRINE_PHOTOS_DIR ?= $(abspath $(wildcard ../shared/photos))
 
 .DEFAULT_GOAL := help
-.PHONY: setup lock deps repro test check lock-check certify team13 team13-crossval crossval pretrain render realism app pictures diff gate bench kill-test help
+.PHONY: setup lock deps repro test check lock-check certify team13 team13-crossval crossval pretrain render realism app pictures diff gate bench kill-test readme help
 
 setup: .venv/installed  ## Make the environment (about 6 GB, once)
 
@@ -75,6 +75,9 @@ pictures: setup  ## Make the README's screenshots with the browser tests
 diff: setup  ## Compare metrics and params with the last commit
 	dvc metrics diff --md
 	dvc params diff --md
+
+readme: setup  ## Write README's tables from the last runs' scores
+	python tools/readme_tables.py
 
 REV ?= HEAD
 gate: setup  ## Fail if a metric is worse than at the git revision REV, beyond noise

@@ -23,12 +23,12 @@ from typing import Any
 import yaml
 
 from vitrine.artifacts import read_json, write_json, write_text
-from vitrine.certificate import Certificate, compare_locks, compare_metrics, lock_files, stage_order
+from vitrine.reporting.certificate import Certificate, compare_locks, compare_metrics, lock_files, stage_order
 
 ROOT = Path(__file__).resolve().parents[1]
 DISK_GB = 8
 KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "CUDA_VISIBLE_DEVICES", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
-ENVIRONMENT = "import json; from vitrine.certificate import describe_environment as d; print(json.dumps(d()))"
+ENVIRONMENT = "import json; from vitrine.reporting.certificate import describe_environment as d; print(json.dumps(d()))"
 
 
 def clean_environment(folder: Path) -> dict[str, str]:

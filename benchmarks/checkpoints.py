@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitrine.artifacts import read_json, read_npy, read_npz, write_npz
+from vitrine.data.splits import assign_folds
+from vitrine.evaluation.scoring import compare, number_items
 from vitrine.labels import LabelSpace, read_photos
+from vitrine.learning.preprocess import Decoding
+from vitrine.learning.strategies import DeitParams, MobilevitParams, create
+from vitrine.learning.training import TrainingData, TrainingParams, fit
 from vitrine.params import read_section
-from vitrine.preprocess import Decoding
-from vitrine.scoring import compare, number_items
-from vitrine.splits import assign_folds
-from vitrine.strategies import DeitParams, MobilevitParams, create
-from vitrine.training import TrainingData, TrainingParams, fit
 
 FOLDER = Path("data/splits")
 SECTIONS: dict[str, type[DeitParams] | type[MobilevitParams]] = {"deit": DeitParams, "mobilevit": MobilevitParams}

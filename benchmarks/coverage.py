@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from vitrine.evaluation.scoring import compare, score
 from vitrine.scores import accuracy, confusion_counts, macro_f1
-from vitrine.scoring import compare, score
 
 NUM_CLASSES, VIEWS = 10, 5
 EVEN_20, EVEN_120, UNEVEN_20 = [2] * 10, [12] * 10, [5, 4, 3, 2, 1, 1, 1, 1, 1, 1]

@@ -24,7 +24,7 @@ import httpx
 import numpy as np
 import psutil
 
-from vitrine.catalog import DataParams
+from vitrine.data.catalog import DataParams
 from vitrine.params import read_section
 
 sys.path.insert(0, "tests")

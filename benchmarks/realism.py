@@ -15,13 +15,12 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import confusion_matrix
 
-from vitrine.catalog import DataParams, read_catalog
-from vitrine.figures import words
-from vitrine.inference import Predictor
-from vitrine.labels import CLASS_TASK
+from vitrine.data.catalog import DataParams, read_catalog
+from vitrine.evaluation.scoring import number_items, rate, with_interval
+from vitrine.inference.predictor import Predictor
+from vitrine.inference.systems import load_systems
+from vitrine.labels import CLASS_TASK, display_name
 from vitrine.params import read_section
-from vitrine.scoring import number_items, rate, with_interval
-from vitrine.systems import load_systems
 
 
 def main() -> None:
@@ -58,7 +57,7 @@ def main() -> None:
             print(f"| {name} | {task} | {with_interval(correct, 'accuracy')} | {majority:.1%} |")
             if task == CLASS_TASK:
                 counts = confusion_matrix(truth, predicted, labels=labels)
-                confusions[name] = pd.DataFrame(counts, [words(label) for label in labels], range(len(labels)))
+                confusions[name] = pd.DataFrame(counts, [display_name(label) for label in labels], range(len(labels)))
     for name, counts in confusions.items():
         print(
             f"\n{name}: rows are the true classes, columns the predicted ones in the same order\n{counts.to_string()}"

@@ -27,8 +27,9 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from vitrine.artifacts import read_json
 from vitrine.labels import LabelSpace
 from vitrine.predictions import Predictions
-from vitrine.queries import read_synonyms
-from vitrine.retrieval import TOKEN_PATTERN, Index, best_rows, documents, phrase
+from vitrine.retrieval.index import Index, best_rows
+from vitrine.retrieval.queries import read_synonyms
+from vitrine.retrieval.relevance import TOKEN_PATTERN, documents, phrase
 
 FEATURES, NUM_CLUSTERS, TOP_K, SEED = 192, 2000, 10, 13
 

@@ -23,11 +23,11 @@ from torch import Tensor, nn
 from torchvision import transforms
 
 from vitrine.labels import LabelSpace
-from vitrine.model import MultiTaskModel, create_model, pick_device
+from vitrine.learning.model import MultiTaskModel, create_model, pick_device
+from vitrine.learning.preprocess import Augmentation, Decoding
+from vitrine.learning.strategies import DeitParams, MobilevitParams
+from vitrine.learning.training import TrainingParams, multi_task_loss, use_bf16
 from vitrine.params import read_section
-from vitrine.preprocess import Augmentation, Decoding
-from vitrine.strategies import DeitParams, MobilevitParams
-from vitrine.training import TrainingParams, multi_task_loss, use_bf16
 
 SPACE = LabelSpace(
     {task: tuple(f"{i:02d}" for i in range(n)) for task, n in (("class", 10), ("a", 13), ("b", 9), ("c", 4))}

@@ -1,7 +1,7 @@
 """Predict every fold with methods that learn no features.
 
 Reads   data/splits/, crossval/folds.csv
-Writes  crossval/predictions/majority.npz, svm.npz, linear_probe.npz, neighbours.npz
+Writes  crossval/predictions/majority.npz, svm.npz, linear_probe.npz, neighbors.npz
 """
 
 from __future__ import annotations
@@ -10,25 +10,25 @@ from pathlib import Path
 
 import numpy as np
 
-from vitrine.artifacts import ArtifactError, read_csv, read_json, read_npy
-from vitrine.baselines import (
+from vitrine.artifacts import read_csv, read_json, read_npy
+from vitrine.errors import exit_on_error
+from vitrine.evaluation.baselines import (
     PROBE_SIZE_PX,
     BaselineParams,
     classical_features,
     linear_probe_probs,
     majority_probs,
-    neighbour_probs,
+    neighbor_probs,
     svm_probs,
 )
-from vitrine.inference import imagenet_features
+from vitrine.inference.predictor import imagenet_features
 from vitrine.labels import LabelSpace, read_photos
-from vitrine.model import WeightsError
-from vitrine.params import ParamsError, exit_on, read_section
+from vitrine.params import read_section
 from vitrine.predictions import Predictions
 
 
 def main() -> None:
-    exit_on(ParamsError, ArtifactError, WeightsError)
+    exit_on_error()
     params = read_section("baselines", BaselineParams, Path("crossval/params.yaml"))
     folder = Path("data/splits")
     table, photos = read_photos(folder / "photos.csv"), read_npy(folder / "photos.npy")
@@ -37,7 +37,7 @@ def main() -> None:
     classical = classical_features(photos)
     frozen = imagenet_features(photos, PROBE_SIZE_PX)
 
-    found: dict[str, dict[str, np.ndarray]] = {"majority": {}, "svm": {}, "linear_probe": {}, "neighbours": {}}
+    found: dict[str, dict[str, np.ndarray]] = {"majority": {}, "svm": {}, "linear_probe": {}, "neighbors": {}}
     for task, codes in label_space.encode(table).items():
         num = label_space.num_labels(task)
         for system in found.values():
@@ -48,7 +48,7 @@ def main() -> None:
             found["majority"][task][test] = majority_probs(known, num, int(test.sum()))
             found["svm"][task][test] = svm_probs(classical[train], known, classical[test], num, params.svm_c)
             found["linear_probe"][task][test] = linear_probe_probs(features, known, frozen[test], num)
-            found["neighbours"][task][test] = neighbour_probs(features, known, frozen[test], num, params.neighbours)
+            found["neighbors"][task][test] = neighbor_probs(features, known, frozen[test], num, params.neighbors)
     nothing = np.zeros((len(folds), 0), dtype=np.float32)
     for name, probs in found.items():
         predictions = Predictions(label_space, tuple(table["image_path"]), probs, nothing)

@@ -11,10 +11,11 @@ from typing import Annotated
 
 from pydantic import Field
 
-from vitrine.artifacts import ArtifactError, write_csv
+from vitrine.artifacts import write_csv
+from vitrine.data.splits import assign_folds
+from vitrine.errors import exit_on_error
 from vitrine.labels import read_photos
-from vitrine.params import ParamsError, Section, exit_on, read_section
-from vitrine.splits import SplitError, assign_folds
+from vitrine.params import Section, read_section
 
 NUM_FOLDS = 5
 """80 % of the items train, as in the given split. The matrix of dvc.yaml names the folds one by one."""
@@ -27,7 +28,7 @@ class FoldParams(Section):
 
 
 def main() -> None:
-    exit_on(ParamsError, ArtifactError, SplitError)
+    exit_on_error()
     params = read_section("folds", FoldParams, Path("crossval/params.yaml"))
     table = read_photos(Path("data/splits/photos.csv"))
     table["fold"] = assign_folds(table, NUM_FOLDS, params.seed)

@@ -8,27 +8,27 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vitrine import figures
-from vitrine.artifacts import ArtifactError, read_csv, read_json, read_npy, write_csv, write_metrics, write_text
-from vitrine.crossval import (
+from vitrine.artifacts import read_csv, read_json, read_npy, write_csv, write_metrics, write_text
+from vitrine.errors import exit_on_error
+from vitrine.evaluation.crossval import (
     JudgeParams,
     judge,
     pool,
-    search_scores,
     suspicious_labels,
-    write_crossval_report,
 )
+from vitrine.evaluation.scoring import headline, named_rows
 from vitrine.labels import CLASS_TASK, LabelSpace, read_photos
-from vitrine.params import ParamsError, exit_on, read_section
-from vitrine.queries import read_synonyms
-from vitrine.relevance import IndexParams
-from vitrine.scoring import headline, named_rows
+from vitrine.params import read_section
+from vitrine.reporting import figures
+from vitrine.reporting.crossval import write_crossval_report
+from vitrine.retrieval.queries import read_synonyms
+from vitrine.retrieval.relevance import IndexParams, search_scores
 
 NUM_SHOWN = 18
 
 
 def main() -> None:
-    exit_on(ParamsError, ArtifactError)
+    exit_on_error()
     params = read_section("judge", JudgeParams, Path("crossval/params.yaml"))
     searched = read_section("index", IndexParams)
     data, plots = Path("data/splits"), Path("plots/crossval")

@@ -17,15 +17,16 @@ import numpy as np
 from pydantic import Field
 from scipy.special import softmax
 
-from vitrine.artifacts import ArtifactError, read_csv, read_json, read_npy
-from vitrine.distillation import DistillationParams, distill
+from vitrine.artifacts import read_csv, read_json, read_npy
+from vitrine.errors import exit_on_error
 from vitrine.labels import LabelSpace, read_photos
-from vitrine.model import WeightsError, save_model
-from vitrine.params import ParamsError, Section, exit_on, read_section
+from vitrine.learning.distillation import DistillationParams, distill
+from vitrine.learning.model import save_model
+from vitrine.learning.preprocess import Decoding
+from vitrine.learning.strategies import DeitParams, EfficientnetParams, MobilevitParams, create
+from vitrine.learning.training import TrainingData, TrainingParams, fit
+from vitrine.params import Section, read_section
 from vitrine.predictions import Predictions
-from vitrine.preprocess import Decoding
-from vitrine.strategies import DeitParams, EfficientnetParams, MobilevitParams, create
-from vitrine.training import TrainingData, TrainingError, TrainingParams, fit
 
 
 class EpochsParams(Section):
@@ -43,7 +44,7 @@ SECTIONS: dict[str, type[EfficientnetParams] | type[DeitParams] | type[Mobilevit
 
 
 def main(name: str, fold: int) -> None:
-    exit_on(ParamsError, ArtifactError, WeightsError, TrainingError)
+    exit_on_error()
     fraction = read_section("epochs", EpochsParams, Path("crossval/params.yaml")).fraction
     params = read_section("training", TrainingParams).model_copy(update={"checkpoint": "ema"})
     strategy = read_section(f"train_{name}", SECTIONS[name]).strategy()

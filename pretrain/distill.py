@@ -5,7 +5,8 @@ Writes  pretrain/backbones/NAME.safetensors (16-bit, averaged over steps), NAME.
         (the losses against the pictures seen)
 
 NAME is mobilevit or deit. A run that is told to end (SIGTERM, as `timeout 9m` sends it) writes its state to .resume/
-and fails; the next one resumes there. So does one that was killed, from its last snapshot.
+and fails; the next one resumes there. So does one that was killed, from its last snapshot. A state of other params or
+code is refused, because hours may be in it.
 """
 
 from __future__ import annotations
@@ -16,21 +17,20 @@ from pathlib import Path
 
 import torch
 
-from vitrine.artifacts import ArtifactError, write_csv, write_json, write_tensors
-from vitrine.model import WeightsError
-from vitrine.params import ParamsError, exit_on, read_section
+from vitrine.artifacts import write_csv, write_json, write_tensors
+from vitrine.errors import exit_on_error
+from vitrine.learning.teacher import PACKAGE, SHA256, create_teacher
+from vitrine.params import read_section
 from vitrine.pretraining.run import DistillationRun, PretrainingParams, StudentParams
 from vitrine.pretraining.shards import read_pictures
 from vitrine.pretraining.sources import FetchParams
-from vitrine.teacher import PACKAGE, SHA256, TeacherError, create_teacher
-from vitrine.training import TrainingError
 
 PARAMS = Path("pretrain/params.yaml")
 SHARDS = Path("pretrain/shards")
 
 
 def main(name: str) -> None:
-    exit_on(ParamsError, ArtifactError, TrainingError, WeightsError, TeacherError)
+    exit_on_error()
     sources = read_section("fetch", FetchParams, PARAMS).sources
     params = read_section("distillation", PretrainingParams, PARAMS)
     student = read_section(f"distill_{name}", StudentParams, PARAMS)
@@ -60,6 +60,7 @@ def main(name: str) -> None:
         "teacher": {"package": PACKAGE, "sha256": SHA256, "license": "Apache-2.0"},
     }
     write_json(target.with_suffix(".json"), card)
+    run.state_path.unlink()  # or the next run, of other params or code, would be refused; the snapshots stay
 
 
 if __name__ == "__main__":

@@ -21,10 +21,11 @@ from pathlib import Path
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from vitrine.params import ParamsError, exit_on, read_section
+from vitrine.data.repositories import FetchError, checkout_files
+from vitrine.errors import exit_on_error
+from vitrine.params import read_section
 from vitrine.pretraining.shards import write_shard
 from vitrine.pretraining.sources import FetchParams, Source
-from vitrine.repositories import FetchError, check_out
 
 FOLDER_VARIABLE = "VITRINE_PHOTOS_DIR"
 TARGET = Path("pretrain/shards/photos")
@@ -93,7 +94,7 @@ def bring(params: FetchParams, local: str | None) -> dict[str, Sequence[bytes]]:
         url = f"{params.host}/{source.repository}"
         with tempfile.TemporaryDirectory(prefix=".fetch-", dir=".") as folder:
             otherwise = f"set {FOLDER_VARIABLE} to a folder that holds a tar for every source and run again"
-            check_out(url, source.commit, source.folders, Path(folder), otherwise)
+            checkout_files(url, source.commit, source.folders, Path(folder), otherwise)
             files = read_files(Path(folder), source, url, seen)
         shards[name] = [
             scaled(content, params.image_size_px, params.jpeg_quality)
@@ -103,7 +104,7 @@ def bring(params: FetchParams, local: str | None) -> dict[str, Sequence[bytes]]:
 
 
 def main() -> None:
-    exit_on(ParamsError, FetchError)
+    exit_on_error()
     params = read_section("fetch", FetchParams, Path("pretrain/params.yaml"))
     shards = bring(params, os.environ.get(FOLDER_VARIABLE))
     shutil.rmtree(TARGET, ignore_errors=True)

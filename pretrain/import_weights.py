@@ -16,7 +16,8 @@ from typing import Annotated
 from pydantic import Field
 
 from vitrine.artifacts import ArtifactError, read_tensors, write_json
-from vitrine.params import ParamsError, Section, exit_on, read_section
+from vitrine.errors import exit_on_error
+from vitrine.params import Section, read_section
 
 LAST_FULL_RECORD = "e2da345"
 """The last commit whose cards hold the params and the scores of every round."""
@@ -74,7 +75,7 @@ def card(path: Path, pin: Pin) -> dict[str, object]:
 
 
 def main() -> None:
-    exit_on(ParamsError, ArtifactError)
+    exit_on_error()
     params = read_section("import_weights", ImportParams, Path("pretrain/params.yaml"))
     pins = {Path("weights") / f"{name}.safetensors": getattr(params, name) for name in ImportParams.model_fields}
     cards = {path.with_suffix(".json"): card(path, pin) for path, pin in pins.items()}

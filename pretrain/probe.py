@@ -20,11 +20,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 
-from vitrine.artifacts import ArtifactError, read_json, read_npy, write_csv
+from vitrine.artifacts import read_json, read_npy, write_csv
+from vitrine.errors import exit_on_error
 from vitrine.labels import MISSING, LabelSpace, read_photos
-from vitrine.model import WeightsError, create_model
-from vitrine.params import ParamsError, exit_on, read_section
-from vitrine.preprocess import Decoding
+from vitrine.learning.model import create_model
+from vitrine.learning.preprocess import Decoding
+from vitrine.params import read_section
 from vitrine.pretraining.run import StudentParams
 
 FOLDS = 5
@@ -40,7 +41,7 @@ def accuracy(features: NDArray[np.float32], codes: NDArray[np.int64], items: NDA
 
 
 def main(name: str, folder: Path) -> None:
-    exit_on(ParamsError, ArtifactError, WeightsError)
+    exit_on_error()
     params = read_section(f"distill_{name}", StudentParams, Path("pretrain/params.yaml"))
     table = read_photos(folder / "photos.csv")
     known = (table["split"] != "test").to_numpy()

@@ -17,11 +17,11 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from vitrine.params import ParamsError, Section, exit_on, read_section
+from vitrine.errors import exit_on_error
+from vitrine.params import Section, read_section
 from vitrine.pretraining.shards import write_shard
 from vitrine.render.catalogue import (
     LABELS,
-    RenderError,
     RenderParams,
     in_parallel,
     jobs,
@@ -42,7 +42,7 @@ class ShardParams(Section):
 
 
 def main(shard: int) -> None:
-    exit_on(ParamsError, RenderError)
+    exit_on_error()
     params = read_section("render", ShardParams, Path("pretrain/params.yaml"))
     catalogue = RenderParams(
         seed=params.seed + shard,

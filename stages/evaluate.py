@@ -10,22 +10,22 @@ from pathlib import Path
 
 import pandas as pd
 
-from vitrine import figures, metrics
-from vitrine.artifacts import ArtifactError, read_csv, read_json, read_npy, write_csv, write_metrics
-from vitrine.baselines import PROBE_SIZE_PX, baseline_probs
-from vitrine.inference import Network, imagenet_features
+from vitrine.artifacts import read_csv, read_json, read_npy, write_csv, write_metrics
+from vitrine.errors import exit_on_error
+from vitrine.evaluation import metrics
+from vitrine.evaluation.baselines import PROBE_SIZE_PX, baseline_probs
+from vitrine.evaluation.scoring import compare_all, headline, named_rows, number_items
+from vitrine.inference.predictor import Network, imagenet_features
+from vitrine.inference.systems import ENSEMBLE, NETWORKS, fit_systems, save_systems, system_predictions
 from vitrine.labels import CLASS_TASK, LabelSpace, read_photos
-from vitrine.model import WeightsError
-from vitrine.params import ParamsError, exit_on, read_section
+from vitrine.params import read_section
+from vitrine.reporting import figures
 from vitrine.scores import confusion_counts
-from vitrine.scoring import compare_all, headline, named_rows, number_items
-from vitrine.systems import ENSEMBLE, NETWORKS, answer, fit_systems, save_systems
 
 
 def main() -> None:
-    exit_on(ParamsError, ArtifactError, WeightsError)
-    params = read_section("evaluate", metrics.EvaluateParams)
-    data, plots = Path("data/splits"), Path("plots/evaluate")
+    exit_on_error()
+    params, data, plots = read_section("evaluate", metrics.EvaluateParams), Path("data/splits"), Path("plots/evaluate")
     table, photos = read_photos(data / "photos.csv"), read_npy(data / "photos.npy")
     label_space = LabelSpace.from_json(read_json(data / "label_space.json"))
     codes, items = label_space.encode(table), number_items(table["instance_id"])
@@ -37,7 +37,7 @@ def main() -> None:
     raw = {name: network.predict(photos, list(table["image_path"])) for name, network in networks.items()}
     systems = fit_systems(raw, codes, items, splits == "val", params.sure_accuracy)
     save_systems(Path("models/systems.json"), systems)
-    judged = {name: answer(name, systems, raw) for name in systems}
+    judged = {name: system_predictions(name, systems, raw) for name in systems}
     features = imagenet_features(photos, PROBE_SIZE_PX)
     baselines = baseline_probs(photos, features, codes, label_space, splits == "train", params.svm_c)
     probs = {name: found.probs for name, found in judged.items()} | baselines
@@ -51,8 +51,8 @@ def main() -> None:
     write_csv(plots / "comparisons.csv", named_rows(compared, "task", "first", "second"))
     write_csv(plots / "per_label.csv", named_rows(pd.concat(per_label), "task", "label", "model"))
     write_csv(plots / "calibration.csv", named_rows(calibrated["calibration"], "task", "model"))
-    helps = systems[ENSEMBLE].members
-    cost = [{"model": name, **each.cost(), "in_ensemble": name in helps} for name, each in networks.items()]
+    members = systems[ENSEMBLE].members
+    cost = [{"model": name, **each.cost(), "in_ensemble": name in members} for name, each in networks.items()]
     write_csv(plots / "cost.csv", pd.DataFrame(cost))
     write_metrics(Path("metrics/evaluate.json"), headline(scores[scores["split"] == "test"], "model"))
     figures.calibration(calibrated["reliability"], calibrated["coverage"], plots / "calibration.png")
@@ -70,9 +70,9 @@ def main() -> None:
         figures.confusion(counts, labels, name, plots / f"confusion_{name}.png")
         points = metrics.principal_components(found.embeddings)
         figures.projection(points, classes, labels, held_out, name, plots / f"pca_{name}.png")
-        shown = found.select(held_out)
-        mixed_up = metrics.commonest_confusions(classes[held_out], shown.probs[CLASS_TASK], params.num_confusions)
-        rows = figures.mistake_rows(photos[held_out], shown, mixed_up)
+        unseen = found.select(held_out)
+        confused = metrics.commonest_confusions(classes[held_out], unseen.probs[CLASS_TASK], params.num_confusions)
+        rows = figures.mistake_rows(photos[held_out], unseen, confused)
         figures.photo_grid(rows, f"{name}: classes mixed up most often in val and test", plots / f"mistakes_{name}.jpg")
 
 

@@ -11,19 +11,28 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from vitrine.artifacts import ArtifactError, read_json, read_npy, write_csv, write_metrics
-from vitrine.figures import photo_grid, search_rows
+from vitrine.artifacts import read_json, read_npy, write_csv, write_metrics
+from vitrine.errors import exit_on_error
+from vitrine.evaluation.scoring import named_rows
 from vitrine.labels import LabelSpace, read_photos
-from vitrine.params import ParamsError, exit_on, read_section
+from vitrine.params import read_section
 from vitrine.predictions import Predictions
-from vitrine.queries import read_synonyms
-from vitrine.relevance import IndexParams, example_queries, headline, measure_text, measure_views, true_queries
-from vitrine.retrieval import Index, search_table
-from vitrine.scoring import named_rows
+from vitrine.reporting.figures import photo_grid, search_rows
+from vitrine.retrieval.index import Index
+from vitrine.retrieval.queries import read_synonyms
+from vitrine.retrieval.relevance import (
+    IndexParams,
+    example_queries,
+    headline,
+    measure_text,
+    measure_views,
+    search_table,
+    true_queries,
+)
 
 
 def main() -> None:
-    exit_on(ParamsError, ArtifactError)
+    exit_on_error()
     params = read_section("index", IndexParams)
     data, plots = Path("data/splits"), Path("plots/index")
     table, photos = read_photos(data / "photos.csv"), read_npy(data / "photos.npy")

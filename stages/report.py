@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vitrine.artifacts import ArtifactError, write_text
-from vitrine.pages import html_page
-from vitrine.params import exit_on
-from vitrine.reporting import ReportData, write_report
+from vitrine.artifacts import write_text
+from vitrine.errors import exit_on_error
+from vitrine.reporting.html import html_page
+from vitrine.reporting.report import ReportData, write_report
 
 
 def main() -> None:
-    exit_on(ArtifactError)
+    exit_on_error()
     folder, text = Path("report"), write_report(ReportData.read())
     write_text(folder / "index.html", html_page(text, folder))
     write_text(folder / "report.md", text)

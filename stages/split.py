@@ -1,4 +1,4 @@
-"""Split the labelled photographs into train, val and test, item by item, and decode them once.
+"""Split the labeled photographs into train, val and test, item by item, and decode them once.
 
 Reads   ${data.path}/labels.csv, ${data.path}/images, data/corrections.csv
 Writes  data/splits/ (photos.csv, training.csv, photos.npy, label_space.json, decoding.json), metrics/split.json,
@@ -10,9 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from vitrine.artifacts import write_csv, write_json, write_metrics, write_npy
-from vitrine.catalog import (
+from vitrine.data.catalog import (
     SPLITS,
-    CatalogError,
     DataParams,
     apply_corrections,
     check_table,
@@ -20,11 +19,7 @@ from vitrine.catalog import (
     missing_labels,
     read_catalog,
 )
-from vitrine.figures import class_by_split
-from vitrine.labels import CLASS_TASK, LabelSpace
-from vitrine.params import ParamsError, exit_on, read_section
-from vitrine.splits import (
-    SplitError,
+from vitrine.data.splits import (
     SplitParams,
     check_duplicates,
     count_by_split,
@@ -33,10 +28,14 @@ from vitrine.splits import (
     split_items,
     training_table,
 )
+from vitrine.errors import exit_on_error
+from vitrine.labels import CLASS_TASK, LabelSpace
+from vitrine.params import read_section
+from vitrine.reporting.figures import class_by_split
 
 
 def main() -> None:
-    exit_on(ParamsError, CatalogError, SplitError)
+    exit_on_error()
     data, params = read_section("data", DataParams), read_section("split", SplitParams)
     folder = Path(data.path)
     table = apply_corrections(Path(), read_catalog(folder, data), data)

@@ -6,16 +6,15 @@ Writes  models/deit/, metrics/train_deit.json, plots/train_deit/history.csv
 
 from __future__ import annotations
 
-from vitrine.artifacts import ArtifactError
-from vitrine.distillation import DistillationParams
-from vitrine.model import WeightsError
-from vitrine.params import ParamsError, exit_on, read_section
-from vitrine.strategies import DeitParams, run_training
-from vitrine.training import TrainingError, TrainingParams
+from vitrine.errors import exit_on_error
+from vitrine.learning.distillation import DistillationParams
+from vitrine.learning.strategies import DeitParams, run_training
+from vitrine.learning.training import TrainingParams
+from vitrine.params import read_section
 
 
 def main() -> None:
-    exit_on(ParamsError, ArtifactError, WeightsError, TrainingError)
+    exit_on_error()
     strategy = read_section("train_deit", DeitParams).strategy()
     params = read_section("training", TrainingParams)
     run_training("deit", strategy, params, read_section("distillation", DistillationParams))

@@ -6,15 +6,14 @@ Writes  models/efficientnet/, metrics/train_efficientnet.json, plots/train_effic
 
 from __future__ import annotations
 
-from vitrine.artifacts import ArtifactError
-from vitrine.model import WeightsError
-from vitrine.params import ParamsError, exit_on, read_section
-from vitrine.strategies import EfficientnetParams, run_training
-from vitrine.training import TrainingError, TrainingParams
+from vitrine.errors import exit_on_error
+from vitrine.learning.strategies import EfficientnetParams, run_training
+from vitrine.learning.training import TrainingParams
+from vitrine.params import read_section
 
 
 def main() -> None:
-    exit_on(ParamsError, ArtifactError, WeightsError, TrainingError)
+    exit_on_error()
     strategy = read_section("train_efficientnet", EfficientnetParams).strategy()
     run_training("efficientnet", strategy, read_section("training", TrainingParams))
 

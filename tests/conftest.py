@@ -77,13 +77,13 @@ def shop_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
 
     from vitrine.artifacts import write_csv, write_json, write_metrics
-    from vitrine.catalog import CORRECTION_COLUMNS, DataParams, decode_photos, read_catalog
-    from vitrine.inference import Network
+    from vitrine.data.catalog import CORRECTION_COLUMNS, DataParams, decode_photos, read_catalog
+    from vitrine.inference.predictor import Network
+    from vitrine.inference.systems import System, save_systems, system_predictions
     from vitrine.labels import LabelSpace
-    from vitrine.model import create_model, save_model
-    from vitrine.preprocess import Decoding
-    from vitrine.retrieval import Index
-    from vitrine.systems import System, answer, save_systems
+    from vitrine.learning.model import create_model, save_model
+    from vitrine.learning.preprocess import Decoding
+    from vitrine.retrieval.index import Index
 
     root = tmp_path_factory.mktemp("shop")
     make_dataset(root / "data/made_up", side=32)
@@ -108,7 +108,7 @@ def shop_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     systems = {name: System(names, dict.fromkeys(space, 1.0), thresholds) for name, names in members.items()}
     save_systems(root / "models/systems.json", systems)
     for name in systems:
-        Index.build(name, answer(name, systems, raw), table["instance_id"], {}).save(root / "index" / name)
+        Index.build(name, system_predictions(name, systems, raw), table["instance_id"], {}).save(root / "index" / name)
 
     scores = [
         {"model": name, "split": "test", "task": task, "accuracy": 0.5, "accuracy_ci_low": 0.4, "accuracy_ci_high": 0.6}

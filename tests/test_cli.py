@@ -16,12 +16,12 @@ from typer.testing import CliRunner
 
 from vitrine.artifacts import read_json, write_json
 from vitrine.cli import app
-from vitrine.inference import Predictor
+from vitrine.inference.predictor import Predictor
+from vitrine.inference.systems import System, save_systems
 from vitrine.labels import LabelSpace
-from vitrine.model import create_model, save_model
-from vitrine.preprocess import Decoding
-from vitrine.retrieval import Index
-from vitrine.systems import System, save_systems
+from vitrine.learning.model import create_model, save_model
+from vitrine.learning.preprocess import Decoding
+from vitrine.retrieval.index import Index
 
 SPACE = LabelSpace(
     {"class": ("travel_bag", "water_bottle"), "color": ("blue", "red"), "material": ("cloth", "plastic")}
@@ -131,9 +131,9 @@ def test_photographs_are_added_replaced_and_removed(project: Path) -> None:
 
 KILLED_ADD = """
 import os, signal
-import vitrine.retrieval
+import vitrine.retrieval.index
 
-vitrine.retrieval.write_json = lambda path, document: os.kill(os.getpid(), signal.SIGKILL)
+vitrine.retrieval.index.write_json = lambda path, document: os.kill(os.getpid(), signal.SIGKILL)
 from vitrine.cli import app
 app(["index", "add", "new", "--model", "small"])
 """

@@ -46,7 +46,7 @@ def color_of(photo: np.ndarray) -> np.ndarray:
         ("LAB", ".tiff", ORANGE),
     ],
 )
-def test_every_mode_is_read_in_its_colours(tmp_path: Path, mode: str, suffix: str, expected: tuple[int, ...]) -> None:
+def test_every_mode_is_read_in_its_colors(tmp_path: Path, mode: str, suffix: str, expected: tuple[int, ...]) -> None:
     path = tmp_path / f"photo{suffix}"
     image = Image.new("RGB", (20, 20), ORANGE)
     if mode == "LAB":

@@ -65,7 +65,7 @@ def module_files(name: str, folders: tuple[Path, ...]) -> list[Path]:
 def reach(file: Path, root: Path = ROOT) -> tuple[set[Path], set[str]]:
     """List the project's modules that a file reaches through imports, and the import names of packages.
 
-    The package's outermost __init__.py holds nothing but the version and does not count.
+    The package's outermost __init__.py holds nothing but the version and does not count, nor does an empty file.
     """
     folders, outermost = (file.parent, root / "src"), root / "src/vitrine/__init__.py"
     modules: set[Path] = set()
@@ -79,7 +79,7 @@ def reach(file: Path, root: Path = ROOT) -> tuple[set[Path], set[str]]:
             top = name.split(".")[0]
             if not own and top not in sys.stdlib_module_names:
                 packages.add(top)
-    return modules - {file, outermost}, packages
+    return {module for module in modules if module.stat().st_size} - {file, outermost}, packages
 
 
 @cache

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vitrine.params import ParamsError, exit_on, read_section
-from vitrine.render.catalogue import RenderError, RenderParams, render_catalogue
+from vitrine.errors import exit_on_error
+from vitrine.params import read_section
+from vitrine.render.catalogue import RenderParams, render_catalogue
 
 
 def main() -> None:
-    exit_on(ParamsError, RenderError)
+    exit_on_error()
     render_catalogue(Path("."), read_section("render", RenderParams))
 
 

@@ -12,8 +12,9 @@ from tempfile import TemporaryDirectory
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
-from vitrine.params import ParamsError, exit_on, read_section
-from vitrine.render.catalogue import Job, RenderError, RenderParams, in_parallel
+from vitrine.errors import exit_on_error
+from vitrine.params import read_section
+from vitrine.render.catalogue import Job, RenderParams, in_parallel
 from vitrine.render.items import Item
 from vitrine.render.materials import CONDITIONS, MATERIALS
 
@@ -52,7 +53,7 @@ def words(label: str) -> str:
 
 
 def main() -> None:
-    exit_on(ParamsError, RenderError)
+    exit_on_error()
     params = read_section("render", RenderParams)
     table = pd.read_csv("labels.csv")
     rows = []

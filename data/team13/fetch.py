@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from vitrine.repositories import FetchError, check_out
+from vitrine.data.repositories import FetchError, checkout_files
 
 FOLDER_VARIABLE = "VITRINE_TEAM13_DIR"
 
@@ -60,7 +60,7 @@ def bring(params: dict[str, Any], target: Path) -> None:
                 shutil.copyfile(source, target / name)
         return
     otherwise = f"set {FOLDER_VARIABLE} to a folder that holds {' and '.join(params['paths'])} and run again"
-    check_out(params["url"], params["commit"], params["paths"], target, otherwise)
+    checkout_files(params["url"], params["commit"], params["paths"], target, otherwise)
 
 
 def main() -> None:

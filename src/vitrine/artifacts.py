@@ -17,8 +17,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from vitrine.errors import VitrineError
 
-class ArtifactError(ValueError):
+
+class ArtifactError(VitrineError):
     """A file that a stage reads is missing, broken or not what it should be."""
 
 

@@ -17,8 +17,8 @@ app = typer.Typer(help="See, judge and find product photographs.", **OPTIONS)
 index_app = typer.Typer(help="Show an index, add photographs to it, remove some.", **OPTIONS)
 app.add_typer(index_app, name="index")
 if TYPE_CHECKING:
-    from vitrine.dataset import Description, Guess
-    from vitrine.retrieval import Hit
+    from vitrine.data.dataset import Description, Guess
+    from vitrine.retrieval.index import Hit
 
 BATCH_SIZE = 64
 
@@ -53,10 +53,10 @@ def init(
     Class folders may lie in train, val and test. Run it in the project's folder. Exit code 1 if a table that is there
     breaks the data contract.
     """
-    from vitrine.catalog import CatalogError
-    from vitrine.dataset import describe_table, table_from_folders, write_table
+    from vitrine.data.catalog import CatalogError
+    from vitrine.data.dataset import describe_table, table_from_folders, write_table
+    from vitrine.data.splits import SplitParams
     from vitrine.params import ParamsError, read_section
-    from vitrine.splits import SplitParams
 
     guess = None
     try:
@@ -133,7 +133,7 @@ def predict(
     import numpy as np
 
     from vitrine.artifacts import ArtifactError
-    from vitrine.inference import Predictor
+    from vitrine.inference.predictor import Predictor
     from vitrine.photos import PhotoError, decode_photo
 
     try:
@@ -148,7 +148,7 @@ def predict(
         except PhotoError as error:
             fail(error)
     if names:
-        answers = predictor.describe(np.stack(decoded), names)
+        answers = predictor.predict_records(np.stack(decoded), names)
         if as_json:
             typer.echo(json.dumps(answers, indent=2, ensure_ascii=False))
         else:
@@ -159,6 +159,7 @@ def predict(
 
 def _print_answers(answers: Sequence[dict[str, Any]]) -> None:
     from vitrine.app.html import sureness
+    from vitrine.labels import display_name
 
     console = Console()
     for answer in answers:
@@ -166,8 +167,8 @@ def _print_answers(answers: Sequence[dict[str, Any]]) -> None:
         table = Table(show_header=False, **PLAIN)
         for task, found in answer["tasks"].items():
             first, *others = found["labels"]
-            rest = ", ".join(f"{other['label'].replace('_', ' ')} {other['probability']:.0%}" for other in others)
-            label, warning = first["label"].replace("_", " "), sureness(found)
+            rest = ", ".join(f"{display_name(other['label'])} {other['probability']:.0%}" for other in others)
+            label, warning = display_name(first["label"]), sureness(found)
             table.add_row(f"  {task}", label, f"{first['probability']:.0%}", warning, f"or {rest}" if rest else "")
         console.print(table)
 
@@ -185,13 +186,13 @@ def search(
     """Find indexed photographs by words, by another photograph, or by both. Exit code 1 if nothing is found."""
     from vitrine.artifacts import ArtifactError
     from vitrine.photos import PhotoError
-    from vitrine.retrieval import Index
+    from vitrine.retrieval.index import Index
 
     try:
         index = Index.load(folder or Path("index") / model)
         embedding = None
         if like is not None:
-            from vitrine.inference import Predictor
+            from vitrine.inference.predictor import Predictor
 
             embedding = Predictor.load(index.name).predict_files([like]).embeddings[0]
     except (ArtifactError, PhotoError) as error:
@@ -223,7 +224,7 @@ def _print_hits(hits: Sequence[Hit]) -> None:
 def index_info(model: Model = "ensemble", folder: IndexFolder = None) -> None:
     """Say what an index holds."""
     from vitrine.artifacts import ArtifactError
-    from vitrine.retrieval import Index
+    from vitrine.retrieval.index import Index
 
     place = folder or Path("index") / model
     try:
@@ -260,10 +261,10 @@ def index_add(
     from tqdm import tqdm
 
     from vitrine.artifacts import ArtifactError
-    from vitrine.inference import Predictor
+    from vitrine.inference.predictor import Predictor
     from vitrine.photos import PhotoError, decode_photo
-    from vitrine.queries import read_synonyms
-    from vitrine.retrieval import Index, stored_files
+    from vitrine.retrieval.index import Index, stored_files
+    from vitrine.retrieval.queries import read_synonyms
 
     place = folder or Path("index") / model
     if not photos.is_dir():
@@ -287,7 +288,7 @@ def index_add(
                 parts.append(Index.build(predictor.name, found, names, synonyms))
         if parts:
             first, *more = [old, *parts] if old else parts
-            first.joined(*more).save(place)
+            first.concat(*more).save(place)
     except ArtifactError as error:
         raise fail(error) from None
     for fault in faults:
@@ -306,7 +307,7 @@ def index_remove(
 ) -> None:
     """Remove photographs from an index; the files stay."""
     from vitrine.artifacts import ArtifactError
-    from vitrine.retrieval import Index
+    from vitrine.retrieval.index import Index
 
     place = folder or Path("index") / model
     try:
@@ -316,7 +317,7 @@ def index_remove(
             raise ArtifactError(f"{place}: not indexed: {', '.join(unknown)}. Nothing was removed")
         if len(set(paths)) == len(index):
             raise ArtifactError(f"{place}: an index cannot be empty; delete the folder instead")
-        index.without(set(paths)).save(place)
+        index.drop(set(paths)).save(place)
     except ArtifactError as error:
         raise fail(error) from None
     typer.echo(f"Removed {len(set(paths))} photographs from {place}.")
@@ -344,17 +345,31 @@ def serve(
 @app.command()
 def gate(revision: Revision = "HEAD") -> None:
     """Compare metrics with a revision; fail if one is worse beyond noise, or gone (exit code 1)."""
-    from vitrine.review import FAILURES, ORDER, ReviewError, count_changes, metric_changes, moved, shown
+    from vitrine.reporting.compare import (
+        FAILURES,
+        ORDER,
+        CompareError,
+        count_changes,
+        format_change,
+        format_value,
+        metric_changes,
+    )
 
     try:
         changes = metric_changes(revision)
-    except ReviewError as error:
+    except CompareError as error:
         raise fail(error) from None
     key = Column("metric", no_wrap=True, min_width=max((len(change.key) for change in changes), default=0))
     table = Table(key, revision, "now", Column("change", no_wrap=True), "verdict", **PLAIN)
     for change in sorted(changes, key=lambda c: (ORDER.index(c.verdict), c.key)):
         if change.old != change.new:
-            table.add_row(change.key, shown(change, "old"), shown(change, "new"), moved(change), change.verdict)
+            table.add_row(
+                change.key,
+                format_value(change, "old"),
+                format_value(change, "new"),
+                format_change(change),
+                change.verdict,
+            )
     console = Console()
     if table.rows:
         console.print(table)
@@ -372,11 +387,11 @@ def summary(
     ] = None,
 ) -> None:
     """Write what changed since a revision as Markdown, for a pull request."""
-    from vitrine.review import ReviewError, summarise
+    from vitrine.reporting.compare import CompareError, write_summary
 
     try:
-        summarise(revision, out, repository_url)
-    except ReviewError as error:
+        write_summary(revision, out, repository_url)
+    except CompareError as error:
         raise fail(error) from None
     Console().print(f"Wrote {out}", markup=False, highlight=False)
 

@@ -75,6 +75,11 @@ class LabelSpace:
         return codes
 
 
+def display_name(label: str) -> str:
+    """Return a label or a task as people read it: an underscore is a space."""
+    return label.replace("_", " ").strip()
+
+
 def read_photos(path: Path) -> pd.DataFrame:
     """Read photos.csv or training.csv of the split stage: all columns are text, so `007` and `1e3` stay as they are.
 

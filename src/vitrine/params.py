@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from vitrine.errors import VitrineError
 
-class ParamsError(ValueError):
+
+class ParamsError(VitrineError):
     """params.yaml does not say what a stage needs to know."""
 
 
@@ -65,16 +66,3 @@ def _fault(name: str, section: type[Section], fault: dict[str, Any]) -> str:
     if fault["type"] == "string_type" and not isinstance(fault["input"], (dict, list)):
         hint = " (put it in quotes: without them YAML reads 007, true and no as something else)"
     return f"{key}: expected {expected}; found {fault['input']!r}{hint}"
-
-
-def exit_on(*errors: type[Exception]) -> None:
-    """Let the named errors end a stage with their message alone, without a traceback."""
-    previous = sys.excepthook
-
-    def hook(kind: type[BaseException], error: BaseException, traceback: Any) -> None:
-        if isinstance(error, errors):
-            print(f"ERROR: {error}", file=sys.stderr)
-        else:
-            previous(kind, error, traceback)
-
-    sys.excepthook = hook

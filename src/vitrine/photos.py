@@ -1,4 +1,4 @@
-"""Decode photographs of any kind into plain colour arrays, or say what is wrong with them. Needs no torch."""
+"""Decode photographs of any kind into plain color arrays, or say what is wrong with them. Needs no torch."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+from vitrine.errors import VitrineError
 
 MIN_SIDE_PX = 8
 """Photographs with a shorter side hold nothing to learn from."""
@@ -22,12 +24,12 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
 
-class PhotoError(ValueError):
+class PhotoError(VitrineError):
     """A file is missing, or is no photograph that can be used."""
 
 
 def decode_photo(path: Path, size_px: int, max_megapixels: float) -> NDArray[np.uint8]:
-    """Read a photograph of any mode as a square colour array: its centre, the shorter side scaled to `size_px`.
+    """Read a photograph of any mode as a square color array: its center, the shorter side scaled to `size_px`.
 
     Orientation follows EXIF, transparency is laid on white, 16-bit values keep their high bits, and of an animation
     the first frame counts.

@@ -22,7 +22,7 @@ class Predictions:
     Shape:
         image_paths: one text per photograph, as in labels.csv (or as given to the Predictor)
         probs[task]: (photos, labels), float32, rows sum to 1
-        embeddings: (photos, features), float32, not normalised
+        embeddings: (photos, features), float32, not normalized
     """
 
     label_space: LabelSpace
@@ -64,3 +64,17 @@ class Predictions:
             return cls(label_space, tuple(str(p) for p in arrays["image_paths"]), probs, arrays["embeddings"])
         except KeyError as error:
             raise ArtifactError(f"{path}: not a file of predictions ({error} is missing). Run: dvc repro") from None
+
+
+def fuse_views(probs: NDArray[np.float32], items: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Combine the views of every item: the normalized geometric mean of their probabilities.
+
+    Shape:
+        probs: (photos, labels); items: (photos,), numbered from 0; returns: (items, labels)
+    """
+    logs = np.log(np.maximum(probs.astype(np.float64), 1e-12))
+    totals = np.zeros((int(items.max(initial=-1)) + 1, probs.shape[1]))
+    np.add.at(totals, items, logs)
+    means = totals / np.maximum(np.bincount(items, minlength=len(totals)), 1)[:, None]
+    fused = np.exp(means - means.max(axis=1, keepdims=True))
+    return np.asarray(fused / fused.sum(axis=1, keepdims=True))

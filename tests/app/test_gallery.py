@@ -12,7 +12,7 @@ from PIL import Image
 
 from vitrine.app.gallery import Gallery
 from vitrine.artifacts import ArtifactError, write_json
-from vitrine.catalog import CatalogError, DataParams, apply_corrections, read_catalog, read_corrections
+from vitrine.data.catalog import CatalogError, DataParams, apply_corrections, read_catalog, read_corrections
 from vitrine.params import read_section
 from vitrine.photos import PhotoError
 
@@ -54,10 +54,10 @@ def test_doubts_are_of_held_out_photographs_the_least_probable_label_first(galle
 
 
 def test_answers_for_indexed_photographs_are_those_of_the_predictor(gallery: Gallery) -> None:
-    from vitrine.inference import Predictor
+    from vitrine.inference.predictor import Predictor
 
     predictor = Predictor.load("ensemble", gallery.root / "models")
-    (expected,) = predictor.in_words(predictor.predict_files([gallery.file("ensemble", 5)]))
+    (expected,) = predictor.to_records(predictor.predict_files([gallery.file("ensemble", 5)]))
     answer = gallery.answer_of("ensemble", 5)
     assert list(answer) == list(expected["tasks"])
     for task, said in expected["tasks"].items():

@@ -67,11 +67,11 @@ def status(url: str, data: bytes | None = None, **headers: str) -> tuple[int, by
 
 
 def test_predictions_are_those_of_the_package(client: Any, folder: Path) -> None:
-    from vitrine.inference import Predictor
+    from vitrine.inference.predictor import Predictor
 
     photo = folder / "data/made_up/images/000.png"
     predictor = Predictor.load("ensemble", folder / "models")
-    expected = predictor.in_words(predictor.predict_files([photo]))[0]["tasks"]
+    expected = predictor.to_records(predictor.predict_files([photo]))[0]["tasks"]
     answers = predict(client, photo)["answers"]
     assert list(answers) == ["ensemble"]
     for task, said in answers["ensemble"].items():
@@ -84,7 +84,7 @@ def test_predictions_are_those_of_the_package(client: Any, folder: Path) -> None
 
 
 def test_searches_are_those_of_the_index(client: Any, folder: Path) -> None:
-    from vitrine.retrieval import Index
+    from vitrine.retrieval.index import Index
 
     found = client.predict(words="red bottle", model="deit", top_k=4, api_name="/search")
     expected = Index.load(folder / "index/deit").search("red bottle", top_k=4)

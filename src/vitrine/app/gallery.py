@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vitrine.artifacts import ArtifactError, read_json, write_csv
-from vitrine.calibration import is_sure
-from vitrine.catalog import CORRECTION_COLUMNS, CORRECTIONS, DataParams, dataset_name, read_corrections
+from vitrine.data.catalog import CORRECTION_COLUMNS, CORRECTIONS, DataParams, dataset_name, read_corrections
+from vitrine.inference.calibration import is_sure
+from vitrine.inference.systems import System, load_systems
 from vitrine.labels import LabelSpace, read_photos
 from vitrine.photos import decode_photo
-from vitrine.retrieval import Index, SearchResult
-from vitrine.systems import System, load_systems
+from vitrine.retrieval.index import Index, SearchResult
 
 THUMBNAIL_PX = 320
 
@@ -35,7 +35,7 @@ class Page:
 
 @dataclass(frozen=True)
 class Doubt:
-    """A labelled photograph that a system is not sure of, or sees otherwise.
+    """A labeled photograph that a system is not sure of, or sees otherwise.
 
     Attributes:
         task, given, seen: which label is in doubt, what labels.csv says (None if nothing), what the system says
@@ -150,7 +150,7 @@ class Gallery:
         return found
 
     def answer_of(self, system: str, row: int) -> dict[str, dict[str, Any]]:
-        """Return what a system answers for a photograph, as `Predictor.in_words` does."""
+        """Return what a system answers for a photograph, as `Predictor.to_records` does."""
         answer = {}
         for task, labels in self.probs_of(system, row).items():
             threshold = self._thresholds[system][task]
@@ -209,7 +209,7 @@ class Gallery:
     # -- review ----------------------------------------------------------------------------------------------------
 
     def doubts(self, system: str, task: str, num: int) -> list[Doubt]:
-        """Rank labelled val and test photographs by how improbable their label is; none were trained on."""
+        """Rank labeled val and test photographs by how improbable their label is; none were trained on."""
         index, labels = self.indexes[system], self.label_space.labels[task]
         found = []
         for row, name in enumerate(index.image_paths.tolist()):

@@ -10,7 +10,8 @@ import pandas as pd
 
 from vitrine.app.gallery import Doubt, Gallery
 from vitrine.app.state import Prediction
-from vitrine.retrieval import Hit
+from vitrine.labels import display_name
+from vitrine.retrieval.index import Hit
 
 LEVELS = (("high", 0.75), ("medium", 0.4), ("low", 0.0))
 """Words for probabilities and from where on they hold: color is never all that tells."""
@@ -27,7 +28,7 @@ NAMES = {
 
 def spoken(text: str) -> str:
     """Write a label or a task as people do, escaped."""
-    return escape(text.replace("_", " "))
+    return escape(display_name(text))
 
 
 def name_of(system: str) -> str:
@@ -86,7 +87,7 @@ def bars(task: str, answer: Mapping[str, Any]) -> str:
     """One task: a bar for each of its three most probable labels, the first one strong, its level in color and words.
 
     Args:
-        answer: the answer of this task, as `Predictor.in_words` gives it.
+        answer: the answer of this task, as `Predictor.to_records` gives it.
     """
     warning = sureness(answer)
     unsure = f'<span class="unsure">{warning}</span>' if warning else ""
@@ -151,7 +152,7 @@ def detail(gallery: Gallery, system: str, row: int) -> str:
     truth = ", ".join(f"{spoken(task)} {spoken(label)}" for task, label in given.items())
     tasks = "".join(bars(task, answer) for task, answer in gallery.answer_of(system, row).items())
     trained = " The models were trained on it." if split == "train" else ""
-    told = f"<p>Labelled: {truth}.{trained}</p>" if truth else "<p>Added without labels.</p>"
+    told = f"<p>Labeled: {truth}.{trained}</p>" if truth else "<p>Added without labels.</p>"
     return (
         f'<div class="detail"><img src="{photo_url(system, row)}" alt="{escape(path)}">'
         f"<div><p>{escape(path)} as {name_of(system)} sees it</p>{told}{tasks}</div></div>"
@@ -162,7 +163,7 @@ def doubts(system: str, found: Sequence[Doubt], pressed: int | None) -> str:
     """The review queue: labels that a system finds improbable."""
     parts = []
     for doubt in found:
-        given = f"labelled {spoken(doubt.given)}" if doubt.given else "no label"
+        given = f"labeled {spoken(doubt.given)}" if doubt.given else "no label"
         why = f"{doubt.probability:.0%} probable; looks like {spoken(doubt.seen)}"
         parts.append(
             f'<button type="button" data-picked="{doubt.row}" aria-pressed="{str(doubt.row == pressed).lower()}">'

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from vitrine.app.gallery import Gallery, Page
 from vitrine.artifacts import ArtifactError
-from vitrine.catalog import DataParams
+from vitrine.data.catalog import DataParams
+from vitrine.inference.systems import ENSEMBLE
 from vitrine.params import read_section
 from vitrine.photos import PhotoError, decode_photo
-from vitrine.systems import ENSEMBLE
 
 if TYPE_CHECKING:
-    from vitrine.inference import Predictor
+    from vitrine.inference.predictor import Predictor
 
 COMPARE = "compare"
 """Chosen instead of a system: all networks side by side."""
@@ -43,7 +43,7 @@ class Prediction:
     """What a system predicts of one item.
 
     Attributes:
-        answer: as `Predictor.in_words` gives it
+        answer: as `Predictor.to_records` gives it
         seconds: that the prediction took
     """
 
@@ -81,7 +81,7 @@ class AppState:
     # -- predictions -----------------------------------------------------------------------------------------------
 
     def predictor(self, system: str) -> Predictor:
-        from vitrine.inference import Predictor  # PyTorch takes seconds; the page is there before it
+        from vitrine.inference.predictor import Predictor  # PyTorch takes seconds; the page is there before it
 
         with self._loading:
             if system not in self._predictors:
@@ -132,7 +132,7 @@ class AppState:
             PhotoError: as `decode`.
             ArtifactError: a model is missing or broken.
         """
-        from vitrine.inference import fuse
+        from vitrine.inference.predictor import fuse
 
         found = []
         for system in systems:
@@ -143,7 +143,7 @@ class AppState:
             if len(predictions) > 1:
                 predictions = fuse(predictions, "item")
             seconds = time.perf_counter() - began
-            answer = predictor.in_words(predictions)[0]
+            answer = predictor.to_records(predictions)[0]
             found.append(Prediction(system, answer, seconds, predictions.embeddings[0]))
         return found
 

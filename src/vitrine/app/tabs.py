@@ -17,8 +17,8 @@ import gradio as gr
 from vitrine.app import html
 from vitrine.app.state import COMPARE, MAX_HITS, AppState
 from vitrine.artifacts import ArtifactError, read_json
-from vitrine.catalog import CatalogError
-from vitrine.labels import read_measures
+from vitrine.data.catalog import CatalogError
+from vitrine.labels import display_name, read_measures
 from vitrine.photos import PhotoError, decode_photo
 
 PAGE_SIZE = 24
@@ -70,7 +70,7 @@ def comparable_choices(state: AppState) -> list[tuple[str, str]]:
 
 
 def label_choices(labels: Any) -> list[tuple[str, str]]:
-    return [(label.replace("_", " "), label) for label in labels]
+    return [(display_name(label), label) for label in labels]
 
 
 class PredictTab:
@@ -148,7 +148,7 @@ class SearchTab:
                     )
                 boxes = []
                 for task, labels in state.gallery.label_space.labels.items():
-                    with gr.Accordion(task.replace("_", " ").capitalize(), open=False):
+                    with gr.Accordion(display_name(task).capitalize(), open=False):
                         choices = label_choices(labels)
                         boxes.append(gr.CheckboxGroup(choices, show_label=False, label=task, elem_classes="facet"))
             with gr.Column(scale=4, min_width=320):
@@ -219,7 +219,7 @@ class SearchTab:
         best_first = ", the best first" if words.strip() or photo or like else ""
         count = f"{first.num_found} photographs{best_first}. {first.result.message or ''}" if first.result.hits else ""
         updates = [
-            gr.update(choices=[(f"{label.replace('_', ' ')} ({first.facets[task][label]})", label) for label in names])
+            gr.update(choices=[(f"{display_name(label)} ({first.facets[task][label]})", label) for label in names])
             for task, names in gallery.label_space.labels.items()
         ]
         more = gr.update(visible=num < min(first.num_found, MAX_HITS))
@@ -296,7 +296,7 @@ class ReviewTab:
             path = self.state.correct(place, task, label)
         except (ArtifactError, CatalogError) as error:
             return html.banner(str(error)), self.list_doubts(task, model, place)
-        text = f"{path}: {task} is now {label.replace('_', ' ')}, in data/corrections.csv. dvc repro learns from it."
+        text = f"{path}: {task} is now {display_name(label)}, in data/corrections.csv. dvc repro learns from it."
         return f'<p class="note" role="status">{escape(text)}</p>', self.list_doubts(task, model, place)
 
 

@@ -12,9 +12,9 @@ from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vitrine.distillation import soft_label_loss
-from vitrine.model import MultiTaskModel
-from vitrine.preprocess import Decoding, Preprocessing, resize_images
+from vitrine.learning.distillation import soft_label_loss
+from vitrine.learning.model import MultiTaskModel
+from vitrine.learning.preprocess import Decoding, Preprocessing, resize_images
 
 STATISTICS_PICTURES = 2048
 """Pictures that tell the mean and spread of the teacher's features: enough for two digits."""
@@ -64,7 +64,7 @@ class Teacher(nn.Module):
             pixels: (batch, channels, height, width), square
         """
         side = self.preprocessing.image_size_px
-        views = self._views(self.preprocessing.normalise(resize_images(pixels, side)))
+        views = self._views(self.preprocessing.normalize(resize_images(pixels, side)))
         maps = functional.layer_norm(views.maps.float().permute(0, 2, 3, 1), [self.num_channels]).permute(0, 3, 1, 2)
         return Views((views.features.float() - self.mean) / self.std, views.soft_labels.float(), maps)
 

@@ -23,8 +23,8 @@ from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from vitrine.artifacts import read_tensors, write_tensors
-from vitrine.model import MultiTaskModel, create_model, load_tensors, pick_device, tensors_of
-from vitrine.preprocess import (
+from vitrine.learning.model import MultiTaskModel, create_model, load_tensors, pick_device, tensors_of
+from vitrine.learning.preprocess import (
     Augmentation,
     AugmentationParams,
     Decoding,
@@ -32,6 +32,17 @@ from vitrine.preprocess import (
     Preprocessing,
     resize_images,
     shrink_photos,
+)
+from vitrine.learning.training import (
+    BackboneParams,
+    Rate,
+    TrainingError,
+    load_optimizer,
+    moving_average,
+    multi_task_loss,
+    optimizer_tensors,
+    schedule,
+    use_bf16,
 )
 from vitrine.pretraining.distilling import (
     STATISTICS_PICTURES,
@@ -43,17 +54,6 @@ from vitrine.pretraining.distilling import (
 )
 from vitrine.pretraining.mimetic import mimetic_init
 from vitrine.pretraining.shards import Pictures
-from vitrine.training import (
-    BackboneParams,
-    Rate,
-    TrainingError,
-    load_optimizer,
-    moving_average,
-    multi_task_loss,
-    optimizer_tensors,
-    schedule,
-    use_bf16,
-)
 
 Weight = Annotated[float, Field(ge=0)]
 
@@ -256,7 +256,7 @@ class DistillationRun:
         torch.manual_seed(seed_of(params.seed, self.step))  # dropout and stochastic depth, where a backbone has them
         crops, codes = self.stream.batch(self.step, self.device)
         preprocessing = self.model.spec.preprocessing
-        images = preprocessing.normalise(resize_images(crops, preprocessing.image_size_px))
+        images = preprocessing.normalize(resize_images(crops, preprocessing.image_size_px))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=use_bf16("auto", self.device)):
             wanted = self.teacher(crops)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):

@@ -21,6 +21,7 @@ from PIL import Image
 from pydantic import Field
 from tqdm import tqdm
 
+from vitrine.errors import VitrineError
 from vitrine.params import Section
 from vitrine.render.items import Item, make_item
 
@@ -32,7 +33,7 @@ LABELS = ("class_label", "color", "material", "condition", "size", "style")
 NEEDS_MITSUBA = "rendering needs Mitsuba 3: pip install 'vitrine[render]'"
 
 
-class RenderError(RuntimeError):
+class RenderError(VitrineError):
     """The catalogue cannot be rendered."""
 
 

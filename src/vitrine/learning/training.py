@@ -1,0 +1,510 @@
+"""Fit a multi-task model: phases, schedule, loss, the choice of checkpoint, and resuming after a kill."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+import numpy as np
+import pandas as pd
+import timm
+import torch
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel
+from tqdm import tqdm
+
+from vitrine.artifacts import read_json, read_npy, read_tensors, write_tensors
+from vitrine.errors import VitrineError
+from vitrine.labels import CLASS_TASK, MISSING, LabelSpace, read_photos
+from vitrine.learning.model import MultiTaskModel, load_tensors, tensors_of
+from vitrine.learning.preprocess import Augmentation, AugmentationParams, shrink_photos
+from vitrine.params import Section
+from vitrine.scores import accuracy, confusion_counts, macro_f1
+
+Rate = Annotated[float, Field(gt=0, le=1)]
+Dropout = Annotated[float, Field(ge=0, lt=1)]
+
+
+class TrainingParams(AugmentationParams):
+    """What all models share: data order, loss, regularisation, augmentation."""
+
+    seed: Annotated[int, Field(ge=0)]
+    batch_size: Annotated[int, Field(ge=2)]
+    class_loss_weight: Annotated[float, Field(gt=0)]
+    attribute_loss_weight: Annotated[float, Field(ge=0)]
+    feature_dropout: Dropout
+    head_dropout: Dropout
+    weight_decay: Annotated[float, Field(ge=0)]
+    warmup_epochs: Annotated[int, Field(ge=0)]
+    gradient_clip_norm: Annotated[float, Field(gt=0)]
+    checkpoint: Literal["best", "ema"]
+    ema_decay: Annotated[float, Field(gt=0, lt=1)]
+
+
+class TrainingError(VitrineError):
+    """Training cannot continue."""
+
+
+class NetworkParams(Section):
+    """What every training stage says of its network."""
+
+    architecture: str
+    weights: Literal["file", "imagenet", "none"]
+    image_size_px: Annotated[int, Field(ge=16, le=1024)]
+    precision: Literal["auto", "bf16", "fp32"]
+
+    @property
+    def start(self) -> str:
+        """The backbone's first weights, as `create_model` takes them."""
+        return self.weights
+
+
+class BackboneParams(NetworkParams):
+    """A network whose first weights may be a file's."""
+
+    weights_file: str | None
+
+    @model_validator(mode="after")
+    def _file_is_named(self) -> BackboneParams:
+        if self.weights == "file" and not self.weights_file:
+            raise ValueError("the path of a safetensors file in weights_file, as weights is file")
+        return self
+
+    @property
+    def start(self) -> str:
+        """The backbone's first weights, as `create_model` takes them."""
+        return str(self.weights_file) if self.weights == "file" else self.weights
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Some epochs with one cosine schedule from these learning rates to zero.
+
+    Attributes:
+        backbone_learning_rate: zero freezes the backbone
+        frozen_blocks: what comes before the backbone's `blocks`, and so many of these, keep their weights; the whole
+            backbone's batch normalization then keeps its statistics. None trains everything
+    """
+
+    name: str
+    epochs: int
+    backbone_learning_rate: float
+    head_learning_rate: float
+    frozen_blocks: int | None = None
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Photographs and label codes, as the split stage left them.
+
+    Shape:
+        photos: (photos, height, width, channels), uint8, square
+        codes[task]: (photos,), MISSING where unlabeled
+        train, val: positions of the photographs of each split
+    """
+
+    label_space: LabelSpace
+    photos: NDArray[np.uint8]
+    codes: Mapping[str, NDArray[np.int64]]
+    train: NDArray[np.int64]
+    val: NDArray[np.int64]
+
+    @classmethod
+    def read(cls, folder: Path) -> TrainingData:
+        """Read training.csv, photos.npy and label_space.json of the split stage; test photographs have no labels."""
+        table, photos = read_photos(folder / "training.csv"), read_npy(folder / "photos.npy")
+        label_space = LabelSpace.from_json(read_json(folder / "label_space.json"))
+        rows = table["row"].to_numpy(dtype=np.int64)
+        codes = {task: np.full(len(photos), MISSING, dtype=np.int64) for task in label_space}
+        for task, known in label_space.encode(table).items():
+            codes[task][rows] = known
+        train, val = (rows[(table["split"] == split).to_numpy()] for split in ("train", "val"))
+        return cls(label_space, photos, codes, train, val)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A trained model.
+
+    Attributes:
+        model: with the weights that `params.checkpoint` names
+        epoch: the number of the epoch that these come from, from 1
+        history: one row an epoch
+        average: the moving average of the weights after the last epoch, as `model.load_state_dict` takes it
+    """
+
+    model: MultiTaskModel
+    epoch: int
+    history: pd.DataFrame
+    average: Mapping[str, Tensor]
+
+
+def fit(
+    model: MultiTaskModel,
+    data: TrainingData,
+    phases: Sequence[Phase],
+    params: TrainingParams,
+    balanced: bool,
+    precision: str,
+    resume: Path,
+    title: str,
+) -> Fitted:
+    """Train through all phases and return the checkpoint that `params.checkpoint` names.
+
+    Every random number follows from the seed and the epoch's number alone, so a run that was killed and resumed ends
+    with the same bits as one that was not.
+
+    Args:
+        balanced: draw photographs with replacement, every class equally often, instead of each once an epoch.
+        precision: of the forward pass, as `use_bf16` reads it.
+        resume: file that holds the state after the last finished epoch.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else CUDA refuses deterministic algorithms
+    torch.use_deterministic_algorithms(True)
+    run = _Run(model, data, params, balanced, precision, [phase for phase in phases if phase.epochs > 0])
+    fingerprint = run.fingerprint()
+    run.load(resume, fingerprint)
+    steps = sum(phase.epochs for phase in run.phases) * run.steps_per_epoch
+    with tqdm(total=steps, initial=run.epoch * run.steps_per_epoch, desc=title, unit="step", disable=None) as bar:
+        for phase in run.phases[run.phase :]:
+            run.train_phase(phase, bar, resume, fingerprint)
+    average, epoch = run.average.module.state_dict(), run.epoch
+    if params.checkpoint == "best":
+        load_tensors(model, run.best)
+        epoch = run.best_epoch
+    else:
+        model.load_state_dict(average)
+    return Fitted(model, epoch, pd.DataFrame(run.history), average)
+
+
+class _Run:
+    """The state of a training run: what is saved after every epoch, and nothing besides."""
+
+    def __init__(
+        self,
+        model: MultiTaskModel,
+        data: TrainingData,
+        params: TrainingParams,
+        balanced: bool,
+        precision: str,
+        phases: list[Phase],
+    ) -> None:
+        if not phases:
+            raise TrainingError("no epochs to train: set the epochs of at least one phase above 0")
+        self.model, self.data, self.params, self.balanced, self.phases = model, data, params, balanced, phases
+        self.device = next(model.parameters()).device
+        self.bf16 = use_bf16(precision, self.device)
+        self.augmentation = Augmentation(params, model.spec.preprocessing)
+        # A fifth of room above the network's size: the tightest usual crop still has a pixel for a pixel.
+        self.photos = shrink_photos(data.photos, math.ceil(1.25 * model.spec.preprocessing.image_size_px))
+        self.codes = {task: torch.from_numpy(np.array(codes)) for task, codes in data.codes.items()}
+        self.steps_per_epoch = len(self._batches(np.arange(len(data.train))))
+        self.autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+        model.to(memory_format=torch.channels_last)
+        self.phase = 0
+        self.epoch = 0  # finished epochs, over all phases
+        self.history: list[dict[str, Any]] = []
+        self.best: dict[str, NDArray[Any]] = {}
+        self.best_epoch = 0
+        self.average = AveragedModel(model, multi_avg_fn=moving_average(params.ema_decay), use_buffers=True)
+        self.optimizer: torch.optim.Optimizer | None = None
+        self._optimizer_state: dict[str, NDArray[Any]] = {}
+
+    def fingerprint(self) -> str:
+        """Identify the run by all it depends on; a saved state of another run is never continued."""
+        digest = hashlib.sha256()
+        kinds = [kind for kind in type(self.model).__mro__ if kind.__module__.startswith("vitrine.")]
+        modules = {__name__, Augmentation.__module__, LabelSpace.__module__, *(kind.__module__ for kind in kinds)}
+        settings = {
+            "model": [kinds[0].__qualname__, self.model.settings()],
+            "phases": [asdict(phase) for phase in self.phases],
+            "params": self.params.model_dump(),
+            "balanced": self.balanced,
+            "bf16": self.bf16,
+            "versions": [torch.__version__, timm.__version__, np.__version__],
+            "device": str(self.device),
+            "threads": torch.get_num_threads(),
+        }
+        digest.update(json.dumps(settings, sort_keys=True).encode())
+        for name in sorted(modules):
+            digest.update(Path(str(sys.modules[name].__file__)).read_bytes())
+        for array in [self.data.photos, self.data.train, self.data.val, *self.data.codes.values()]:
+            digest.update(np.ascontiguousarray(array).data)
+        for tensor in tensors_of(self.model).values():
+            digest.update(np.ascontiguousarray(tensor).data)
+        return digest.hexdigest()
+
+    # -- one phase, one epoch, one step ---------------------------------------------------------------------------
+
+    def train_phase(self, phase: Phase, bar: tqdm[Any], resume: Path, fingerprint: str) -> None:
+        index = self.phases.index(phase)
+        before = sum(earlier.epochs for earlier in self.phases[:index])
+        self.phase = index
+        self.optimizer = self._create_optimizer(phase)
+        for epoch in range(self.epoch - before, phase.epochs):
+            loss = self._train_epoch(phase, epoch, bar)
+            self.epoch += 1
+            self._judge(phase, loss)
+            bar.set_postfix(epoch=self.epoch, loss=f"{loss:.3f}", val_f1=f"{self.history[-1]['val_macro_f1']:.3f}")
+            if epoch + 1 == phase.epochs:
+                self.phase, self.optimizer = index + 1, None
+            self.save(resume, fingerprint)
+
+    def _create_optimizer(self, phase: Phase) -> torch.optim.Optimizer:
+        self.model.backbone.requires_grad_(phase.backbone_learning_rate > 0)
+        if phase.frozen_blocks is not None:
+            freeze_first_blocks(self.model.backbone, phase.frozen_blocks)
+        groups = []
+        backbone = set(self.model.backbone.parameters())
+        rest = [each for each in self.model.parameters() if each not in backbone and each.requires_grad]
+        for parameters, rate in (
+            (list(self.model.backbone.parameters()), phase.backbone_learning_rate),
+            (rest, phase.head_learning_rate),
+        ):
+            if rate == 0:
+                continue
+            # As usual for transformers, matrices decay; biases, norms and other vectors do not.
+            trained = [parameter for parameter in parameters if parameter.requires_grad]
+            decayed = [parameter for parameter in trained if parameter.ndim > 1]
+            others = [parameter for parameter in trained if parameter.ndim <= 1]
+            groups.append({"params": decayed, "peak": rate, "weight_decay": self.params.weight_decay})
+            groups.append({"params": others, "peak": rate, "weight_decay": 0.0})
+        fused = self.device.type in ("cpu", "cuda")
+        optimizer = torch.optim.AdamW(groups, lr=phase.head_learning_rate, fused=fused)
+        if self._optimizer_state:
+            load_optimizer(optimizer, self._optimizer_state)
+            self._optimizer_state = {}
+        return optimizer
+
+    def _train_epoch(self, phase: Phase, epoch: int, bar: tqdm[Any]) -> float:
+        assert self.optimizer is not None
+        seed = int(np.random.SeedSequence([self.params.seed, self.epoch]).generate_state(1)[0])
+        torch.manual_seed(seed)  # dropout and stochastic depth
+        generator = torch.Generator().manual_seed(seed)  # order and augmentation
+        self.model.train()
+        if phase.backbone_learning_rate == 0 or phase.frozen_blocks is not None:
+            self.model.backbone.eval()
+        totals = torch.zeros(2, device=self.device)  # of the tasks alone, as val's, and with the auxiliary loss
+        batches = self._batches(self._order(generator))
+        for step, rows in enumerate(batches):
+            progress = epoch + step / len(batches)
+            scale = schedule(progress, phase.epochs, min(self.params.warmup_epochs, phase.epochs - 1))
+            for group in self.optimizer.param_groups:
+                group["lr"] = group["peak"] * scale
+            images = self.augmentation(self.photos[rows], generator, self.device)
+            codes = {task: values[rows].to(self.device) for task, values in self.codes.items()}
+            with self.autocast:
+                logits, auxiliary = self.model.forward_training(images)
+            task_loss = multi_task_loss(logits, codes, self.params.class_loss_weight, self.params.attribute_loss_weight)
+            loss = auxiliary + task_loss
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.params.gradient_clip_norm)
+            self.optimizer.step()
+            self.average.update_parameters(self.model)
+            totals += torch.stack([task_loss, loss]).detach()
+            bar.update()
+        mean, whole = (totals / len(batches)).tolist()
+        if not math.isfinite(whole):
+            raise TrainingError(
+                f"the loss is {whole} in epoch {self.epoch + 1} ({phase.name}): lower the learning rates"
+            )
+        return mean
+
+    def _order(self, generator: torch.Generator) -> NDArray[np.int64]:
+        train = self.data.train
+        if not self.balanced:
+            return train[torch.randperm(len(train), generator=generator).numpy()]
+        classes = self.codes[CLASS_TASK][train]
+        weights = 1.0 / torch.bincount(classes)[classes].double()
+        return train[torch.multinomial(weights, len(train), replacement=True, generator=generator).numpy()]
+
+    def _batches(self, order: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        batches = [
+            order[start : start + self.params.batch_size] for start in range(0, len(order), self.params.batch_size)
+        ]
+        # Batch normalisation cannot learn from a single photograph.
+        return batches[:-1] if len(batches) > 1 and len(batches[-1]) < 2 else batches
+
+    # -- judging --------------------------------------------------------------------------------------------------
+
+    def _judge(self, phase: Phase, train_loss: float) -> None:
+        """Score the current weights (or their average) on val, add a row of history, keep the best."""
+        judged = self.model if self.params.checkpoint == "best" else cast(MultiTaskModel, self.average.module)
+        logits, _ = judged.infer(self.data.photos[self.data.val])
+        codes = {task: values[self.data.val] for task, values in self.codes.items()}
+        tensors = {task: torch.from_numpy(scores) for task, scores in logits.items()}
+        loss = multi_task_loss(tensors, codes, self.params.class_loss_weight, self.params.attribute_loss_weight)
+        scores = {task: validation_scores(codes[task].numpy(), logits[task]) for task in logits}
+        row: dict[str, Any] = {
+            "epoch": self.epoch,
+            "phase": phase.name,
+            "train_loss": train_loss,
+            "val_loss": float(loss),
+            "val_macro_f1": scores[CLASS_TASK]["macro_f1"],
+        }
+        for task, values in scores.items():
+            row |= {f"val_{task}_{key}": value for key, value in values.items()}
+        self.history.append(row)
+        if self.params.checkpoint == "best" and row["val_macro_f1"] > self._best_score():
+            self.best, self.best_epoch = tensors_of(self.model), self.epoch
+
+    def _best_score(self) -> float:
+        return float(self.history[self.best_epoch - 1]["val_macro_f1"]) if self.best_epoch else -1.0
+
+    # -- surviving a kill -----------------------------------------------------------------------------------------
+
+    def save(self, path: Path, fingerprint: str) -> None:
+        """Write the state in one atomic file."""
+        tensors = {f"model.{name}": tensor for name, tensor in tensors_of(self.model).items()}
+        tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
+        tensors |= {f"average.{name}": tensor for name, tensor in tensors_of(self.average).items()}
+        if self.optimizer is not None:
+            tensors |= {f"optimizer.{name}": tensor for name, tensor in optimizer_tensors(self.optimizer).items()}
+        progress = {
+            "phase": self.phase,
+            "epoch": self.epoch,
+            "best_epoch": self.best_epoch,
+            "history": self.history,
+            "fingerprint": fingerprint,
+        }
+        encoded = np.frombuffer(json.dumps(progress).encode(), dtype=np.uint8)
+        write_tensors(path, {**tensors, "progress": encoded})
+
+    def load(self, path: Path, fingerprint: str) -> None:
+        """Take up a saved state if it is this very run's; leave the fresh state otherwise."""
+        if not path.is_file():
+            return
+        tensors = read_tensors(path)
+        progress = json.loads(tensors.pop("progress").tobytes())
+        if progress["fingerprint"] != fingerprint:
+            tqdm.write(f"{path}: state of another run (params, data or code differ); starting over")
+            return
+
+        def part(prefix: str) -> dict[str, NDArray[Any]]:
+            return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+        load_tensors(self.model, part("model."))
+        load_tensors(self.average, part("average."))
+        self.best, self._optimizer_state = part("best."), part("optimizer.")
+        self.phase, self.epoch, self.history = progress["phase"], progress["epoch"], progress["history"]
+        self.best_epoch = progress["best_epoch"]
+        tqdm.write(f"{path}: resuming after epoch {self.epoch}")
+
+
+def freeze_first_blocks(backbone: nn.Module, num: int) -> None:
+    """Freeze the first `num` of the backbone's `blocks` and all that comes before them.
+
+    Raises:
+        TrainingError: the backbone has no such blocks.
+    """
+    blocks = getattr(backbone, "blocks", None)
+    if blocks is None:
+        raise TrainingError("frozen_blocks: the backbone has no blocks to count; set another architecture")
+    if num > len(blocks):
+        raise TrainingError(f"frozen_blocks: at most {len(blocks)} expected, as the backbone has; found {num}")
+    for name, module in backbone.named_children():
+        if name == "blocks":
+            break
+        module.requires_grad_(False)
+    for block in blocks[:num]:
+        block.requires_grad_(False)
+
+
+def multi_task_loss(
+    logits: Mapping[str, Tensor], codes: Mapping[str, Tensor], class_weight: float, attribute_weight: float
+) -> Tensor:
+    """Return the weighted sum of the tasks' mean cross-entropies; photographs without a label do not count.
+
+    Shape:
+        logits[task]: (batch, labels); codes[task]: (batch,), MISSING where unlabeled; returns: scalar
+    """
+    total = torch.zeros((), device=next(iter(logits.values())).device)
+    for task, scores in logits.items():
+        labeled = codes[task] != MISSING
+        if not bool(labeled.any()):
+            continue
+        weight = class_weight if task == CLASS_TASK else attribute_weight
+        total = total + weight * functional.cross_entropy(scores.float()[labeled], codes[task][labeled])
+    return total
+
+
+def schedule(progress: float, epochs: int, warmup_epochs: int) -> float:
+    """Return the factor on the learning rate after `progress` epochs: linear warm-up, then a cosine to zero.
+
+    Source:
+        Loshchilov and Hutter, SGDR, 2017, equation 5, without restarts.
+    """
+    if progress < warmup_epochs:
+        return (progress + 1) / (warmup_epochs + 1)
+    return 0.5 * (1 + math.cos(math.pi * (progress - warmup_epochs) / (epochs - warmup_epochs)))
+
+
+def moving_average(decay: float) -> Callable[[Any, Any, Any], None]:
+    """Return AveragedModel's `multi_avg_fn` of an exponential moving average over steps; integers are copied.
+
+    Step n (from 1) keeps min(decay, (1 + n) / (10 + n)) of the average, so that the random start does not linger in it.
+
+    Source:
+        the warm-up of TensorFlow's ExponentialMovingAverage with `num_updates`.
+    """
+
+    @torch.no_grad()
+    def update(averages: list[Tensor], currents: list[Tensor], num_averaged: Tensor) -> None:
+        if averages[0].is_floating_point():
+            num = int(num_averaged)
+            torch._foreach_lerp_(averages, currents, 1 - min(decay, (1 + num) / (10 + num)))
+        else:
+            torch._foreach_copy_(averages, currents)
+
+    return update
+
+
+def validation_scores(codes: NDArray[np.int64], logits: NDArray[np.float32]) -> dict[str, float]:
+    """Return accuracy and macro F1 over the labeled photographs (0 when there are none).
+
+    Shape:
+        codes: (photos,), MISSING where unlabeled; logits: (photos, labels)
+    """
+    counts = confusion_counts(codes, logits.argmax(axis=1), logits.shape[1])
+    if not counts.any():
+        return {"accuracy": 0.0, "macro_f1": 0.0}
+    return {"accuracy": float(accuracy(counts)), "macro_f1": float(macro_f1(counts))}
+
+
+def use_bf16(precision: str, device: torch.device) -> bool:
+    """Say whether to train in bfloat16: as told, or (auto) where the processor has instructions for it."""
+    if precision != "auto":
+        return precision == "bf16"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    capabilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, NDArray[Any]]:
+    state = optimizer.state_dict()["state"]
+    return {f"{index}.{key}": value.cpu().numpy() for index, entry in state.items() for key, value in entry.items()}
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, NDArray[Any]]) -> None:
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    document = optimizer.state_dict()
+    for name, array in tensors.items():
+        index, key = name.split(".", 1)
+        tensor = torch.from_numpy(np.array(array))
+        if tensor.ndim:
+            # The fused kernel walks memory: moments must lie as their parameter does (channels last, for one).
+            tensor = torch.empty_like(parameters[int(index)]).copy_(tensor)
+        document["state"].setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict(document)

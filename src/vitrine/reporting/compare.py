@@ -1,0 +1,249 @@
+"""Compare metrics, params and pictures with a git revision: for the gate, and for a pull request's reader."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vitrine.errors import VitrineError
+
+HIGHER_IS_BETTER = ("accuracy", "macro_f1", "precision_at", "recall_at", "ndcg_at", "map", "mean_average_precision")
+LOWER_IS_BETTER = ("loss", "nll", "brier", "ece")
+NOT_OURS = ("random_", "majority_", "oracle_")
+"""Metrics of references, which no change can make better or worse."""
+
+ENDS = ("_ci_low", "_ci_high")
+PICTURES = ("plots/evaluate/curves.png", "plots/evaluate/calibration.png", "plots/evaluate/confusion_")
+ORDER = ("worse", "gone", "better", "within noise", "no interval", "new", "neither")
+FAILURES = ("worse", "gone")
+"""Verdicts that fail the gate."""
+
+ARROWS = {"worse": "\u25bc", "better": "\u25b2"}
+
+
+class CompareError(VitrineError):
+    """The comparison cannot be made."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """A metric at the revision and now; `old` or `new` is missing where there is none.
+
+    Attributes:
+        noise: how far a 95 % interval of the change reaches towards no change, were both measured on different
+            photographs; missing without intervals
+        verdict: worse, better, within noise, no interval (a change whose noise nobody knows), gone (measured at the
+            revision, and no longer), new, or neither (a count)
+    """
+
+    path: str
+    name: str
+    old: float | None
+    new: float | None
+    noise: float | None
+    verdict: str
+
+    @property
+    def key(self) -> str:
+        return f"{Path(self.path).stem}: {self.name}"
+
+
+def direction(name: str) -> int:
+    """Return 1 where higher is better, -1 where lower is, 0 where neither. Only the last part of a name counts."""
+    last = name.rsplit(".", 1)[-1]
+    if last.startswith(NOT_OURS):
+        return 0
+    if any(word in last for word in HIGHER_IS_BETTER):
+        return 1
+    return -1 if last.rsplit("_", 1)[-1] in LOWER_IS_BETTER else 0
+
+
+def classify_changes(document: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[Change]:
+    """Judge what `dvc metrics diff --json --all` found, by file and name; ends of intervals are not judged themselves.
+
+    A change is beyond noise if it exceeds the root of the summed squares of the parts of both intervals that face each
+    other. Both runs are mostly judged on the same photographs, so this errs towards noise.
+
+    Source:
+        Newcombe, Interval estimation for the difference between independent proportions (1998), method 10.
+    """
+    changes = []
+    for path, metrics in sorted(document.items()):
+        for name, values in sorted(metrics.items()):
+            old, new = values.get("old"), values.get("new")
+            if name.endswith(ENDS) or not all(value is None or isinstance(value, (int, float)) for value in (old, new)):
+                continue
+            noise = _noise(metrics, name, old, new)
+            changes.append(Change(path, name, old, new, noise, _verdict(name, old, new, noise)))
+    return changes
+
+
+def _noise(metrics: Mapping[str, Mapping[str, Any]], name: str, old: float | None, new: float | None) -> float | None:
+    if old is None or new is None:
+        return None
+    facing = ENDS if new < old else ENDS[::-1]
+    old_end, new_end = (
+        metrics.get(f"{name}{end}", {}).get(when) for end, when in zip(facing, ("old", "new"), strict=True)
+    )
+    return None if old_end is None or new_end is None else math.hypot(old - old_end, new - new_end)
+
+
+def _verdict(name: str, old: float | None, new: float | None, noise: float | None) -> str:
+    if direction(name) == 0:
+        return "neither"
+    if old is None or new is None:
+        return "new" if old is None else "gone"
+    if noise is None:
+        return "no interval"
+    if abs(new - old) <= noise:
+        return "within noise"
+    return "better" if (new > old) == (direction(name) > 0) else "worse"
+
+
+def metric_changes(revision: str) -> list[Change]:
+    """Compare the workspace's metrics with those of a git revision.
+
+    Raises:
+        CompareError: this is no DVC project, or there is no such revision.
+    """
+    return classify_changes(_dvc("metrics", "diff", "--all", revision))
+
+
+def param_changes(revision: str) -> list[tuple[str, Any, Any]]:
+    """Return changed params, sorted: name, old, new. Raises: as `metric_changes`."""
+    found = _dvc("params", "diff", revision)
+    rows = [
+        (name, values.get("old"), values.get("new")) for params in found.values() for name, values in params.items()
+    ]
+    return sorted(rows, key=lambda row: row[0])
+
+
+def _dvc(*arguments: str) -> Any:
+    result = subprocess.run([sys.executable, "-m", "dvc", *arguments, "--json"], capture_output=True, text=True)
+    if result.returncode:
+        message = result.stderr.strip().splitlines() or ["dvc failed without a word"]
+        raise CompareError(f"dvc {' '.join(arguments)}: {message[0].removeprefix('ERROR: ')}")
+    document = json.loads(result.stdout or "{}")
+    return document.get("diff", document) if isinstance(document, dict) else {}
+
+
+def _git(*arguments: str) -> bytes:
+    result = subprocess.run(["git", *arguments], capture_output=True)
+    if result.returncode:
+        raise CompareError(f"git {' '.join(arguments)}: {result.stderr.decode(errors='replace').strip()}")
+    return result.stdout
+
+
+# -- words --------------------------------------------------------------------------------------------------------
+
+
+def count_changes(changes: Sequence[Change]) -> str:
+    """Say in one sentence how many metrics are worse, better and within noise, and how many came and went."""
+    moved = [change for change in changes if change.old != change.new]
+    number = {verdict: sum(change.verdict == verdict for change in moved) for verdict in ORDER}
+    return (
+        f"{number['worse']} worse beyond noise, {number['better']} better beyond noise, "
+        f"{number['within noise']} changed within noise, {number['no interval']} changed whose noise is not known, "
+        f"{number['gone']} gone, {number['new']} new."
+    )
+
+
+def format_value(change: Change, when: str) -> str:
+    """Write a metric's value, to four places."""
+    value = change.old if when == "old" else change.new
+    return "" if value is None else f"{value:d}" if isinstance(value, int) else f"{value:.4f}"
+
+
+def format_change(change: Change) -> str:
+    """Write a change with its noise, such as "+0.0312 \u00b1 0.1100"."""
+    if change.old is None or change.new is None:
+        return "new" if change.old is None else "gone"
+    noise = "" if change.noise is None else f" \u00b1 {change.noise:.4f}"
+    return f"{change.new - change.old:+.4f}{noise}"
+
+
+def write_summary(revision: str, out: Path, repository_url: str | None) -> None:
+    """Write Markdown for a pull request: what is beyond noise, params, every changed metric, pictures before and now.
+
+    Args:
+        repository_url: where GitHub shows the repository; pictures are then addressed there by commit. Without it,
+            they are copied into a folder beside `out`.
+
+    Raises:
+        CompareError: as `metric_changes`, or a picture is not in the revision.
+    """
+    from vitrine.reporting.report import markdown_table  # here, so that the gate starts without scikit-learn
+
+    changes, params = metric_changes(revision), param_changes(revision)
+    base, head = (_git("rev-parse", "--short", name).decode().strip() for name in (revision, "HEAD"))
+    shown_first = (*ARROWS, *FAILURES)
+    beyond = sorted((c for c in changes if c.verdict in shown_first), key=lambda c: (ORDER.index(c.verdict), c.key))
+    rest = [c for c in changes if c.old != c.new and c.verdict not in (*shown_first, "neither")]
+    parts = [
+        f"## What `{head}` changes against `{base}`",
+        f"**{count_changes(changes)}**",
+        markdown_table(["param", "before", "now"], [[f"`{name}`", _cell(old), _cell(new)] for name, old, new in params])
+        if params
+        else "No param changed.",
+        "### Beyond noise, or gone",
+        _metric_table(beyond) if beyond else "Nothing.",
+        f"<details><summary>{len(rest)} changes within noise, without an interval or new</summary>\n",
+        _metric_table(rest) if rest else "None.",
+        "\n</details>",
+        "### Pictures",
+        *_pictures(revision, out, repository_url),
+        "A change is beyond noise if it exceeds the combined 95 % intervals, over items, of both runs. "
+        "\u25b2 better, \u25bc worse.",
+    ]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else f"`{value}`"
+
+
+def _metric_table(changes: Sequence[Change]) -> str:
+    rows = [
+        [
+            c.key,
+            format_value(c, "old"),
+            format_value(c, "new"),
+            f"{format_change(c)} {ARROWS.get(c.verdict, '')}".strip(),
+        ]
+        for c in changes
+    ]
+    from vitrine.reporting.report import markdown_table
+
+    return markdown_table(["metric", "before", "now", "change"], rows)
+
+
+def _pictures(revision: str, out: Path, repository_url: str | None) -> list[str]:
+    changed = _git("diff", "--name-only", "--diff-filter=M", revision, "--", "plots").decode().split()
+    parts = []
+    for path in sorted(name for name in changed if name.startswith(PICTURES) and name.endswith(".png")):
+        if repository_url:
+            sides = [
+                f"{repository_url}/blob/{_git('rev-parse', name).decode().strip()}/{path}?raw=true"
+                for name in (revision, "HEAD")
+            ]
+        else:
+            folder = out.parent / f"{out.stem}_pictures"
+            folder.mkdir(parents=True, exist_ok=True)
+            sides = []
+            for when, content in (("before", _git("show", f"{revision}:{path}")), ("now", Path(path).read_bytes())):
+                copy = folder / f"{Path(path).stem}_{when}.png"
+                copy.write_bytes(content)
+                sides.append(os.path.relpath(copy, out.parent))
+        before, now = (
+            f"![{Path(path).stem} {when}]({side})" for when, side in zip(("before", "now"), sides, strict=True)
+        )
+        parts.append(f"| {Path(path).stem} before | now |\n| --- | --- |\n| {before} | {now} |")
+    return parts or ["None of those shown here changed."]

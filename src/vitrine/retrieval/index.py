@@ -1,0 +1,416 @@
+"""Find photographs by words, by another photograph, or by both: a soft index over calibrated probabilities."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitrine.artifacts import ArtifactError, atomic_path, read_json, read_npy, write_json, write_npy
+from vitrine.labels import LabelSpace
+from vitrine.predictions import Predictions
+from vitrine.retrieval.queries import ParsedQuery, Term, Vocabulary
+
+FLOOR = 1e-3
+"""Added to every probability of an AND, so that one label that a model missed does not end everything."""
+
+ARRAYS = ("image_paths", "instance_ids", "probs", "embeddings")
+
+STORED = re.compile(rf"({'|'.join(ARRAYS)})-[0-9a-f]{{12}}\.npy|embeddings-[0-9a-f]{{12}}\.usearch")
+"""Names of the files of an index besides index.json."""
+
+EXACT_LIMIT = 100_000
+"""Up to this many photographs, likeness is searched exactly: one product of a matrix and a vector."""
+
+BLOCK = 1024
+"""Photographs in a block; only the blocks with the best maxima are searched for the best rows."""
+
+
+@dataclass(frozen=True)
+class Match:
+    """Why a photograph was found: a term of the query, the label that answers it best, and how probable it is."""
+
+    term: str
+    wanted: bool
+    label: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A found photograph.
+
+    Attributes:
+        row: its place in the index
+        score: of an AND the product of what the query asks for; of an OR a sum
+        similarity: cosine with the photograph that was given; None without one
+    """
+
+    row: int
+    image_path: str
+    instance_id: str
+    score: float
+    matches: tuple[Match, ...]
+    similarity: float | None
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """Hits, the best first; how the query was understood; and a sentence where there is something to say."""
+
+    hits: tuple[Hit, ...]
+    query: ParsedQuery
+    message: str | None
+
+
+class Index:
+    """What one system predicts of many photographs, laid out for search.
+
+    Shape:
+        image_paths, instance_ids: (photos,), text
+        probs: (labels of all tasks, photos), float32: a label's photographs lie side by side
+        embeddings: (photos, features), float32, each of length 1
+
+    Above EXACT_LIMIT photographs likeness alone is searched in a graph (USearch's HNSW) that is approximate; `graph`
+    is None below. Words, and words with likeness, are always searched exactly.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        label_space: LabelSpace,
+        synonyms: Mapping[str, Sequence[str]],
+        image_paths: NDArray[np.str_],
+        instance_ids: NDArray[np.str_],
+        probs: NDArray[np.float32],
+        embeddings: NDArray[np.float32],
+    ) -> None:
+        self.graph: Any = None
+        self.name = name
+        self.label_space = label_space
+        self.vocabulary = Vocabulary(label_space, synonyms)
+        self.image_paths = image_paths
+        self.instance_ids = instance_ids
+        self.probs = probs
+        self.embeddings = embeddings
+        sizes = [label_space.num_labels(task) for task in label_space]
+        self._start = dict(zip(label_space, np.cumsum([0, *sizes[:-1]]).tolist(), strict=True))
+
+    def __len__(self) -> int:
+        return len(self.image_paths)
+
+    @classmethod
+    def build(
+        cls, name: str, predictions: Predictions, instance_ids: Iterable[str], synonyms: Mapping[str, Sequence[str]]
+    ) -> Index:
+        """Index what system `name` predicts.
+
+        Raises:
+            ArtifactError: there are no photographs.
+        """
+        if not len(predictions):
+            raise ArtifactError("nothing to index: there are no photographs")
+        lengths = np.maximum(np.linalg.norm(predictions.embeddings, axis=1, keepdims=True), 1e-12)
+        return cls(
+            name,
+            predictions.label_space,
+            synonyms,
+            np.array(predictions.image_paths, dtype=np.str_),
+            np.array(list(instance_ids), dtype=np.str_),
+            np.ascontiguousarray(np.concatenate([predictions.probs[task].T for task in predictions.label_space])),
+            (predictions.embeddings / lengths).astype(np.float32),
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write one plain array a file, named by its content, then index.json, which names them.
+
+        Replacing index.json is what makes a new index valid: a killed run leaves the old one whole. Afterwards the
+        files that only the old index.json names are deleted, and no others.
+
+        Raises:
+            ArtifactError: as `stored_files`.
+        """
+        old, files = stored_files(folder), {}
+        for name in ARRAYS:
+            array = np.ascontiguousarray(getattr(self, name))
+            files[name] = f"{name}-{hashlib.sha256(array.tobytes()).hexdigest()[:12]}.npy"
+            if not (folder / files[name]).exists():
+                write_npy(folder / files[name], array)
+        if len(self) > EXACT_LIMIT:
+            files["graph"] = f"{files['embeddings'].removesuffix('.npy')}.usearch"
+            if not (folder / files["graph"]).exists():
+                with atomic_path(folder / files["graph"]) as temporary:
+                    build_graph(self.embeddings).save(str(temporary))
+        document = {"system": self.name, "label_space": self.label_space.to_json(), "photos": len(self)}
+        write_json(folder / "index.json", {**document, "files": files, "synonyms": self.vocabulary.synonyms})
+        for stale in old - set(files.values()):
+            (folder / stale).unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, folder: Path) -> Index:
+        """Load what `save` wrote; the arrays are memory-mapped.
+
+        Raises:
+            ArtifactError: the folder does not hold a whole index.
+        """
+        document = read_json(folder / "index.json")
+        try:
+            arrays = [read_npy(folder / document["files"][name]) for name in ARRAYS]
+            label_space = LabelSpace.from_json(document["label_space"])
+            index = cls(document["system"], label_space, document["synonyms"], *arrays)
+            if "graph" in document["files"]:
+                index.graph = _view_graph(folder / document["files"]["graph"])
+            num_labels = sum(label_space.num_labels(task) for task in label_space)
+            shapes = [array.shape[0] for array in arrays[:2]] + [arrays[2].shape[1], arrays[3].shape[0]]
+            whole = set(shapes) == {document["photos"]} and arrays[2].shape[0] == num_labels
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            if isinstance(error, ArtifactError):
+                raise
+            raise ArtifactError(f"{folder}: not a whole index ({error!r}). Make it with: dvc repro index") from None
+        if not whole:
+            raise ArtifactError(f"{folder}: its files do not belong together. Make it with: dvc repro index")
+        return index
+
+    def concat(self, *others: Index) -> Index:
+        """Return an index of all photographs; a path that this index has already is replaced.
+
+        Raises:
+            ArtifactError: another index is of another system or of other labels.
+        """
+        for other in others:
+            if (self.name, self.label_space) != (other.name, other.label_space):
+                raise ArtifactError(
+                    f"an index of {other.name} cannot be joined to one of {self.name}, or their labels differ. "
+                    "Make a new index of one system's predictions"
+                )
+        parts = [self.drop({path for other in others for path in other.image_paths.tolist()}), *others]
+        arrays = [
+            np.concatenate([getattr(part, name) for part in parts], axis=1 if name == "probs" else 0) for name in ARRAYS
+        ]
+        return Index(self.name, self.label_space, self.vocabulary.synonyms, *arrays)
+
+    def drop(self, image_paths: set[str]) -> Index:
+        """Return an index without some photographs."""
+        kept = np.array([path not in image_paths for path in self.image_paths.tolist()], dtype=bool)
+        arrays = [getattr(self, name)[:, kept] if name == "probs" else getattr(self, name)[kept] for name in ARRAYS]
+        return Index(self.name, self.label_space, self.vocabulary.synonyms, *arrays)
+
+    # -- scores ----------------------------------------------------------------------------------------------------
+
+    def label_probs(self, task: str, code: int) -> NDArray[np.float32]:
+        """Probability of a label. Shape: (photos,)."""
+        row: NDArray[np.float32] = self.probs[self._start[task] + code]
+        return row
+
+    def term_probs(self, term: Term, rows: NDArray[np.int64] | slice = slice(None)) -> NDArray[np.float32]:
+        """Probability that photographs answer a term: labels of one task exclude each other, tasks do not.
+
+        Shape:
+            rows: (n,), all photographs without it; returns: (n,), of an unwanted term the probability that it is not
+            there
+        """
+        by_task: dict[str, NDArray[np.floating]] = {}
+        for task, code in term.labels:
+            probs = self.label_probs(task, code)[rows]
+            by_task[task] = by_task[task] + probs if task in by_task else probs
+        tasks = list(by_task.values())
+        found: Any = tasks[0]
+        if len(tasks) > 1:
+            found = 1 - np.prod([1 - np.minimum(probs, 1) for probs in tasks], axis=0, dtype=np.float32)
+        return np.asarray(found if term.wanted else np.maximum(1 - found, 0), dtype=np.float32)
+
+    def and_scores(self, query: ParsedQuery) -> NDArray[np.float32]:
+        """Score an AND: the product of the terms' probabilities, each a little raised. Shape: (photos,)."""
+        scores = np.ones(len(self), dtype=np.float32)
+        for term in query.terms:
+            scores *= self.term_probs(term) + np.float32(FLOOR)
+        return scores
+
+    def or_scores(self, query: ParsedQuery) -> NDArray[np.float32]:
+        """Score an OR: the terms' probabilities, each weighted by how rare it is, summed. Shape: (photos,).
+
+        Source:
+            expected term counts in place of counts, as for uncertain text (Chelba and Acero, ACL 2005), with
+            scikit-learn's smooth idf: ln((1 + photos) / (1 + expected photos)) + 1.
+        """
+        scores = np.zeros(len(self), dtype=np.float32)
+        for term in query.terms:
+            probs = self.term_probs(term)
+            scores += np.float32(np.log((1 + len(self)) / (1 + float(probs.sum()))) + 1) * probs
+        return scores
+
+    def similarity(self, embedding: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Cosine of an embedding with every photograph's. Shape: (features,) -> (photos,)."""
+        length = max(float(np.linalg.norm(embedding)), 1e-12)
+        return np.asarray(self.embeddings @ (embedding / length).astype(np.float32))
+
+    # -- search ----------------------------------------------------------------------------------------------------
+
+    def search(
+        self,
+        text: str = "",
+        *,
+        like: NDArray[np.floating] | None = None,
+        top_k: int = 10,
+        by_item: bool = False,
+        only: NDArray[np.bool_] | None = None,
+    ) -> SearchResult:
+        """Rank photographs by words, by likeness to an embedding, or by both; equals in the index's order.
+
+        With both, likeness counts as one more thing that must hold, its cosine as the probability. Any text is
+        answered: with hits, or with a message that says what to do.
+
+        Args:
+            by_item: keep the best photograph of every item.
+
+        Shape:
+            like: (features,), as this system's Predictor gives it; only: (photos,), keeps the search to some
+        """
+        query = self.vocabulary.parse(text)
+        message = self._message(text, query, like is not None)
+        if not query.terms and like is None:
+            return SearchResult((), query, message)
+        if like is not None and not query.terms and only is None and self.graph is not None:
+            return SearchResult(self._nearest(like, top_k, by_item), query, message)
+        scores = self.and_scores(query)
+        cosines = None
+        if like is not None:
+            cosines = self.similarity(like)
+            scores *= np.maximum(cosines, 0) + np.float32(FLOOR)
+        if only is not None:
+            scores[~only] = -1
+        rows = self._best(scores, top_k, by_item)
+        hits = tuple(
+            Hit(
+                row,
+                str(self.image_paths[row]),
+                str(self.instance_ids[row]),
+                float(scores[row]),
+                tuple(self._explain(term, row) for term in query.terms),
+                None if cosines is None else float(cosines[row]),
+            )
+            for row in rows
+        )
+        return SearchResult(hits, query, message)
+
+    def _nearest(self, like: NDArray[np.floating], top_k: int, by_item: bool) -> tuple[Hit, ...]:
+        """Ask the graph, and score what it finds exactly."""
+        wanted = top_k * (8 if by_item else 1)
+        rows = np.sort(self.graph.search(like.astype(np.float32), wanted).keys.astype(np.int64))
+        cosines = self.embeddings[rows] @ (like / max(float(np.linalg.norm(like)), 1e-12)).astype(np.float32)
+        hits: dict[Any, Hit] = {}
+        for place in np.argsort(-cosines, kind="stable"):
+            row, cosine = int(rows[place]), float(cosines[place])
+            path, item = str(self.image_paths[row]), str(self.instance_ids[row])
+            hits.setdefault(item if by_item else row, Hit(row, path, item, max(cosine, 0.0) + FLOOR, (), cosine))
+        return tuple(hits.values())[:top_k]
+
+    def _best(self, scores: NDArray[np.float32], top_k: int, by_item: bool) -> list[int]:
+        wanted = top_k
+        while True:
+            rows = [row for row in best_rows(scores, wanted).tolist() if scores[row] >= 0]
+            if not by_item:
+                return rows
+            best: dict[str, int] = {}
+            for row in rows:
+                best.setdefault(str(self.instance_ids[row]), row)
+            first = list(best.values())
+            if len(first) >= top_k or wanted >= len(self):
+                return first[:top_k]
+            wanted *= 4
+
+    def _explain(self, term: Term, row: int) -> Match:
+        here = np.array([row])
+        best = max(term.labels, key=lambda label: float(self.label_probs(*label)[row]))
+        probability = float(self.term_probs(term, here)[0])
+        return Match(term.text, term.wanted, self.vocabulary.words_of(best), probability)
+
+    def _message(self, text: str, query: ParsedQuery, has_photo: bool) -> str | None:
+        parts = []
+        if query.unknown_words:
+            parts.append(f"Nothing here is called {', '.join(repr(word) for word in query.unknown_words)}.")
+        parts += [f"Took '{t.text}' for '{t.read_as}'." for t in query.terms if t.read_as]
+        if not query.terms and not has_photo:
+            parts.insert(0, "Nothing to search for." if not query.unknown_words else "")
+            parts.append(f"Try words such as: {', '.join(self.vocabulary.suggestions())}.")
+        return " ".join(part for part in parts if part) or None
+
+
+def stored_files(folder: Path) -> set[str]:
+    """Return the names of the files of a folder's index: none if the folder is new or empty.
+
+    Hidden files, and arrays that a killed `save` left, may be there: neither counts.
+
+    Raises:
+        ArtifactError: the folder is a file, holds other files and no index.json, or one that is not of an index.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ArtifactError(f"{folder}: is a file. Choose a folder for the index")
+    path = folder / "index.json"
+    if not path.exists():
+        found = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+        foreign = [name for name in found if not name.startswith(".") and not STORED.fullmatch(name)]
+        if foreign:
+            raise ArtifactError(
+                f"{folder}: holds no index but other files ({', '.join(foreign[:3])}). Choose a new or an empty folder"
+            )
+        return set()
+    try:
+        names = set(json.loads(path.read_text(encoding="utf-8"))["files"].values())
+        if not names or not all(STORED.fullmatch(name) for name in names):
+            raise ValueError("it names no arrays of an index")
+    except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+        raise ArtifactError(f"{path}: is not of an index ({error!r}). Choose another folder") from None
+    return names
+
+
+def build_graph(embeddings: NDArray[np.float32]) -> Any:
+    """Build USearch's HNSW graph of cosines. Shape: (photos, features)."""
+    from usearch.index import Index as Graph
+
+    graph = Graph(ndim=embeddings.shape[1], metric="cos", dtype="f16", connectivity=16, expansion_search=96)
+    graph.add(np.arange(len(embeddings)), np.ascontiguousarray(embeddings), log=sys.stderr.isatty())
+    return graph
+
+
+def _view_graph(path: Path) -> Any:
+    from usearch.index import Index as Graph
+
+    if not path.is_file():
+        raise ArtifactError(f"{path}: not found. Add or remove a photograph, or delete the index and rebuild it")
+    graph: Any = Graph.restore(str(path), view=True)
+    graph.expansion_search = 96
+    return graph
+
+
+def best_rows(scores: NDArray[np.float32], top_k: int) -> NDArray[np.int64]:
+    """Return the rows of the highest scores, the highest first, equals in order.
+
+    Exact: the best k lie in the blocks whose maxima are among the k highest.
+
+    Shape:
+        scores: (photos,); returns: at most (top_k,)
+    """
+    num = len(scores)
+    top_k = min(top_k, num)
+    if top_k <= 0:
+        return np.empty(0, dtype=np.int64)
+    rows = np.arange(num)
+    if num > 4 * BLOCK * top_k:
+        whole = num // BLOCK * BLOCK
+        maxima = scores[:whole].reshape(-1, BLOCK).max(axis=1)
+        blocks = np.flatnonzero(maxima >= np.partition(maxima, -top_k)[-top_k])
+        rows = np.concatenate([(blocks[:, None] * BLOCK + np.arange(BLOCK)).ravel(), np.arange(whole, num)])
+    found = scores[rows]
+    limit = np.partition(found, len(found) - top_k)[len(found) - top_k]
+    above, equal = rows[found > limit], rows[found == limit]
+    chosen = np.concatenate([above, equal[: top_k - len(above)]])
+    return np.asarray(chosen[np.lexsort((chosen, -scores[chosen]))], dtype=np.int64)

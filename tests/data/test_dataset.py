@@ -1,0 +1,168 @@
+"""Class folders become a table that the split stage takes; a table that is there is described and never changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from vitrine.cli import app
+from vitrine.data.catalog import CatalogError, DataParams, check_table, decode_photos, read_catalog
+from vitrine.data.dataset import describe_table, table_from_folders, write_table
+from vitrine.data.splits import SplitParams, split_items
+
+ROOT = Path(__file__).parents[2]
+
+
+def photograph(path: Path, seed: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    blocks = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    Image.fromarray(np.kron(blocks, np.ones((8, 8, 1), dtype=np.uint8))).save(path)
+
+
+def items_of(folder: Path) -> dict[str, str]:
+    table, _ = table_from_folders(folder, 50.0, 4)
+    return dict(zip(table["image_path"], table["instance_id"], strict=True))
+
+
+def test_class_folders_become_a_table_that_the_split_stage_takes(tmp_path: Path) -> None:
+    for number, name in enumerate(("mug", "hat")):
+        for item in range(6):
+            for view in ("front", "back"):
+                photograph(tmp_path / name / f"{name}{item:02d}_{view}.png", 100 * number + 10 * item + len(view))
+    table, guess = table_from_folders(tmp_path, 50.0, 4)
+    assert guess.named_classes == ("hat", "mug") and not guess.unreadable and not guess.joined
+    assert table["instance_id"].nunique() == 12 and table.groupby("instance_id").size().eq(2).all()
+    write_table(tmp_path, table)
+    params = DataParams(path=str(tmp_path), attributes=[], aliases={}, masked_labels={})
+    read = read_catalog(tmp_path, params)
+    decode_photos(tmp_path, read, 16, 50.0)
+    split = SplitParams(
+        source="seeded", seed=1, val_fraction=0.2, test_fraction=0.2, photo_size_px=16, max_megapixels=50.0,
+        near_duplicate_bits=4,
+    )  # fmt: skip
+    read["split"] = split_items(read, params.tasks, split)
+    check_table(tmp_path / "labels.csv", read, params.tasks)
+
+
+def test_splits_come_from_folders_that_name_them(tmp_path: Path) -> None:
+    names = ("train/mug/1.png", "train/hat/1.png", "valid/mug/1.png", "valid/hat/1.png", "test/mug/1.png")
+    for seed, name in enumerate(names):
+        photograph(tmp_path / name, seed)
+    table, _ = table_from_folders(tmp_path, 50.0, 4)
+    found = dict(zip(table["image_path"], table["split"], strict=True))
+    assert found["valid/mug/1.png"] == "val" and found["test/mug/1.png"] == "test"
+    assert set(table["class_label"]) == {"mug", "hat"}
+    assert table["instance_id"].nunique() == 5  # mug/1 of train is not mug/1 of test
+
+
+@pytest.mark.parametrize("stem", ["IMG_{}", "{}", "DSC{}", "mug ({})", "Photo-{}"])
+def test_names_that_cameras_write_tell_no_items_apart(tmp_path: Path, stem: str) -> None:
+    for number in range(4):
+        photograph(tmp_path / "mug" / (stem.format(number) + ".png"), number)
+    found = items_of(tmp_path)
+    assert len(set(found.values())) == 4
+
+
+def test_photographs_that_look_alike_are_one_item_within_a_class(tmp_path: Path) -> None:
+    for seed, name in enumerate(("mug/a.png", "mug/b.png", "mug/c.png", "hat/d.png")):
+        photograph(tmp_path / name, seed)
+    with Image.open(tmp_path / "mug/a.png") as image:
+        image.resize((96, 96)).save(tmp_path / "mug/copy.png")
+        image.save(tmp_path / "hat/copy.png")
+    found = items_of(tmp_path)
+    assert found["mug/copy.png"] == found["mug/a.png"] != found["mug/b.png"]
+    assert found["hat/copy.png"] != found["mug/a.png"]  # an item has one class; the user decides which
+
+
+def test_files_that_cannot_be_read_are_left_out_and_named(tmp_path: Path) -> None:
+    photograph(tmp_path / "mug/a.png", 0)
+    (tmp_path / "mug/broken.jpg").write_bytes(b"no photograph")
+    table, guess = table_from_folders(tmp_path, 50.0, 4)
+    assert list(table["image_path"]) == ["mug/a.png"]
+    assert len(guess.unreadable) == 1 and "broken.jpg" in guess.unreadable[0]
+
+
+@pytest.mark.parametrize("name", ["loose.png", None])
+def test_a_folder_without_class_folders_is_an_error(tmp_path: Path, name: str | None) -> None:
+    if name:
+        photograph(tmp_path / name, 0)
+    with pytest.raises(CatalogError, match="expected FOLDER/CLASS"):
+        table_from_folders(tmp_path, 50.0, 4)
+
+
+TABLE = """image_path,class_label,attributes,instance_id
+a.png,mug,color:red;serial:1;size:big,A
+b.png,mug,color:blue;serial:2;size:big,B
+c.png,hat,color:blue,C
+"""
+
+
+def test_a_table_is_described_and_attributes_that_can_be_learned_are_proposed(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text(TABLE)
+    found = describe_table(tmp_path)
+    assert (found.num_photos, found.num_items, found.classes) == (3, 3, {"mug": 2, "hat": 1})
+    assert found.attributes["color"] == {"blue": 2, "red": 1}
+    assert found.proposed == ("color",)  # every serial number is one photograph's, and all sizes are alike
+    assert not found.faults and (tmp_path / "labels.csv").read_text() == TABLE
+
+
+def test_the_conversions_in_the_documentation_make_valid_tables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_products").mkdir()
+    (tmp_path / "export.csv").write_text(
+        "image,id,class,color,item\n/data/upload/1/a.jpg,1,mug,red,A\n/data/upload/1/b.jpg,2,hat,,B\n"
+    )
+    (tmp_path / "my_products/metadata.jsonl").write_text(
+        '{"file_name": "images/a.jpg", "label": "mug", "color": "red", "item": "A"}\n'
+        '{"file_name": "images/b.jpg", "label": "hat", "color": null, "item": "B"}\n'
+    )
+    text = (ROOT / "data/README.md").read_text(encoding="utf-8")
+    scripts = [part.split("```")[0] for part in text.split("```python\n")[1:]]
+    assert len(scripts) == 2
+    params = DataParams(path="my_products", attributes=["color"], aliases={}, masked_labels={})
+    for script in scripts:
+        exec(compile(script, "data/README.md", "exec"), {})
+        table = read_catalog(Path("my_products"), params)
+        assert list(table["image_path"]) == ["images/a.jpg", "images/b.jpg"]
+        assert list(table["class"]) == ["mug", "hat"] and table["color"].tolist() == ["red", None]
+
+
+# -- the command --------------------------------------------------------------------------------------------------
+
+PARAMS = """split: {source: seeded, seed: 1, val_fraction: 0.2, test_fraction: 0.2, photo_size_px: 16,
+  max_megapixels: 50.0, near_duplicate_bits: 4}
+"""
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app, list(arguments), env={"COLUMNS": "200"})
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.output
+
+
+def test_the_command_makes_a_table_once_and_then_only_checks_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text(PARAMS)
+    for seed, name in enumerate(("mug/IMG_1.png", "mug/IMG_2.png", "hat/a_1.png", "hat/a_2.png", "hat/b_1.png")):
+        photograph(tmp_path / "goods" / name, seed)
+    code, text = run("init", "goods")
+    assert code == 0
+    assert "Wrote goods/labels.csv: 5 photographs of 4 items in 2 classes." in text
+    assert "guessed from the beginnings of file names in: hat." in text and "In the other classes" in text
+    assert "path: goods" in text and "attributes: []" in text and "source: seeded" in text
+    made = (tmp_path / "goods/labels.csv").read_text()
+    edited = made.replace("IMG_1.png,mug,,", "IMG_1.png,mug,color:red,").replace("hat/b_1.png,hat", "hat/b_1.png,")
+    (tmp_path / "goods/labels.csv").write_text(edited)
+    code, text = run("init", "goods")
+    assert code == 1 and "Fault: line" in text and "class_label" in text and "Wrote" not in text
+    assert (tmp_path / "goods/labels.csv").read_text() == edited
+    code, text = run("init", "nowhere")
+    assert code == 2 and "nowhere" in text

@@ -1,0 +1,127 @@
+"""Scores with intervals by photograph and by item, and comparisons of two systems."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import special, stats
+
+from vitrine.evaluation.scoring import compare, headline, named_rows, number_items, rate, score, with_interval
+from vitrine.labels import MISSING
+
+
+def one_hot(predicted: list[int], num_labels: int = 2, sure: float = 0.9) -> np.ndarray:
+    probs = np.full((len(predicted), num_labels), (1 - sure) / (num_labels - 1))
+    probs[np.arange(len(predicted)), predicted] = sure
+    return probs
+
+
+def test_items_are_numbered_alphabetically() -> None:
+    assert number_items(["b", "a", "b", "c"]).tolist() == [1, 0, 1, 2]
+
+
+def test_a_score_by_hand() -> None:
+    # Item 0: views right, right, wrong; item 1: both wrong; item 2 has no label.
+    codes = np.array([0, 0, 0, 1, 1, MISSING])
+    items = np.array([0, 0, 0, 1, 1, 2])
+    row = score(codes, one_hot([0, 0, 1, 0, 0, 0]), items, num_bins=2)
+    assert row["n"] == 5 and row["accuracy"] == pytest.approx(2 / 5)
+    assert row["macro_f1"] == pytest.approx((2 * 2 / (3 + 4) + 0) / 2)
+    assert (row["item_n"], row["item_right"], row["item_accuracy"]) == (2, 1, 0.5)
+    assert row["balanced_accuracy"] == pytest.approx((2 / 3 + 0) / 2)
+    # Without 3/4 of item 0: 0.5/2.75, of item 1: 2/3.5.
+    error = np.hypot(2 / 5 - 0.5 / 2.75, 2 / 5 - 2 / 3.5) / 0.75
+    half = stats.t.ppf(0.975, 1) * error / (2 / 5 * 3 / 5)
+    ends = special.expit(np.log(2 / 3) + np.array([-half, half]))
+    assert (row["accuracy_ci_low"], row["accuracy_ci_high"]) == pytest.approx(tuple(ends))
+    assert (row["item_accuracy_ci_low"], row["item_accuracy_ci_high"]) == pytest.approx((0.01258, 0.98742), abs=1e-5)
+    assert row["nll"] == pytest.approx(-(2 * np.log(0.9) + 3 * np.log(0.1)) / 5)
+    assert row["ece"] == pytest.approx(0.5)
+
+
+def test_a_score_of_all_items_is_not_certain() -> None:
+    codes, items = np.repeat([0, 1], 50), np.repeat(np.arange(20), 5)
+    row = score(codes, one_hot(codes.tolist()), items, 2)
+    for name in ("accuracy", "balanced_accuracy", "macro_f1", "item_accuracy"):
+        assert (row[name], row[f"{name}_ci_high"]) == (1.0, 1.0)
+        assert row[f"{name}_ci_low"] == pytest.approx(0.025 ** (1 / 20)), name
+
+
+def test_items_without_one_label_have_no_accuracy() -> None:
+    row = score(np.array([0, 1]), one_hot([0, 1]), np.array([0, 0]), 2)
+    assert row["item_n"] == row["item_right"] == 0 and "item_accuracy" not in row
+    assert headline(pd.DataFrame([{"system": "s", "task": "class", **row}]), "system")["s"]["class"]["item_n"] == 0
+
+
+def test_items_numbered_with_gaps_do_not_matter() -> None:
+    codes, probs = np.array([0, 1, 1]), one_hot([0, 1, 0])
+    assert score(codes, probs, np.array([0, 1, 2]), 2) == score(codes, probs, np.array([4, 9, 70]), 2)
+
+
+def test_nothing_labelled_has_no_scores() -> None:
+    assert score(np.array([MISSING]), one_hot([0]), np.array([0]), 2) == {"n": 0, "item_n": 0}
+
+
+def test_a_comparison_by_hand() -> None:
+    codes, items = np.zeros(4, dtype=np.int64), np.array([0, 0, 1, 2])
+    found = compare(codes, one_hot([0, 0, 0, 1]), one_hot([1, 1, 0, 1]), items)
+    assert found["difference"] == pytest.approx(2 / 4)  # two photographs more are right, both of item 0
+    assert found["p_value"] == 1.0  # one item that differs can be by chance
+    assert found["difference_ci_low"] < 0 < found["difference_ci_high"] < 1
+    back = compare(codes, one_hot([1, 1, 0, 1]), one_hot([0, 0, 0, 1]), items)
+    assert back["difference"] == -found["difference"]
+    assert back["difference_ci_high"] == pytest.approx(-found["difference_ci_low"])
+
+
+def test_items_of_many_photographs_weigh_more_and_a_difference_stays_a_share() -> None:
+    codes, items = np.zeros(4, dtype=np.int64), np.array([0, 0, 0, 1])
+    found = compare(codes, one_hot([0, 0, 0, 0]), one_hot([1, 1, 1, 0]), items)
+    assert found["difference"] == pytest.approx(3 / 4)
+    assert -1 < found["difference_ci_low"] < 0 < 3 / 4 < found["difference_ci_high"] < 1
+
+
+def test_equal_systems_may_differ_on_other_items() -> None:
+    codes, items = np.zeros(40, dtype=np.int64), np.repeat(np.arange(20), 2)
+    found = compare(codes, one_hot([0] * 40), one_hot([0] * 40), items)
+    assert found["difference"] == 0
+    assert found["difference_ci_high"] == pytest.approx(-found["difference_ci_low"]) == 1 - 0.025 ** (1 / 20)
+
+
+def test_a_clear_difference_is_found_and_none_is_not() -> None:
+    codes, items = np.zeros(60, dtype=np.int64), np.repeat(np.arange(20), 3)
+    good, bad = one_hot([0] * 60), one_hot([1] * 45 + [0] * 15)
+    assert compare(codes, good, bad, items)["p_value"] < 0.001
+    assert compare(codes, good, good, items)["p_value"] == 1.0
+
+
+def test_a_rate_by_hand() -> None:
+    # Two items: 3 of 4 views right, and 0 of 2. Without 3/4 of the first: 0.75/3, of the second: 3/4.5.
+    row = rate(np.array([True, True, True, False, False, False]), np.array([5, 5, 5, 5, 9, 9]))
+    assert row["n"] == 6 and row["accuracy"] == 0.5
+    half = stats.t.ppf(0.975, 1) * np.hypot(1 / 4, 1 / 6) / 0.75 / 0.25
+    ends = special.expit(np.array([-half, half]))
+    assert (row["accuracy_ci_low"], row["accuracy_ci_high"]) == pytest.approx(tuple(ends))
+
+
+def test_the_headline_is_accuracy_and_macro_f1_and_items_of_the_class() -> None:
+    row = score(np.array([0, 1]), one_hot([0, 0]), np.array([0, 1]), 2)
+    picked = headline(pd.DataFrame([{"system": "s", "task": task, **row} for task in ("class", "color")]), "system")[
+        "s"
+    ]
+    ends = {f"{name}{end}" for name in ("accuracy", "macro_f1") for end in ("", "_ci_low", "_ci_high")}
+    assert set(picked["color"]) == {"n", *ends}
+    by_item = {"item_n", "item_accuracy", "item_accuracy_ci_low", "item_accuracy_ci_high"}
+    assert set(picked["class"]) == {"n", *ends, *by_item}
+    assert picked["class"]["accuracy"] == 0.5 and isinstance(picked["class"]["n"], int)
+
+
+def test_intervals_in_words() -> None:
+    row = {"accuracy": 0.4149, "accuracy_ci_low": 0.2251, "accuracy_ci_high": 0.6, "empty": float("nan")}
+    assert with_interval(row, "accuracy") == "41.5 % [23, 60]"
+    assert with_interval(row, "empty") == "" and with_interval(row, "absent") == ""
+
+
+def test_rows_are_named_by_columns() -> None:
+    table = named_rows(pd.DataFrame({"task": ["class", "class"], "n": [1, 2], "x": [0.5, 0.6]}), "task", "n")
+    assert table["row"].tolist() == ["class, 1", "class, 2"] and next(iter(table.columns)) == "row"

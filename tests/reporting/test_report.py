@@ -1,0 +1,186 @@
+"""The report says what the numbers say, and no more."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from vitrine.reporting.report import (
+    ReportData,
+    comparison_sentence,
+    difference,
+    difference_in_points,
+    markdown_table,
+    percent,
+    write_report,
+)
+
+SYSTEMS = ("a", "b", "ensemble")
+
+
+def compared(first: str, second: str, gain: float, p_value: float) -> dict[str, Any]:
+    ends = {"difference_ci_low": gain - 0.1, "difference_ci_high": gain + 0.1}
+    return {"first": first, "second": second, "task": "class", "difference": gain, **ends, "p_value": p_value}
+
+
+def report_data(
+    gain: float,
+    p_value: float,
+    small: str = "b",
+    sure: float = 0.25,
+    threshold: float = 0.66,
+    best_on_val: str = "ensemble",
+    b_minus_probe: float = 0.11,
+    ensemble_minus_probe: float = 0.06,
+    members: str = "ab",
+) -> ReportData:
+    """Two networks, a and b, whose ensemble is best on test; a is better than b by `gain`."""
+    accuracies = {"a": 0.7123, "b": 0.6456, "ensemble": 0.8123, "linear_probe": 0.75, "svm": 0.9}
+    intervals = {f"{name}_ci_{end}": value for name in ("accuracy", "macro_f1", "item_accuracy")
+                 for end, value in (("low", 0.2), ("high", 0.95))}  # fmt: skip
+    scores = [
+        {"model": model, "split": split, "task": task, "n": 53,
+         "accuracy": 0.97 if split == "val" and model == best_on_val else accuracy, "balanced_accuracy": 0.31,
+         "macro_f1": 0.41, "majority_accuracy": 0.111, "item_n": 11, "item_right": 7, "item_accuracy": 0.636,
+         **intervals}
+        for model, accuracy in accuracies.items() for split in ("val", "test") for task in ("class", "tone")
+    ]  # fmt: skip
+    scores += [
+        {"model": m, "split": s, "task": "all_tasks", "n": 53, "accuracy": 0.25, **intervals}
+        for m in accuracies for s in ("val", "test")
+    ]  # fmt: skip
+    comparisons = [compared("a", "b", gain, p_value), compared("a", "ensemble", -0.1, 0.2)]
+    comparisons += [
+        compared("b", "ensemble", -0.2, 0.1),
+        compared("b", "svm", -0.25, 0.01),
+        compared("ensemble", "svm", -0.09, 0.0001),
+        compared("a", "linear_probe", -0.04, 0.4),
+        compared("b", "linear_probe", b_minus_probe, 0.02),
+        compared("ensemble", "linear_probe", ensemble_minus_probe, 0.03),
+    ]
+    calibration = [
+        {"model": m, "task": t, "temperature": 1.23, "nll_before": 2.5, "nll_after": 1.5, "brier_before": 0.9,
+         "brier_after": 0.8, "ece_before": 0.3, "ece_after": 0.1, "sure_threshold": threshold, "coverage": sure,
+         "sure_items": 5, "sure_accuracy": 0.875 if sure else float("nan")} for m in SYSTEMS for t in ("class", "tone")
+    ]  # fmt: skip
+    labels = [
+        {"model": m, "task": t, "label": "odd|cup", "precision": 0.123, "recall": 0.5, "f1": 0.2, "n": 9}
+        for m in SYSTEMS for t in ("class", "tone")
+    ]  # fmt: skip
+    cost = [
+        {"model": m, "architecture": f"net_{m}", "image_size_px": 112,
+         "parameters": 1_230_000 if m == small else 5_570_000, "flops": 570_000_000, "device": "cpu",
+         "in_ensemble": m in members} for m in "ab"
+    ]  # fmt: skip
+    retrieval = [
+        {"model": m, "system": system, "num_terms": t, "num_queries": 17, "k": 4, "map": 0.333, "map_ci_low": 0.2,
+         "map_ci_high": 0.4, "ndcg_at_10": 0.44, "precision_at_k": 0.55, "recall_at_10": 0.048}
+        for m in SYSTEMS for t in (0, 1) for system in ("hard", "soft_and", "random")
+    ]  # fmt: skip
+    views = [{"model": m, "n": 20, "recall": 0.61, "recall_ci_low": 0.5, "recall_ci_high": 0.7} for m in SYSTEMS]
+    gains = {m: {"map_gain": 0.1, "map_gain_ci_low": low, "map_gain_ci_high": 0.2}
+             for m, low in zip(SYSTEMS, (0.05, -0.01, 0.02), strict=True)}  # fmt: skip
+    return ReportData(
+        photos=pd.DataFrame({"class": ["cup"] * 40 + ["odd_hat"] * 10, "tone": ["red"] * 45 + [None] * 5}),
+        counts={"photos": {"train": 40, "val": 9, "test": 53}, "items": {"train": 8, "val": 2, "test": 11},
+                "labels": {"class": 2, "tone": 3}, "missing": {"class": 0, "tone": 5}},
+        params="training:\n  seed: 4711\n",
+        scores=pd.DataFrame(scores),
+        comparisons=pd.DataFrame(comparisons),
+        calibration=pd.DataFrame(calibration),
+        per_label=pd.DataFrame(labels),
+        cost=pd.DataFrame(cost),
+        retrieval=pd.DataFrame(retrieval),
+        views=pd.DataFrame(views),
+        search=gains,
+        near_duplicates=pd.DataFrame({"image_path_a": ["x", "y"]}),
+    )  # fmt: skip
+
+
+def test_numbers_stand_in_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = report_data(0.05, 0.3)
+    text = write_report(data)
+    shown = (
+        *("81.2 % [20, 95]", "7 of 11 items", "7/11, 63.6 % [20, 95]", "11.1 %", "1.23 M", "5.57 M", "0.57 G"),
+        *(
+            "33.3 % [20, 40]",
+            "4.8 %",
+            "precision@4",
+            "| ensemble | 61.0 % [50, 70] |",
+            "2.500 \u2192 1.500",
+            "87.5 %",
+            "0.66",
+            "seed: 4711",
+        ),
+        *("| class | 2 | cup 40 | odd hat 10 | 4.0 | 1 | 0 |", "| tone | 3 | red 45 | red 45 | 1.0 | 0 | 5 |"),
+        *("| odd\\|cup | 9 | 12.3 % | 50.0 % | 20.0 % |", "near duplicates across splits: 2"),
+    )
+    for part in shown:
+        assert part in text, part
+    assert "nan" not in text
+    assert write_report(data) == text
+
+
+def test_a_network_that_loses_to_the_machine_is_said_to_lose() -> None:
+    assert "**ensemble** loses to **svm** (-9.0 points [-19, +1], p < 0.001)" in write_report(report_data(0.05, 0.3))
+
+
+def test_the_smallest_network_is_recommended_that_is_not_shown_to_be_worse() -> None:
+    text = write_report(report_data(0.05, 0.3))
+    assert "Take **b**: that **ensemble** is better cannot be shown" in text
+    assert "Take **a**: that **ensemble** is better cannot be shown" in write_report(report_data(0.05, 0.3, small="a"))
+
+
+def test_a_system_that_loses_to_the_linear_probe_is_said_to_lose_and_is_not_recommended() -> None:
+    text = write_report(report_data(0.05, 0.3, b_minus_probe=-0.11))
+    assert "- **b** loses to **linear_probe** (-11.0 points [-21, -1], p = 0.020)." in text
+    assert "Take **a**" in text and "Take **b**" not in text
+    assert "loses to **linear_probe**" not in write_report(report_data(0.05, 0.3))
+    beaten = write_report(report_data(0.05, 0.3, ensemble_minus_probe=-0.06))
+    assert "- **ensemble** loses to **linear_probe** (-6.0 points [-16, +4], p = 0.030)." in beaten
+    assert "Take **linear_probe**" in beaten
+
+
+def test_the_members_of_the_ensemble_are_named() -> None:
+    assert "The ensemble costs the sum of its members: a and b." in write_report(report_data(0.05, 0.3))
+    alone = write_report(report_data(0.05, 0.3, members="a"))
+    assert "The ensemble costs the sum of its members: a alone (b did not help on val)." in alone
+
+
+def test_how_sure_it_is_stands_in_the_verdict() -> None:
+    said = "(0.66) on lie 25.0 % of the test photographs, which are of 5 items; of those photographs 87.5 % are right"
+    text = write_report(report_data(0, 1))
+    assert said in text and "| 0.66 | 25.0 % | 5 | 87.5 % |" in text
+    assert "No test photograph reaches its threshold (0.66)" in write_report(report_data(0, 1, sure=0.0))
+    unreliable = write_report(report_data(0, 1, sure=0.0, threshold=float("nan")))
+    assert "It never says so" in unreliable and "| unreliable on this data | 0.0 % |" in unreliable
+
+
+def test_the_headline_system_is_the_best_on_val_and_the_report_says_so() -> None:
+    text = write_report(report_data(0.05, 0.3, best_on_val="b"))  # the ensemble is best on test
+    assert "- **b**, chosen on val (97.0 % there, the most), names the class of 64.6 % [20, 95]" in text
+    assert "**ensemble**, chosen" not in text
+
+
+def test_a_search_that_is_not_shown_to_be_better_is_not_called_so() -> None:
+    text = write_report(report_data(0.05, 0.3))
+    assert "**a**: searching probabilities beats searching words (+10.0 points of mAP [+5.0, +20.0])" in text
+    assert "**b**: that searching probabilities beats searching words cannot be shown" in text
+
+
+def test_differences_can_be_read_both_ways() -> None:
+    table = pd.DataFrame([compared("a", "b", 0.25, 0.04)])
+    back = difference(table, "b", "a", "class")
+    ends = (back["difference"], back["difference_ci_low"], back["difference_ci_high"])
+    assert ends == pytest.approx((-0.25, -0.35, -0.15))
+    assert difference_in_points(difference(table, "a", "b", "class")) == "+25.0 points [+15, +35], p = 0.040"
+    assert comparison_sentence("a", "b", table) == "**a** beats **b** (+25.0 points [+15, +35], p = 0.040)."
+    assert comparison_sentence("b", "a", table).startswith("**b** loses to **a**")
+
+
+def test_tables_and_percentages() -> None:
+    assert percent(0.12345) == "12.3 %"
+    assert percent(float("nan")) == ""
+    assert markdown_table(["a", "b"], [["x|y", 1]]) == "| a | b |\n| --- | ---: |\n| x\\|y | 1 |"

@@ -1,0 +1,131 @@
+"""Queries are read as people mean them, and any text is read without an exception."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vitrine.artifacts import ArtifactError
+from vitrine.labels import LabelSpace
+from vitrine.retrieval.queries import Vocabulary, normalize, one_edit_apart, read_synonyms, split_words
+
+SPACE = LabelSpace(
+    {
+        "class": (
+            "footwear_sneakers",
+            "shampoo_bottle",
+            "soap_bar",
+            "travel_backpack",
+            "travel_handbag",
+            "water_bottle",
+        ),
+        "color": ("black", "blue", "gray", "red", "transparent"),
+        "material": ("glass", "plastic", "soap"),
+    }
+)
+SYNONYMS = {"grey": ["gray"], "see through": ["transparent"], "trainer": ["sneaker"], "bag": ["handbag", "backpack"],
+            "moonstone": ["opal"]}  # fmt: skip
+VOCABULARY = Vocabulary(SPACE, SYNONYMS)
+
+
+def understood(text: str) -> list[str]:
+    """Terms as words: alternatives with |, unwanted ones with a minus, of one task alone as labels."""
+    return [
+        ("" if term.wanted else "-") + "|".join(VOCABULARY.words_of(label) for label in term.labels)
+        for term in VOCABULARY.parse(text).terms
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("BLUE Bottles", ["blue", "shampoo bottle|water bottle"]),
+        ("a blue bottle made of plastic", ["blue", "shampoo bottle|water bottle", "plastic"]),
+        ("shampoo bottle", ["shampoo bottle"]),
+        ("water bottle", ["water bottle"]),
+        ("handbag", ["travel handbag"]),
+        ("bag", ["travel backpack|travel handbag"]),
+        ("back-pack", ["travel backpack"]),
+        ("see-through trainers", ["transparent", "footwear sneakers"]),
+        ("grey", ["gray"]),
+        ("botle", ["shampoo bottle|water bottle"]),
+        ("bleu glas", ["blue", "glass"]),
+        ("bottle not blue", ["shampoo bottle|water bottle", "-blue"]),
+        ("bottle -blue", ["shampoo bottle|water bottle", "-blue"]),
+        ("not a red bag", ["-red", "travel backpack|travel handbag"]),
+        ("bag without red or blue", ["travel backpack|travel handbag", "-blue|red"]),
+        ("red or blue glass", ["blue|red", "glass"]),
+        ("color:blue material:glass", ["blue", "glass"]),
+        ("material:blue", []),
+        ("soap", ["soap"]),
+        ("class:soap", []),
+        ("blue color", ["blue"]),
+        ("blue blue", ["blue"]),
+        ("", []),
+        ("not", []),
+    ],
+)
+def test_queries_mean_what_people_mean(text: str, expected: list[str]) -> None:
+    assert understood(text) == expected
+
+
+def test_what_nothing_knows_is_reported_once_and_never_dropped() -> None:
+    parsed = VOCABULARY.parse("zebra blue moonstone zebra material:red of")
+    assert parsed.unknown_words == ("zebra", "moonstone", "red")
+    assert [term.text for term in parsed.terms] == ["blue"]
+
+
+def test_what_a_word_was_read_as_is_said() -> None:
+    assert [term.read_as for term in VOCABULARY.parse("botle grey glass").terms] == ["bottle", "gray", None]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "apart"),
+    [("blue", "bleu", True), ("blue", "blu", True), ("blue", "bluee", True), ("blue", "glue", True),
+     ("blue", "blue", False), ("blue", "lbeu", False), ("blue", "bl", False), ("abcd", "acbe", False),
+     ("lue", "blue", True), ("a", "", True)],
+)  # fmt: skip
+def test_one_edit(first: str, second: str, apart: bool) -> None:
+    assert one_edit_apart(first, second) is apart
+    assert one_edit_apart(second, first) is apart
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [("Bottles", "bottle"), ("glass", "glass"), ("glasses", "glass"), ("boxes", "box"), ("bodies", "body"),
+     ("Café", "cafe"), ("bus", "bus"), ("gas", "gas"), ("ß", "ss")],
+)  # fmt: skip
+def test_words_lose_case_accents_and_plurals(word: str, expected: str) -> None:
+    assert normalize(word) == expected
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.one_of(st.text(max_size=80), st.text(alphabet="-: otnrblue_wihdg\u0000\u0130", max_size=60)))
+def test_any_text_is_read_and_every_term_has_labels(text: str) -> None:
+    parsed = VOCABULARY.parse(text)
+    assert all(term.labels and set(term.labels) <= {(t, c) for t in SPACE for c in range(SPACE.num_labels(t))}
+               for term in parsed.terms)  # fmt: skip
+    assert VOCABULARY.parse(text) == parsed
+
+
+def test_the_projects_synonyms_are_read(tmp_path: Path) -> None:
+    synonyms = read_synonyms(Path(__file__).parents[2] / "data/synonyms.yaml")
+    assert synonyms["see through"] == ["transparent"] and synonyms["bag"] == ["handbag", "backpack"]
+    (tmp_path / "empty.yaml").write_text("")
+    assert read_synonyms(tmp_path / "empty.yaml") == {}
+
+
+@pytest.mark.parametrize("text", ["grey: 1", "no: gray", "- grey", "grey: [gray, {}]", "grey: [", "just text"])
+def test_bad_synonyms_are_a_clear_error(tmp_path: Path, text: str) -> None:
+    (tmp_path / "synonyms.yaml").write_text(text)
+    with pytest.raises(ArtifactError, match=r"synonyms\.yaml"):
+        read_synonyms(tmp_path / "synonyms.yaml")
+    with pytest.raises(ArtifactError, match=r"absent\.yaml"):
+        read_synonyms(tmp_path / "absent.yaml")
+
+
+def test_words_are_split_at_everything_else() -> None:
+    assert split_words("travel_handbag, see-through!") == ["travel", "handbag", "see", "through"]
