@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from vitrine.artifacts import ArtifactError
 from vitrine.labels import LabelSpace
-from vitrine.retrieval.queries import Vocabulary, normalize, one_edit_apart, read_synonyms, split_words
+from vitrine.retrieval.queries import Vocabulary, normalize, read_synonyms, split_words
 
 SPACE = LabelSpace(
     {
@@ -83,14 +83,12 @@ def test_what_a_word_was_read_as_is_said() -> None:
 
 
 @pytest.mark.parametrize(
-    ("first", "second", "apart"),
-    [("blue", "bleu", True), ("blue", "blu", True), ("blue", "bluee", True), ("blue", "glue", True),
-     ("blue", "blue", False), ("blue", "lbeu", False), ("blue", "bl", False), ("abcd", "acbe", False),
-     ("lue", "blue", True), ("a", "", True)],
+    ("typed", "found"),
+    [("botle", "bottle"), ("bottel", "bottle"), ("bottlle", "bottle"), ("bootle", "bottle"), ("obttle", "bottle"),
+     ("bttle", "bottle"), ("botel", None), ("tobtle", None), ("xyzzy", None)],
 )  # fmt: skip
-def test_one_edit(first: str, second: str, apart: bool) -> None:
-    assert one_edit_apart(first, second) is apart
-    assert one_edit_apart(second, first) is apart
+def test_a_word_is_corrected_by_one_edit_and_no_more(typed: str, found: str | None) -> None:
+    assert VOCABULARY.correct(typed) == found
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import yaml
+from rapidfuzz.distance import OSA
 
 from vitrine.artifacts import ArtifactError
 from vitrine.labels import CLASS_TASK, LabelSpace, display_name
@@ -74,23 +75,6 @@ def normalize(word: str) -> str:
 def split_words(text: str) -> list[str]:
     """Split a text at everything that is neither letter nor digit, and normalize its words."""
     return [normalize(word) for word in re.findall(r"[^\W_]+", text)]
-
-
-def one_edit_apart(first: str, second: str) -> bool:
-    """Say whether one insertion, deletion, replacement or swap of neighbors turns one word into the other.
-
-    Source:
-        the restricted Damerau-Levenshtein distance (Damerau 1964), of 1.
-    """
-    if len(first) > len(second):
-        first, second = second, first
-    if len(second) - len(first) > 1 or first == second:
-        return False
-    start = next((k for k in range(len(first)) if first[k] != second[k]), len(first))
-    if len(first) < len(second):
-        return first[start:] == second[start + 1 :]
-    swapped = first[:start] + first[start : start + 2][::-1] + first[start + 2 :]
-    return first[start + 1 :] == second[start + 1 :] or swapped == second
 
 
 def read_synonyms(path: Path) -> dict[str, list[str]]:
@@ -164,10 +148,13 @@ class Vocabulary:
         return self.lookup(phrase), None
 
     def correct(self, word: str) -> str | None:
-        """Return the known word one edit from a longer unknown one; of several, the first in the alphabet."""
+        """Return the known word one edit from a longer unknown one; of several, the first in the alphabet.
+
+        An edit inserts, deletes or replaces a letter, or swaps two neighbors.
+        """
         typed = [text for text in (word, f"{word}s") if len(text) >= MIN_TYPO_LETTERS]  # "glas" has lost its s
         known = {*self._words, *(phrase for phrase in self.synonyms if " " not in phrase)}
-        close = sorted(candidate for candidate in known if any(one_edit_apart(text, candidate) for text in typed))
+        close = sorted(candidate for candidate in known if any(OSA.distance(text, candidate) == 1 for text in typed))
         return next((candidate for candidate in close if self.meaning(candidate)[0]), None)
 
     def parse(self, text: str) -> ParsedQuery:
