@@ -44,14 +44,12 @@ def fail(error: Exception) -> typer.Exit:
 
 @app.command()
 def init(
-    folder: Annotated[
-        Path, typer.Argument(help="A folder with one folder of photographs a class, or with labels.csv.")
-    ],
+    folder: Annotated[Path, typer.Argument(help="A folder with images/CLASS/*.jpg, or with labels.csv.")],
 ) -> None:
-    """Make labels.csv for a folder of class folders, or check the one that is there. Nothing is overwritten.
+    """Make labels.csv for class folders in FOLDER/images, or check the one that is there. Nothing is overwritten.
 
-    Class folders may lie in train, val and test. Run it in the project's folder. Exit code 1 if a table that is there
-    breaks the data contract.
+    Class folders may lie in images/train, images/val and images/test. Run it in the project's folder. Exit code 1 if a
+    table that is there breaks the data contract.
     """
     from vitrine.data.catalog import CatalogError
     from vitrine.data.dataset import describe_table, table_from_folders, write_table

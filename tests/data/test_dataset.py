@@ -32,7 +32,9 @@ def test_class_folders_become_a_table_that_the_split_stage_takes(tmp_path: Path)
     for number, name in enumerate(("mug", "hat")):
         for item in range(6):
             for view in ("front", "back"):
-                photograph(tmp_path / name / f"{name}{item:02d}_{view}.png", 100 * number + 10 * item + len(view))
+                photograph(
+                    tmp_path / "images" / name / f"{name}{item:02d}_{view}.png", 100 * number + 10 * item + len(view)
+                )
     table, guess = table_from_folders(tmp_path, 50.0, 4)
     assert guess.named_classes == ("hat", "mug") and not guess.unreadable and not guess.joined
     assert table["instance_id"].nunique() == 12 and table.groupby("instance_id").size().eq(2).all()
@@ -49,12 +51,14 @@ def test_class_folders_become_a_table_that_the_split_stage_takes(tmp_path: Path)
 
 
 def test_splits_come_from_folders_that_name_them(tmp_path: Path) -> None:
-    names = ("train/mug/1.png", "train/hat/1.png", "valid/mug/1.png", "valid/hat/1.png", "test/mug/1.png")
+    names = [
+        f"images/{name}.png" for name in ("train/mug/1", "train/hat/1", "valid/mug/1", "valid/hat/1", "test/mug/1")
+    ]
     for seed, name in enumerate(names):
         photograph(tmp_path / name, seed)
     table, _ = table_from_folders(tmp_path, 50.0, 4)
     found = dict(zip(table["image_path"], table["split"], strict=True))
-    assert found["valid/mug/1.png"] == "val" and found["test/mug/1.png"] == "test"
+    assert found["images/valid/mug/1.png"] == "val" and found["images/test/mug/1.png"] == "test"
     assert set(table["class_label"]) == {"mug", "hat"}
     assert table["instance_id"].nunique() == 5  # mug/1 of train is not mug/1 of test
 
@@ -62,35 +66,39 @@ def test_splits_come_from_folders_that_name_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize("stem", ["IMG_{}", "{}", "DSC{}", "mug ({})", "Photo-{}"])
 def test_names_that_cameras_write_tell_no_items_apart(tmp_path: Path, stem: str) -> None:
     for number in range(4):
-        photograph(tmp_path / "mug" / (stem.format(number) + ".png"), number)
+        photograph(tmp_path / "images/mug" / (stem.format(number) + ".png"), number)
     found = items_of(tmp_path)
     assert len(set(found.values())) == 4
 
 
 def test_photographs_that_look_alike_are_one_item_within_a_class(tmp_path: Path) -> None:
-    for seed, name in enumerate(("mug/a.png", "mug/b.png", "mug/c.png", "hat/d.png")):
+    for seed, name in enumerate(("images/mug/a.png", "images/mug/b.png", "images/mug/c.png", "images/hat/d.png")):
         photograph(tmp_path / name, seed)
-    with Image.open(tmp_path / "mug/a.png") as image:
-        image.resize((96, 96)).save(tmp_path / "mug/copy.png")
-        image.save(tmp_path / "hat/copy.png")
+    with Image.open(tmp_path / "images/mug/a.png") as image:
+        image.resize((96, 96)).save(tmp_path / "images/mug/copy.png")
+        image.save(tmp_path / "images/hat/copy.png")
     found = items_of(tmp_path)
-    assert found["mug/copy.png"] == found["mug/a.png"] != found["mug/b.png"]
-    assert found["hat/copy.png"] != found["mug/a.png"]  # an item has one class; the user decides which
+    assert found["images/mug/copy.png"] == found["images/mug/a.png"] != found["images/mug/b.png"]
+    assert found["images/hat/copy.png"] != found["images/mug/a.png"]  # an item has one class; the user decides which
 
 
 def test_files_that_cannot_be_read_are_left_out_and_named(tmp_path: Path) -> None:
-    photograph(tmp_path / "mug/a.png", 0)
-    (tmp_path / "mug/broken.jpg").write_bytes(b"no photograph")
+    photograph(tmp_path / "images/mug/a.png", 0)
+    (tmp_path / "images/mug/broken.jpg").write_bytes(b"no photograph")
     table, guess = table_from_folders(tmp_path, 50.0, 4)
-    assert list(table["image_path"]) == ["mug/a.png"]
+    assert list(table["image_path"]) == ["images/mug/a.png"]
     assert len(guess.unreadable) == 1 and "broken.jpg" in guess.unreadable[0]
 
 
-@pytest.mark.parametrize("name", ["loose.png", None])
-def test_a_folder_without_class_folders_is_an_error(tmp_path: Path, name: str | None) -> None:
-    if name:
-        photograph(tmp_path / name, 0)
-    with pytest.raises(CatalogError, match="expected FOLDER/CLASS"):
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("images/loose.png", "'loose.png' is in no class folder"), ("images/notes.txt", "no photographs"),
+     ("mug/a.png", "has no folder images.*mv new")],
+)  # fmt: skip
+def test_a_folder_without_class_folders_is_an_error(tmp_path: Path, name: str, message: str) -> None:
+    photograph(tmp_path / f"{name}.png", 0)
+    (tmp_path / f"{name}.png").rename(tmp_path / name)
+    with pytest.raises(CatalogError, match=message):
         table_from_folders(tmp_path, 50.0, 4)
 
 
@@ -152,7 +160,7 @@ def test_the_command_makes_a_table_once_and_then_only_checks_it(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "params.yaml").write_text(PARAMS)
     for seed, name in enumerate(("mug/IMG_1.png", "mug/IMG_2.png", "hat/a_1.png", "hat/a_2.png", "hat/b_1.png")):
-        photograph(tmp_path / "goods" / name, seed)
+        photograph(tmp_path / "goods/images" / name, seed)
     code, text = run("init", "goods")
     assert code == 0
     assert "Wrote goods/labels.csv: 5 photographs of 4 items in 2 classes." in text

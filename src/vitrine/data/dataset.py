@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -60,35 +60,41 @@ class Guess:
 
 
 def table_from_folders(folder: Path, max_megapixels: float, near_duplicate_bits: int) -> tuple[pd.DataFrame, Guess]:
-    """Make the table of labels.csv from CLASS/*.jpg, or from train/CLASS/*.jpg, val/... and test/...
+    """Make the table of labels.csv from images/CLASS/*.jpg, or from images/train/CLASS/*.jpg, val/... and test/...
 
     Returns:
         image_path, class_label, attributes (empty), split (only where folders say it), instance_id
     Raises:
         CatalogError: there are no photographs in class folders.
     """
-    files = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    images = folder / "images"
+    if not images.is_dir():
+        advice = f"mkdir new && mv {folder} new/images && mv new {folder}"
+        raise CatalogError(
+            folder, [f"has no folder images; expected images/CLASS/*.jpg. If the class folders lie in it: {advice}"]
+        )
+    files = sorted(path.relative_to(images) for path in images.rglob("*") if path.suffix.lower() in SUFFIXES)
     files = [path for path in files if not any(part.startswith(".") for part in path.parts)]
     has_splits = bool(files) and all(len(path.parts) > 2 and _split(path) for path in files)
     depth = 1 if has_splits else 0
     stray = [path.as_posix() for path in files if len(path.parts) < depth + 2]
     if not files or stray:
         found = f"'{stray[0]}' is in no class folder" if stray else "no photographs"
-        raise CatalogError(folder, [f"{found}; expected FOLDER/CLASS/*.jpg or FOLDER/train/CLASS/*.jpg"])
-    hashes, unreadable = _hashes(folder, files, max_megapixels)
+        raise CatalogError(images, [f"{found}; expected CLASS/*.jpg or train/CLASS/*.jpg"])
+    hashes, unreadable = _hashes(images, files, max_megapixels)
     kept = [path for path in files if path in hashes]
     if not kept:
-        raise CatalogError(folder, list(unreadable))
-    table = pd.DataFrame({"image_path": [path.as_posix() for path in kept]}, dtype="object")
+        raise CatalogError(images, list(unreadable))
+    table = pd.DataFrame({"image_path": [(Path("images") / path).as_posix() for path in kept]}, dtype="object")
     table["class_label"] = [path.parts[depth] for path in kept]
     table["attributes"] = ""
     if has_splits:
         table["split"] = [_split(path) for path in kept]
     named = []
     groups = ["class_label", "split"] if has_splits else ["class_label"]  # folders of two splits never share an item
-    items = pd.Series(table["image_path"].map(lambda name: str(PurePosixPath(name).with_suffix(""))), dtype="object")
+    items = pd.Series([path.with_suffix("").as_posix() for path in kept], dtype="object")
     for _, rows in table.groupby(groups):
-        prefixes = pd.Series([_prefix(name) for name in rows["image_path"]], index=rows.index)
+        prefixes = pd.Series([_prefix(kept[row]) for row in rows.index], index=rows.index)
         num = prefixes.nunique()
         if prefixes.all() and 1 < num < len(rows) <= MAX_PHOTOS_PER_ITEM * num:
             items[rows.index] = prefixes
@@ -104,9 +110,8 @@ def _split(path: Path) -> str | None:
     return name if name in SPLITS else None
 
 
-def _prefix(name: str) -> str:
+def _prefix(path: Path) -> str:
     """Return a file's path without what tells views apart, or nothing if its name is nothing else."""
-    path = PurePosixPath(name)
     stem = VIEW.sub("", path.stem)
     return "" if CAMERA.fullmatch(stem) else (path.parent / stem).as_posix()
 
