@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 
 import pytest
@@ -47,14 +48,11 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 def test_layers_without_pytorch_start_at_once(layer: str) -> None:
     for path in MODULES:
         if layer_of(path) == layer:
-            lazily = {"timm", "torch", "torchvision"} & reach_at_import(path)
-            assert not lazily, (path, lazily)
+            assert not {"timm", "torch", "torchvision"} & reach_at_import(path), path
 
 
 def reach_at_import(path: Path) -> set[str]:
     """List the packages that importing a module imports: not what its functions import when they are called."""
-    import ast
-
     seen, packages, waiting = {path}, set(), [path]
     while waiting:
         tree = ast.parse(waiting.pop().read_text(encoding="utf-8"))

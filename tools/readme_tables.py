@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from vitrine.evaluation.scoring import with_interval
-from vitrine.labels import display_name
+from vitrine.labels import display_name, read_measures
 from vitrine.reporting.report import markdown_table, percent
 
 ROOT = Path(__file__).parents[1]
@@ -42,10 +42,10 @@ def accuracy_table(scores: pd.DataFrame, system: str) -> str:
 
 
 def tables() -> dict[str, str]:
-    test = pd.read_csv(ROOT / "plots/evaluate/scores.csv")
+    test = read_measures(ROOT / "plots/evaluate/scores.csv")
     return {
         "test": accuracy_table(test[test["split"] == "test"], "model"),
-        "crossval": accuracy_table(pd.read_csv(ROOT / "plots/crossval/scores.csv"), "system"),
+        "crossval": accuracy_table(read_measures(ROOT / "plots/crossval/scores.csv"), "system"),
     }
 
 

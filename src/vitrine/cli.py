@@ -59,7 +59,7 @@ def init(
     guess = None
     try:
         if not folder.is_dir():
-            raise CatalogError(folder, ["is no folder"])
+            raise CatalogError(folder, ["not a folder; name one that holds images/CLASS/*.jpg or labels.csv"])
         if not (folder / "labels.csv").exists():
             params = read_section("split", SplitParams)
             table, guess = table_from_folders(folder, params.max_megapixels, params.near_duplicate_bits)

@@ -118,6 +118,12 @@ def test_a_table_is_described_and_attributes_that_can_be_learned_are_proposed(tm
     assert not found.faults and (tmp_path / "labels.csv").read_text() == TABLE
 
 
+def test_a_table_without_a_required_column_is_named(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("image_path,class_label\na.png,mug\n")
+    with pytest.raises(CatalogError, match="column missing: attributes, instance_id; found image_path, class_label"):
+        describe_table(tmp_path)
+
+
 def test_the_conversions_in_the_documentation_make_valid_tables(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

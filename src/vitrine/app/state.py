@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from vitrine.app.gallery import Gallery, Page
 from vitrine.artifacts import ArtifactError
 from vitrine.data.catalog import DataParams
+from vitrine.data.dataset import SUFFIXES
 from vitrine.inference.systems import ENSEMBLE
 from vitrine.params import read_section
 from vitrine.photos import PhotoError, decode_photo
@@ -31,7 +32,6 @@ NUM_EXAMPLES = 6
 MAX_PHOTOS = 12
 MAX_HITS = 1000
 MAX_UPLOAD_BYTES = 20 * 1024 * 1024
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 STALE_COSINE = 0.99
 """Embeddings of one photograph by one model are equal but for rounding; below this the index is another model's."""
 
@@ -45,6 +45,9 @@ class Prediction:
     Attributes:
         answer: as `Predictor.to_records` gives it
         seconds: that the prediction took
+
+    Shape:
+        embedding: (features,)
     """
 
     system: str
@@ -107,6 +110,8 @@ class AppState:
     def decode(self, paths: Sequence[str], size_px: int) -> NDArray[np.uint8]:
         """Decode uploads, whose names, sizes and contents may be anything.
 
+        Shape:
+            returns: (photos, size_px, size_px, channels)
         Raises:
             PhotoError: a file is not a photograph that we take; its name is not repeated.
         """
@@ -116,7 +121,7 @@ class AppState:
         for text in paths:
             path = Path(text)
             if path.suffix.lower() not in SUFFIXES:
-                raise PhotoError(f"only photographs are taken: {', '.join(sorted(s[1:] for s in SUFFIXES))}")
+                raise PhotoError(f"only photographs are taken: {', '.join(suffix[1:] for suffix in SUFFIXES)}")
             try:
                 if path.is_file() and path.stat().st_size > MAX_UPLOAD_BYTES:
                     raise PhotoError(f"is larger than {MAX_UPLOAD_BYTES // 1024**2} MB")

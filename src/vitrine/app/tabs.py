@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from html import escape
 from typing import Any
 
@@ -69,7 +70,7 @@ def comparable_choices(state: AppState) -> list[tuple[str, str]]:
     return [*model_choices(state), *([("Side by side", COMPARE)] if len(state.networks) > 1 else [])]
 
 
-def label_choices(labels: Any) -> list[tuple[str, str]]:
+def label_choices(labels: Iterable[str]) -> list[tuple[str, str]]:
     return [(display_name(label), label) for label in labels]
 
 

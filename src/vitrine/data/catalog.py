@@ -66,10 +66,9 @@ def read_catalog(folder: Path, params: DataParams) -> pd.DataFrame:
     path = folder / "labels.csv"
     raw = read_table(path)
     faults = _params_faults(params)
-    missing = [column for column in REQUIRED_COLUMNS if column not in raw.columns]
+    missing = column_faults(raw)
     if missing:
-        columns = ", ".join(missing)
-        raise CatalogError(path, [*faults, f"line 1: column missing: {columns}; found {', '.join(raw.columns)}"])
+        raise CatalogError(path, [*faults, *missing])
     faults += _schema_faults(_schema(folder, "split" in raw.columns), raw)
 
     parsed = [parse_attributes(text) for text in raw["attributes"]]
@@ -131,6 +130,12 @@ def read_table(path: Path, allow_empty: bool = False) -> pd.DataFrame:
     return pd.DataFrame(
         [row for _, row in rows[1:]], columns=header, index=[line for line, _ in rows[1:]], dtype="object"
     )
+
+
+def column_faults(raw: pd.DataFrame) -> list[str]:
+    """Name the required columns that a table lacks, if any."""
+    missing = [column for column in REQUIRED_COLUMNS if column not in raw.columns]
+    return [f"line 1: column missing: {', '.join(missing)}; found {', '.join(raw.columns)}"] if missing else []
 
 
 def _schema(folder: Path, has_split: bool) -> pa.DataFrameSchema:

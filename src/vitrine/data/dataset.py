@@ -20,6 +20,7 @@ from vitrine.data.catalog import (
     SPLITS,
     CatalogError,
     DataParams,
+    column_faults,
     parse_attributes,
     read_catalog,
     read_table,
@@ -37,6 +38,8 @@ MAX_LABELS = 40
 """An attribute with more labels, such as a serial number, is not proposed as a task."""
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+"""Of files that are taken for photographs, in lower case."""
+
 VIEW = re.compile(r"[ _.-]*(?:\(\d+\)|\d+|(?:view|front|back|side|top|left|right|bottom)[ _-]?\d*)$", re.IGNORECASE)
 """The end of a file's name that tells views of one item apart."""
 
@@ -142,13 +145,12 @@ def _join(items: pd.Series, groups: pd.DataFrame, pairs: Sequence[tuple[int, int
     return joined
 
 
-def write_table(folder: Path, table: pd.DataFrame) -> Path:
+def write_table(folder: Path, table: pd.DataFrame) -> None:
     """Write labels.csv. Raises: CatalogError: there is one."""
     path = folder / "labels.csv"
     if path.exists():
-        raise CatalogError(path, ["is there already; nothing is overwritten"])
+        raise CatalogError(path, ["is there already and is never overwritten; move it away to make another"])
     write_csv(path, table)
-    return path
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,11 @@ def describe_table(folder: Path) -> Description:
     Raises:
         CatalogError: it is missing or is no table of this kind at all.
     """
-    raw = read_table(folder / "labels.csv")
+    path = folder / "labels.csv"
+    raw = read_table(path)
+    missing = column_faults(raw)
+    if missing:
+        raise CatalogError(path, missing)
     rows = [parse_attributes(text) for text in raw["attributes"]]
     names = list(dict.fromkeys(key for row in rows for key in row))
     attributes = {name: dict(Counter(row[name] for row in rows if name in row).most_common()) for name in names}
