@@ -7,7 +7,6 @@ the comparison is paired. Finished folds are kept in .resume/, so a killed run r
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +17,8 @@ from vitrine.data.splits import assign_folds
 from vitrine.evaluation.scoring import compare, number_items
 from vitrine.labels import LabelSpace, read_photos
 from vitrine.learning.preprocess import Decoding
-from vitrine.learning.strategies import DeitParams, MobilevitParams, create
-from vitrine.learning.training import TrainingData, TrainingParams, fit
+from vitrine.learning.strategies import DeitParams, MobilevitParams, train
+from vitrine.learning.training import TrainingData, TrainingParams
 from vitrine.params import read_section
 
 FOLDER = Path("data/splits")
@@ -35,13 +34,12 @@ def logits_of_fold(name: str, data: TrainingData, judged: NDArray[np.int64], fol
     place = Path(".resume") / f"checkpoints_{name}_{fold}.npz"
     if place.is_file():
         return read_npz(place)
-    strategy = read_section(f"train_{name}", SECTIONS[name]).strategy()
+    strategy = read_section(f"train_{name}", SECTIONS[name]).strategy().shortened(EPOCHS_FRACTION)
     params = read_section("training", TrainingParams).model_copy(update={"checkpoint": "best"})
-    phases = [replace(phase, epochs=max(1, round(EPOCHS_FRACTION * phase.epochs))) for phase in strategy.phases]
-    model = create(strategy, data.label_space, Decoding(**read_json(FOLDER / "decoding.json")), params)
-    resume, precision = place.with_suffix(".safetensors"), strategy.backbone.precision
-    fitted = fit(model, data, phases, params, strategy.balanced, precision, resume, f"{name}, fold {fold}")
-    found = {f"best.{task}": logits for task, logits in fitted.model.infer(data.photos[judged])[0].items()}
+    decoding, resume = Decoding(**read_json(FOLDER / "decoding.json")), place.with_suffix(".safetensors")
+    fitted = train(strategy, data, decoding, params, resume)
+    model = fitted.model
+    found = {f"best.{task}": logits for task, logits in model.infer(data.photos[judged])[0].items()}
     model.load_state_dict(fitted.average)
     found |= {f"ema.{task}": logits for task, logits in model.infer(data.photos[judged])[0].items()}
     write_npz(place, found)

@@ -16,11 +16,12 @@ import pandas as pd
 from sklearn.metrics import confusion_matrix
 
 from vitrine.data.catalog import DataParams, read_catalog
-from vitrine.evaluation.scoring import number_items, rate, with_interval
+from vitrine.evaluation.scoring import number_items, rate
 from vitrine.inference.predictor import Predictor
 from vitrine.inference.systems import load_systems
 from vitrine.labels import CLASS_TASK, display_name
 from vitrine.params import read_section
+from vitrine.reporting.templating import with_interval
 
 
 def main() -> None:

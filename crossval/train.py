@@ -9,24 +9,22 @@ The last average of the weights is taken, not the best epoch: no epoch is picked
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 from pydantic import Field
-from scipy.special import softmax
 
 from vitrine.artifacts import read_csv, read_json, read_npy
 from vitrine.errors import exit_on_error
+from vitrine.inference.predictor import Network
 from vitrine.labels import LabelSpace, read_photos
-from vitrine.learning.distillation import DistillationParams, distill
+from vitrine.learning.distillation import DistillationParams
 from vitrine.learning.model import save_model
 from vitrine.learning.preprocess import Decoding
-from vitrine.learning.strategies import DeitParams, EfficientnetParams, MobilevitParams, create
-from vitrine.learning.training import TrainingData, TrainingParams, fit
+from vitrine.learning.strategies import DeitParams, EfficientnetParams, MobilevitParams, train
+from vitrine.learning.training import TrainingData, TrainingParams
 from vitrine.params import Section, read_section
-from vitrine.predictions import Predictions
 
 
 class EpochsParams(Section):
@@ -47,31 +45,21 @@ def main(name: str, fold: int) -> None:
     exit_on_error()
     fraction = read_section("epochs", EpochsParams, Path("crossval/params.yaml")).fraction
     params = read_section("training", TrainingParams).model_copy(update={"checkpoint": "ema"})
-    strategy = read_section(f"train_{name}", SECTIONS[name]).strategy()
+    strategy = read_section(f"train_{name}", SECTIONS[name]).strategy().shortened(fraction)
     folder = Path("data/splits")
     table, photos = read_photos(folder / "photos.csv"), read_npy(folder / "photos.npy")
     label_space = LabelSpace.from_json(read_json(folder / "label_space.json"))
     held_out = (read_csv(Path("crossval/folds.csv"))["fold"] == fold).to_numpy()
     rows = np.flatnonzero(~held_out), np.flatnonzero(held_out)
     data = TrainingData(label_space, photos, label_space.encode(table), *rows)
-    phases = [
-        replace(phase, epochs=min(phase.epochs, max(1, round(fraction * phase.epochs)))) for phase in strategy.phases
-    ]
     resume = Path(".resume") / f"crossval_{name}_{fold}.safetensors"
     decoding, teacher = Decoding(**read_json(folder / "decoding.json")), Path("crossval/teachers") / str(fold)
-    model = trained = create(strategy, label_space, decoding, params)
-    if name != TEACHER:
-        distillation = read_section("distillation", DistillationParams)
-        weights = params.class_loss_weight, params.attribute_loss_weight
-        trained = distill(model, teacher, photos[data.train], distillation, *weights)
-    precision, title = strategy.backbone.precision, f"{name}, fold {fold}"
-    fit(trained, data, phases, params, strategy.balanced, precision, resume, title)
+    distillation = None if name == TEACHER else read_section("distillation", DistillationParams)
+    model = train(strategy, data, decoding, params, resume, distillation, teacher).model
     if name == TEACHER:
         save_model(model, teacher, {"held_out_fold": fold})
-    paths = list(table["image_path"][held_out])
-    logits, embeddings = model.infer(data.photos[held_out])
-    probs = {task: softmax(scores.astype(np.float64), axis=1).astype(np.float32) for task, scores in logits.items()}
-    Predictions(label_space, tuple(paths), probs, embeddings).save(Path("crossval/predictions") / f"{name}_{fold}.npz")
+    found = Network(model).predict(photos[held_out], list(table["image_path"][held_out]))
+    found.save(Path("crossval/predictions") / f"{name}_{fold}.npz")
     resume.unlink(missing_ok=True)
 
 

@@ -51,10 +51,10 @@ def main() -> None:
     write_csv(plots / "comparisons.csv", named_rows(compared, "task", "first", "second"))
     write_csv(plots / "per_label.csv", named_rows(pd.concat(per_label), "task", "label", "model"))
     write_csv(plots / "calibration.csv", named_rows(calibrated["calibration"], "task", "model"))
-    members = systems[ENSEMBLE].members
-    cost = [{"model": name, **each.cost(), "in_ensemble": name in members} for name, each in networks.items()]
-    write_csv(plots / "cost.csv", pd.DataFrame(cost))
+    costs = {name: network.cost() for name, network in networks.items()}
+    write_csv(plots / "cost.csv", metrics.cost_table(costs, systems[ENSEMBLE]))
     write_metrics(Path("metrics/evaluate.json"), headline(scores[scores["split"] == "test"], "model"))
+    figures.accuracies(scores.query("split == 'test' and task != @metrics.ALL_TASKS"), plots / "accuracy.png")
     figures.calibration(calibrated["reliability"], calibrated["coverage"], plots / "calibration.png")
     histories = {name: read_csv(Path(f"plots/train_{name}/history.csv")) for name in networks}
     figures.training_curves(histories, plots / "curves.png")
@@ -68,8 +68,8 @@ def main() -> None:
         write_csv(plots / f"reliability_{name}.csv", bins_of_class[["confidence", "accuracy", "n"]])
         counts = confusion_counts(classes[test], predicted[test], len(labels))
         figures.confusion(counts, labels, name, plots / f"confusion_{name}.png")
-        points = metrics.principal_components(found.embeddings)
-        figures.projection(points, classes, labels, held_out, name, plots / f"pca_{name}.png")
+        points, explained = metrics.principal_components(found.embeddings)
+        figures.projection(points, explained, classes, labels, held_out, name, plots / f"pca_{name}.png")
         unseen = found.select(held_out)
         confused = metrics.commonest_confusions(classes[held_out], unseen.probs[CLASS_TASK], params.num_confusions)
         rows = figures.mistake_rows(photos[held_out], unseen, confused)

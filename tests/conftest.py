@@ -105,7 +105,10 @@ def shop_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         raw[name] = Network.load(root / "models" / name).predict(photos, list(table["image_path"]))
     thresholds = {"class": 0.0, "color": 1.0, "material": None}
     members = {"deit": ("deit",), "mobilevit": ("mobilevit",), "ensemble": ("deit", "mobilevit")}
-    systems = {name: System(names, dict.fromkeys(space, 1.0), thresholds) for name, names in members.items()}
+    systems = {
+        name: System(dict.fromkeys(space, names), dict.fromkeys(space, 1.0), thresholds)
+        for name, names in members.items()
+    }
     save_systems(root / "models/systems.json", systems)
     for name in systems:
         Index.build(name, system_predictions(name, systems, raw), table["instance_id"], {}).save(root / "index" / name)

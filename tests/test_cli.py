@@ -36,7 +36,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "data/synonyms.yaml").write_text("sack: bag\n")
     torch.manual_seed(0)
     save_model(create_model("test_vit", "none", SPACE, Decoding(24, 50.0), 32, 0.0, 0.0), tmp_path / "models/small", {})
-    system = System(("small",), dict.fromkeys(SPACE, 1.0), {"class": 0.0, "color": 1.0, "material": None})
+    system = System(
+        dict.fromkeys(SPACE, ("small",)), dict.fromkeys(SPACE, 1.0), {"class": 0.0, "color": 1.0, "material": None}
+    )
     save_systems(tmp_path / "models/systems.json", {"small": system})
     rng = np.random.default_rng(0)
     photos = rng.integers(0, 256, (4, 24, 24, 3), dtype=np.uint8)

@@ -63,6 +63,21 @@ def test_imports_are_followed_through_packages_subpackages_and_siblings(kitchen:
     assert packages == {"PIL", "numpy", "sklearn"}
 
 
+def test_templates_are_followed_through_modules_and_other_templates(kitchen: Path) -> None:
+    folder = kitchen / "src/vitrine/tools/templates"
+    folder.mkdir()
+    (folder / "recipe.md.j2").write_text('{% import "words.md.j2" as say %}')
+    for name in ("words.md.j2", "unused.md.j2"):
+        (folder / name).write_text("")
+    (kitchen / "src/vitrine/tools/knife.py").write_text('render("recipe.md.j2")\nrender("missing.md.j2")\n')
+    modules, _ = reach(kitchen / "kitchen/cook.py", kitchen)
+    assert {path.name for path in modules if path.suffix == ".j2"} == {"recipe.md.j2"}
+    (folder / "words.md.j2").write_text("words")
+    lineage.templates.cache_clear()
+    modules, _ = reach(kitchen / "kitchen/cook.py", kitchen)
+    assert {path.name for path in modules if path.suffix == ".j2"} == {"recipe.md.j2", "words.md.j2"}
+
+
 def test_the_renderer_is_reached_as_a_package() -> None:
     modules, packages = reach(lineage.ROOT / "pretrain/shard.py")
     assert {"__init__.py", "catalogue.py", "meshes.py"} < {

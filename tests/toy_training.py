@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from vitrine.labels import MISSING, LabelSpace
 from vitrine.learning.model import tensors_of
-from vitrine.learning.training import Fitted, Phase, TrainingData, TrainingParams
+from vitrine.learning.training import Fitted, NetworkParams, Phase, Strategy, TrainingData, TrainingParams
 
 SPACE = LabelSpace({"class": ("blue", "green", "red"), "shade": ("dark", "light")})
 PHASES = [Phase("heads", 1, 0.0, 1e-3), Phase("full", 3, 2e-3, 2e-3)]
+
+
+NETWORK = NetworkParams(architecture="test_vit", weights="none", image_size_px=32, precision="fp32")
+
+
+def strategy(phases: Sequence[Phase] = PHASES, balanced: bool = True) -> Strategy:
+    return Strategy(NETWORK, phases, balanced)
 
 
 def params(**changes: Any) -> TrainingParams:

@@ -62,17 +62,30 @@ def module_files(name: str, folders: tuple[Path, ...]) -> list[Path]:
     return files
 
 
-def reach(file: Path, root: Path = ROOT) -> tuple[set[Path], set[str]]:
-    """List the project's modules that a file reaches through imports, and the import names of packages.
+@cache
+def templates(file: Path) -> frozenset[Path]:
+    """List the templates that a module fills, or a template imports, by name."""
+    folder = file.parent if file.suffix == ".j2" else file.parent / "templates"
+    names = re.findall(r'"([\w.]+\.j2)"', file.read_text(encoding="utf-8"))
+    return frozenset(path for path in (folder / name for name in names) if path.is_file())
 
-    The package's outermost __init__.py holds nothing but the version and does not count, nor does an empty file.
+
+def reach(file: Path, root: Path = ROOT) -> tuple[set[Path], set[str]]:
+    """List the project's files that a file reaches, and the import names of packages.
+
+    Reached are modules, through imports, and templates, through their names. The package's outermost __init__.py holds
+    nothing but the version and does not count, nor does an empty file.
     """
     folders, outermost = (file.parent, root / "src"), root / "src/vitrine/__init__.py"
     modules: set[Path] = set()
     packages: set[str] = set()
     waiting = [file]
     while waiting:
-        for name in imported_names(waiting.pop()):
+        reader = waiting.pop()
+        named = templates(reader)
+        waiting += [template for template in named if template not in modules]
+        modules.update(named)
+        for name in imported_names(reader) if reader.suffix == ".py" else ():
             own = module_files(name, folders)
             waiting += [module for module in own if module not in modules]
             modules.update(own)
@@ -122,7 +135,7 @@ def _update(stage: CommentedMap, folder: Path, root: Path) -> None:
     script = folder / stage["cmd"].split()[1]
     modules, packages = reach(script, root)
     code = [os.path.relpath(file, folder) for file in (script, *sorted(modules))]
-    stage["deps"] = CommentedSeq([*code, *(dep for dep in stage["deps"] if not dep.endswith(".py"))])
+    stage["deps"] = CommentedSeq([*code, *(dep for dep in stage["deps"] if not dep.endswith((".py", ".j2")))])
 
     names = CommentedSeq(sorted({"python", *distributions(packages)}))
     names.fa.set_flow_style()

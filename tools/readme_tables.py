@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from vitrine.evaluation.scoring import with_interval
 from vitrine.labels import display_name, read_measures
-from vitrine.reporting.report import markdown_table, percent
+from vitrine.reporting.templating import markdown_table, percent, with_interval
 
 ROOT = Path(__file__).parents[1]
 COLUMNS = {
@@ -23,7 +22,7 @@ COLUMNS = {
     "ensemble": "ensemble",
     "linear_probe": "linear probe",
     "svm": "support vector machine",
-    "majority": "commonest label",
+    "majority": "most common label",
 }
 MARKED = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 

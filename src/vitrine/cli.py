@@ -238,7 +238,6 @@ def index_info(model: Model = "ensemble", folder: IndexFolder = None) -> None:
         ("items", str(items)),
         ("labels", labels),
         ("features", str(features)),
-        ("likeness", "exact" if index.graph is None else "approximate (USearch)"),
         ("megabytes", f"{size / 1e6:.1f}"),
     ):
         typer.echo(f"{name:12} {value}")

@@ -76,7 +76,7 @@ def test_calibration_tables_by_hand() -> None:
     values = np.array([[0.9, 0.1], [0.2, 0.8], [0.4, 0.6], [0.5, 0.5]], dtype=np.float32)
     raw = {"m": Predictions(space, tuple("abcd"), {"class": values}, np.zeros((4, 1), dtype=np.float32))}
     items = np.array([0, 1, 1, 2])
-    sure_from = System(("m",), {"class": 1.0}, {"class": 0.8})
+    sure_from = System({"class": ("m",)}, {"class": 1.0}, {"class": 0.8})
     tables = calibration_tables(codes, items, test, raw, {"m": sure_from}, num_bins=1)
     row = tables["calibration"].iloc[0]
     assert row["nll_before"] == pytest.approx(-(np.log(0.9) + np.log(0.2) + np.log(0.6)) / 3)
@@ -86,7 +86,7 @@ def test_calibration_tables_by_hand() -> None:
     assert (row["sure_threshold"], row["sure_items"]) == (0.8, 2)
     assert tables["coverage"]["accuracy"].tolist() == pytest.approx([1, 1 / 2, 2 / 3])
     assert set(tables["reliability"]["n"]) == {3}
-    unreliable = System(("m",), {"class": 2.0}, {"class": None})
+    unreliable = System({"class": ("m",)}, {"class": 2.0}, {"class": None})
     softer = calibration_tables(codes, items, test, raw, {"m": unreliable}, num_bins=1)
     row = softer["calibration"].iloc[0]
     assert row["nll_after"] != pytest.approx(row["nll_before"])
@@ -116,7 +116,9 @@ def test_principal_components_keep_the_two_widest_directions() -> None:
     rng = np.random.default_rng(0)
     wide = rng.normal(size=(200, 2)) * (10, 3)
     turned = np.hstack([wide, rng.normal(size=(200, 3)) * 0.1]) @ np.linalg.qr(rng.normal(size=(5, 5)))[0]
-    points = principal_components(turned.astype(np.float32))
+    points, explained = principal_components(turned.astype(np.float32))
     assert np.abs(np.corrcoef(points[:, 0], wide[:, 0])[0, 1]) > 0.99
     assert np.abs(np.corrcoef(points[:, 1], wide[:, 1])[0, 1]) > 0.99
-    assert np.array_equal(points, principal_components(turned.astype(np.float32)))
+    assert np.array_equal(points, principal_components(turned.astype(np.float32))[0])
+    spread = points.var(axis=0) / turned.var(axis=0).sum()
+    np.testing.assert_allclose(explained, spread, rtol=1e-4)

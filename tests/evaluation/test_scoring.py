@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import special, stats
 
-from vitrine.evaluation.scoring import compare, headline, named_rows, number_items, rate, score, with_interval
+from vitrine.evaluation.scoring import compare, headline, named_rows, number_items, rate, score
 from vitrine.labels import MISSING
 
 
@@ -114,12 +114,6 @@ def test_the_headline_is_accuracy_and_macro_f1_and_items_of_the_class() -> None:
     by_item = {"item_n", "item_accuracy", "item_accuracy_ci_low", "item_accuracy_ci_high"}
     assert set(picked["class"]) == {"n", *ends, *by_item}
     assert picked["class"]["accuracy"] == 0.5 and isinstance(picked["class"]["n"], int)
-
-
-def test_intervals_in_words() -> None:
-    row = {"accuracy": 0.4149, "accuracy_ci_low": 0.2251, "accuracy_ci_high": 0.6, "empty": float("nan")}
-    assert with_interval(row, "accuracy") == "41.5 % [23, 60]"
-    assert with_interval(row, "empty") == "" and with_interval(row, "absent") == ""
 
 
 def test_rows_are_named_by_columns() -> None:

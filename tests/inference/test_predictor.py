@@ -29,8 +29,10 @@ def models(tmp_path: Path) -> Path:
         torch.manual_seed(seed)
         save_model(create_model("test_vit", "none", SPACE, Decoding(24, 50.0), 32, 0.1, 0.2), tmp_path / name, {})
     warm, sure = dict.fromkeys(SPACE, 0.5), dict.fromkeys(SPACE, 0.9)
-    systems = {name: System((name,), warm, sure) for name in ("one", "two")}
-    save_systems(tmp_path / "systems.json", {**systems, "ensemble": System(("one", "two"), warm, sure)})
+    systems = {name: System(dict.fromkeys(SPACE, (name,)), warm, sure) for name in ("one", "two")}
+    save_systems(
+        tmp_path / "systems.json", {**systems, "ensemble": System(dict.fromkeys(SPACE, ("one", "two")), warm, sure)}
+    )
     return tmp_path
 
 
@@ -83,7 +85,9 @@ def test_the_ensemble_averages_calibrated_members(predictor: Predictor, models: 
 
 
 def test_an_answer_of_an_unreliable_task_is_never_sure_not_even_at_certainty(predictor: Predictor) -> None:
-    system = System(("one", "two"), predictor.systems["ensemble"].temperatures, {"class": 0.9, "color": None})
+    system = System(
+        predictor.systems["ensemble"].members, predictor.systems["ensemble"].temperatures, {"class": 0.9, "color": None}
+    )
     doubtful = Predictor("ensemble", {**predictor.systems, "ensemble": system}, predictor.networks)
     probs = {"class": np.array([[1, 0], [0.8, 0.2]], np.float32), "color": np.array([[1, 0, 0]] * 2, np.float32)}
     certain, unsure = doubtful.to_records(Predictions(SPACE, ("a", "b"), probs, np.zeros((2, 1), np.float32)))

@@ -33,29 +33,30 @@ def raw(confidences: list[float], feature: float = 3.0) -> Predictions:
 
 
 def test_the_ensemble_is_the_mean() -> None:
-    mean = ensemble_probs([{"class": np.array([[0.2, 0.8]])}, {"class": np.array([[0.6, 0.4]])}])
-    np.testing.assert_allclose(mean["class"], [[0.4, 0.6]], rtol=1e-6)
+    np.testing.assert_allclose(
+        ensemble_probs([np.array([[0.2, 0.8]]), np.array([[0.6, 0.4]])]), [[0.4, 0.6]], rtol=1e-6
+    )
 
 
 def test_the_ensemble_has_the_members_that_are_best_together() -> None:
-    codes = {"class": np.array([0, 0, 1, 1] * 10)}
+    codes = np.array([0, 0, 1, 1] * 10)
     sure, unsure = np.array([[0.9, 0.1]]), np.array([[0.6, 0.4]])
-    right = np.where(codes["class"][:, None] == 0, sure, sure[:, ::-1])
+    right = np.where(codes[:, None] == 0, sure, sure[:, ::-1])
     half = np.arange(40)[:, None] < 20
-    knows = {"first": np.where(half, right, unsure), "second": np.where(half, unsure, right)}  # each knows a half
-    knows["never"] = right[:, ::-1]
-    probs = {name: {"class": values} for name, values in knows.items()}
+    probs = {"first": np.where(half, right, unsure), "second": np.where(half, unsure, right)}  # each knows a half
+    probs["never"] = right[:, ::-1]
     assert best_members(probs, codes) == ("first", "second")
     assert best_members({"first": probs["first"], "never": probs["never"]}, codes) == ("first",)
     assert best_members({"first": probs["first"], "twin": probs["first"]}, codes) == ("first",)
-    assert best_members(probs, {"class": np.full(40, MISSING)}) == ("first",)
+    assert best_members(probs, np.full(40, MISSING)) == ("first",)
 
 
 def test_an_ensemble_of_one_answers_as_that_network() -> None:
     codes, val = {"class": np.array([0] * 9 + [1])}, np.ones(10, dtype=bool)
     predictions = {"wrong": raw([0.1] * 10), "right": raw([0.9] * 10)}
     systems = fit_systems(predictions, codes, np.arange(10), val, sure_accuracy=0.6)
-    assert systems["ensemble"].members == ("right",)
+    assert systems["ensemble"].members == {"class": ("right",)}
+    assert systems["ensemble"].networks == ("right",)
     alone, ensemble = (system_predictions(name, systems, predictions).probs["class"] for name in ("right", "ensemble"))
     np.testing.assert_allclose(ensemble, alone, atol=1e-4)
 
@@ -88,6 +89,23 @@ def test_the_photographs_that_showed_the_accuracy_reach_the_saved_threshold(tmp_
     assert sure.all()
 
 
+def test_every_task_has_members_of_its_own() -> None:
+    space = LabelSpace({"class": ("a", "b"), "color": ("x", "y")})
+    knows, not_knows = np.tile(np.float32([[0.9, 0.1]]), (20, 1)), np.tile(np.float32([[0.1, 0.9]]), (20, 1))
+    names, embeddings = tuple(map(str, range(20))), np.ones((20, 1), np.float32)
+    predictions = {
+        "of_class": Predictions(space, names, {"class": knows, "color": not_knows}, embeddings),
+        "of_color": Predictions(space, names, {"class": not_knows, "color": knows}, embeddings),
+    }
+    codes = {task: np.array([0] * 18 + [1] * 2) for task in space}
+    systems = fit_systems(predictions, codes, np.arange(20), np.ones(20, dtype=bool), 0.6)
+    assert systems["ensemble"].members == {"class": ("of_class",), "color": ("of_color",)}
+    assert systems["ensemble"].networks == ("of_class", "of_color")
+    found = system_predictions("ensemble", systems, predictions)
+    assert (found.predicted("class") == 0).all() and (found.predicted("color") == 0).all()
+    assert found.embeddings.shape == (20, 2)
+
+
 def test_one_network_has_no_ensemble() -> None:
     codes, val = {"class": np.array([0, 1])}, np.array([True, True])
     assert list(fit_systems({"one": raw([0.6, 0.7])}, codes, np.arange(2), val, 0.9)) == ["one"]
@@ -99,9 +117,9 @@ def test_embeddings_of_the_ensemble_have_the_mean_cosine() -> None:
     for name in ("one", "two"):
         part = raw([0.6, 0.7])
         parts[name] = Predictions(SPACE, part.image_paths, part.probs, rng.normal(size=(2, 3)).astype(np.float32))
-    plain = {name: System((name,), {"class": 1.0}, {"class": 1.0}) for name in parts}
+    plain = {name: System({"class": (name,)}, {"class": 1.0}, {"class": 1.0}) for name in parts}
     both = uncalibrated(
-        "ensemble", {**plain, "ensemble": System(("one", "two"), {"class": 1.0}, {"class": 1.0})}, parts
+        "ensemble", {**plain, "ensemble": System({"class": ("one", "two")}, {"class": 1.0}, {"class": 1.0})}, parts
     )
 
     def cosine(e: np.ndarray) -> float:
@@ -112,7 +130,11 @@ def test_embeddings_of_the_ensemble_have_the_mean_cosine() -> None:
 
 
 def test_systems_survive_saving_and_broken_files_are_named(tmp_path: Path) -> None:
-    systems = {"one": System(("one",), {"class": 1.5, "color": 1.0}, {"class": 0.8, "color": None})}
+    systems = {
+        "one": System(
+            {"class": ("one",), "color": ("one", "two")}, {"class": 1.5, "color": 1.0}, {"class": 0.8, "color": None}
+        )
+    }
     save_systems(tmp_path / "systems.json", systems)
     assert load_systems(tmp_path / "systems.json") == systems
     (tmp_path / "systems.json").write_text('{"one": {"members": ["one"]}}')

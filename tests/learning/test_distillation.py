@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from toy_training import PHASES, SPACE, data, params, same
+from toy_training import SPACE, data, params, same, strategy
 
 from vitrine.artifacts import ArtifactError
 from vitrine.labels import LabelSpace
@@ -38,7 +38,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def train(teacher: Path, resume: Path, settings: DistillationParams = ON, **changes: Any) -> tuple[Fitted, Any]:
     student, photos = network(), data()
     model = distill(student, teacher, photos.photos[photos.train], settings, 1.0, 0.5)
-    fitted = fit(model, photos, PHASES, params(**changes), True, "fp32", resume, "test")
+    fitted = fit(model, photos, strategy(), params(**changes), resume)
     return fitted, student
 
 
@@ -112,7 +112,7 @@ def test_the_loss_in_the_history_is_that_of_the_labels_alone(teacher: Path, tmp_
     losses = []
     for name, settings in (("with", ON), ("without", DistillationParams(weight=0.0, temperature=2.0))):
         model = distill(network(), teacher, data().photos[data().train], settings, 1.0, 0.5)
-        fitted = fit(model, data(), phases, params(feature_dropout=0.0), True, "fp32", tmp_path / name, "test")
+        fitted = fit(model, data(), strategy(phases), params(feature_dropout=0.0), tmp_path / name)
         losses.append(fitted.history["train_loss"].iloc[0])
     assert losses[0] == pytest.approx(losses[1], rel=0.02)  # the heads' dropout differs
 

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from toy_training import PHASES, SPACE, data, params, same
+from toy_training import PHASES, SPACE, data, params, same, strategy
 
 from vitrine.artifacts import write_csv, write_json, write_npy
 from vitrine.data.splits import training_table
@@ -35,7 +35,7 @@ def train(path: Path, phases: list[Phase] = PHASES, architecture: str = "test_vi
     settings = params(**changes)
     torch.manual_seed(settings.seed)
     model = create_model(architecture, "none", SPACE, Decoding(24, 50.0), 32, 0.1, 0.2)
-    return fit(model, data(), phases, settings, balanced=True, precision="fp32", resume=path, title="test")
+    return fit(model, data(), strategy(phases), settings, path)
 
 
 def test_training_learns_colors(tmp_path: Path) -> None:
@@ -140,6 +140,14 @@ def test_the_schedule_warms_up_then_falls_to_zero() -> None:
     assert schedule(0, 4, 0) == 1.0
 
 
+def test_a_shortened_strategy_keeps_a_fraction_of_every_phase_and_at_least_one_epoch() -> None:
+    phases = [Phase("heads", 3, 0.0, 1e-3), Phase("full", 15, 1e-4, 5e-4), Phase("off", 0, 1e-4, 1e-4)]
+    for fraction, epochs in ((0.25, [1, 4, 0]), (0.05, [1, 1, 0]), (1.0, [3, 15, 0])):
+        shorter = strategy(phases).shortened(fraction)
+        assert [phase.epochs for phase in shorter.phases] == epochs
+        assert [phase.name for phase in shorter.phases] == ["heads", "full", "off"]
+
+
 def test_balanced_order_draws_rare_classes_as_often() -> None:
     rare = data(90, 9)
     classes = np.zeros(99, dtype=np.int64)
@@ -148,7 +156,7 @@ def test_balanced_order_draws_rare_classes_as_often() -> None:
     model = create_model("test_vit", "none", SPACE, Decoding(24, 50.0), 32, 0.1, 0.2)
     counts = {}
     for balanced in (True, False):
-        run = training._Run(model, unbalanced, params(), balanced, "fp32", PHASES)
+        run = training._Run(model, unbalanced, strategy(balanced=balanced), params())
         drawn = np.concatenate([run._order(torch.Generator().manual_seed(seed)) for seed in range(60)])
         counts[balanced] = np.bincount(classes[drawn], minlength=3) / len(drawn)
     assert np.allclose(counts[True], 1 / 3, atol=0.03)
@@ -203,7 +211,7 @@ def guided_run(path: Path, monkeypatch: pytest.MonkeyPatch, weight: float = 1.0)
     plain = create_model("test_vit", "none", SPACE, Decoding(24, 50.0), 32, 0.1, 0.2)
     model = Guided(plain.spec, plain.backbone)
     model.weight = weight
-    return training._Run(model, data(), params(), False, "fp32", PHASES)
+    return training._Run(model, data(), strategy(balanced=False), params())
 
 
 def test_the_fingerprint_knows_the_models_settings_and_the_libraries(
@@ -269,7 +277,7 @@ def test_frozen_blocks_keep_their_weights_and_statistics(tmp_path: Path) -> None
     model = create_model("test_efficientnet", "none", SPACE, Decoding(24, 50.0), 32, 0.1, 0.2)
     before = tensors_of(model)
     phases = [Phase("full", 1, 2e-3, 2e-3, frozen_blocks=2)]
-    fit(model, data(), phases, params(), balanced=True, precision="fp32", resume=tmp_path / "state", title="test")
+    fit(model, data(), strategy(phases), params(), tmp_path / "state")
     changed = {name for name, tensor in tensors_of(model).items() if not np.array_equal(tensor, before[name])}
     first = ("backbone.conv_stem", "backbone.bn1", "backbone.blocks.0.", "backbone.blocks.1.")
     assert changed and not any(name.startswith(first) or "running" in name for name in changed)

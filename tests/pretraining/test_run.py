@@ -41,7 +41,6 @@ from vitrine.learning.preprocess import Decoding
 from vitrine.learning.training import TrainingError
 from vitrine.pretraining import run as run_module
 from vitrine.pretraining.distilling import Student, Teacher, Views, distillation_losses, mix_pairs
-from vitrine.pretraining.mimetic import mimetic_init
 from vitrine.pretraining.run import DistillationRun, PretrainingParams, Stream, StudentParams
 from vitrine.pretraining.shards import Pictures, read_pictures, read_shard, write_shard
 
@@ -148,36 +147,6 @@ def test_a_missing_shard_or_one_without_labels_is_an_error_that_names_it(tmp_pat
         read_pictures([tmp_path / "a.npz"], [tmp_path / "7.npz"])
     with pytest.raises(ArtifactError, match="renders without labels of class, color, material, condition"):
         read_pictures([], [tmp_path / "a.npz"])
-
-
-# -- start --------------------------------------------------------------------------------------------------------
-
-
-def test_mimetic_attention_attends_to_itself_and_subtracts_the_value() -> None:
-    torch.manual_seed(0)
-    backbone = timm.create_model("deit_tiny_patch16_224", num_classes=0, img_size=96)
-    mimetic_init(backbone, torch.Generator().manual_seed(0))
-    attention = backbone.blocks[5].attn
-    query, key, value = attention.qkv.weight.detach().view(3, 192, 192)
-    for head in range(3):
-        product = query[head * 64 : head * 64 + 64].T @ key[head * 64 : head * 64 + 64]
-        off_diagonal = product - torch.diag(torch.diagonal(product))
-        assert torch.diagonal(product).mean() > 10 * off_diagonal.mean().abs()
-        assert torch.diagonal(product).mean() > 0.2
-    product = attention.proj.weight.detach() @ value
-    noise = 0.4 * torch.randn(192, 192, generator=torch.Generator().manual_seed(1)) / 192**0.5
-    assert torch.diagonal(product).mean().item() == pytest.approx(-0.4, abs=0.02)
-    assert (product + 0.4 * torch.eye(192)).std().item() == pytest.approx(noise.std().item(), rel=0.05)
-    grid = backbone.pos_embed.detach()[0, 1:].view(6, 6, 192)
-    near, far = (grid[0, 0] - grid[0, 1]).norm(), (grid[0, 0] - grid[5, 5]).norm()
-    assert near < far
-    assert backbone(torch.zeros(1, 3, 96, 96)).isfinite().all()
-
-
-def test_a_transformer_that_starts_from_nothing_starts_mimetic(tmp_path: Path) -> None:
-    attention = start(tmp_path, noise(8, 4)).model.backbone.blocks[0].attn
-    value = attention.qkv.weight.detach().view(3, 64, 64)[2]
-    assert torch.diagonal(attention.proj.weight.detach() @ value).mean().item() == pytest.approx(-0.4, abs=0.05)
 
 
 # -- teacher, student, losses -------------------------------------------------------------------------------------

@@ -40,7 +40,21 @@ def draw_grid(path: Path, seed: int) -> None:
 
 def draw_projection(path: Path, seed: int) -> None:
     points = np.random.default_rng(seed).normal(size=(20, 2))
-    figures.projection(points, np.arange(20) % 12, [f"label_{i}" for i in range(12)], np.arange(20) > 9, "title", path)
+    figures.projection(
+        points,
+        np.array([0.5, 0.2]),
+        np.arange(20) % 12,
+        [f"label_{i}" for i in range(12)],
+        np.arange(20) > 9,
+        "title",
+        path,
+    )
+
+
+def draw_accuracies(path: Path, seed: int) -> None:
+    ends = {"accuracy_ci_low": 0.1, "accuracy_ci_high": 0.9, "majority_accuracy": 0.2}
+    rows = [{"model": m, "task": t, "accuracy": 0.2 * seed, **ends} for m in ("a", "b") for t in ("class", "x", "y")]
+    figures.accuracies(pd.DataFrame(rows), path)
 
 
 def draw_calibration(path: Path, seed: int) -> None:
@@ -51,7 +65,7 @@ def draw_calibration(path: Path, seed: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "draw", [draw_calibration, draw_split, draw_curves, draw_confusion, draw_grid, draw_projection]
+    "draw", [draw_accuracies, draw_calibration, draw_split, draw_curves, draw_confusion, draw_grid, draw_projection]
 )
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
 def test_pictures_are_byte_stable(tmp_path: Path, draw: Callable[[Path, int], None], suffix: str) -> None:

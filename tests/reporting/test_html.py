@@ -36,9 +36,21 @@ def test_pictures_are_inside_and_nothing_is_fetched(folder: Path) -> None:
 def test_titles_tables_and_contents(folder: Path) -> None:
     page = html_page(MARKDOWN, folder)
     assert "<title>A &lt;title&gt;</title>" in page
-    assert '<div class="table"><table>' in page
+    assert '<div class="table" tabindex="0"><table>' in page
     assert '<h2 id="one---two">' in page and '<a href="#one---two">One &amp; two</a>' in page
     assert "viewport" in page and "prefers-color-scheme: dark" in page
+
+
+def test_folds_open_and_close_and_a_label_cannot_make_one(folder: Path) -> None:
+    fold = "<details><summary>All & more</summary>\n\n| a |\n| --- |\n| <details> |\n\n</details>\n"
+    page = html_page(f"# t\n\n{fold}", folder)
+    assert page.count("<details>") == 1 and page.count("</details>") == 1
+    assert "<summary>All &amp; more</summary>" in page and "&lt;details&gt;" in page
+
+
+def test_a_picture_fills_the_window_while_its_box_is_checked(folder: Path) -> None:
+    page = html_page(MARKDOWN, folder)
+    assert '<label class="figure"><input type="checkbox" aria-label="full size"><img ' in page
 
 
 def test_a_missing_picture_is_a_clear_error(tmp_path: Path) -> None:

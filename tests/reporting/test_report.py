@@ -6,16 +6,10 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from jinja2 import UndefinedError
 
-from vitrine.reporting.report import (
-    ReportData,
-    comparison_sentence,
-    difference,
-    difference_in_points,
-    markdown_table,
-    percent,
-    write_report,
-)
+from vitrine.reporting.report import ReportData, difference, write_report
+from vitrine.reporting.templating import markdown_table, percent, points, render, with_interval
 
 SYSTEMS = ("a", "b", "ensemble")
 
@@ -72,7 +66,7 @@ def report_data(
     cost = [
         {"model": m, "architecture": f"net_{m}", "image_size_px": 112,
          "parameters": 1_230_000 if m == small else 5_570_000, "flops": 570_000_000, "device": "cpu",
-         "in_ensemble": m in members} for m in "ab"
+         "ensemble_tasks": "class, tone" if m in members else None} for m in "ab"
     ]  # fmt: skip
     retrieval = [
         {"model": m, "system": system, "num_terms": t, "num_queries": 17, "k": 4, "map": 0.333, "map_ci_low": 0.2,
@@ -114,8 +108,9 @@ def test_numbers_stand_in_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
             "0.66",
             "seed: 4711",
         ),
+        *("| 81.2 % [20, 95] | 81.2 % [20, 95] | 7 of 11 | 33.3 % [20, 40] | 61.0 % [50, 70] |",),
         *("| class | 2 | cup 40 | odd hat 10 | 4.0 | 1 | 0 |", "| tone | 3 | red 45 | red 45 | 1.0 | 0 | 5 |"),
-        *("| odd\\|cup | 9 | 12.3 % | 50.0 % | 20.0 % |", "near duplicates across splits: 2"),
+        *("| odd\\|cup | 9 | 20.0 % | 20.0 % | 20.0 % |", "near duplicates across splits: 2"),
     )
     for part in shown:
         assert part in text, part
@@ -129,45 +124,48 @@ def test_a_network_that_loses_to_the_machine_is_said_to_lose() -> None:
 
 def test_the_smallest_network_is_recommended_that_is_not_shown_to_be_worse() -> None:
     text = write_report(report_data(0.05, 0.3))
-    assert "Take **b**: that **ensemble** is better cannot be shown" in text
-    assert "Take **a**: that **ensemble** is better cannot be shown" in write_report(report_data(0.05, 0.3, small="a"))
+    assert "Use **b**: that **ensemble** is better cannot be shown" in text
+    assert "Use **a**: that **ensemble** is better cannot be shown" in write_report(report_data(0.05, 0.3, small="a"))
 
 
 def test_a_system_that_loses_to_the_linear_probe_is_said_to_lose_and_is_not_recommended() -> None:
     text = write_report(report_data(0.05, 0.3, b_minus_probe=-0.11))
     assert "- **b** loses to **linear_probe** (-11.0 points [-21, -1], p = 0.020)." in text
-    assert "Take **a**" in text and "Take **b**" not in text
+    assert "Use **a**" in text and "Use **b**" not in text
     assert "loses to **linear_probe**" not in write_report(report_data(0.05, 0.3))
     beaten = write_report(report_data(0.05, 0.3, ensemble_minus_probe=-0.06))
     assert "- **ensemble** loses to **linear_probe** (-6.0 points [-16, +4], p = 0.030)." in beaten
-    assert "Take **linear_probe**" in beaten
+    assert "Use **linear_probe**" in beaten
 
 
 def test_the_members_of_the_ensemble_are_named() -> None:
-    assert "The ensemble costs the sum of its members: a and b." in write_report(report_data(0.05, 0.3))
-    alone = write_report(report_data(0.05, 0.3, members="a"))
-    assert "The ensemble costs the sum of its members: a alone (b did not help on val)." in alone
+    text = write_report(report_data(0.05, 0.3, members="a"))
+    assert "| net_a | 112 px | 5.57 M | 0.57 G | cpu | class, tone |" in text
+    assert "| net_b | 112 px | 1.23 M | 0.57 G | cpu | no task |" in text
 
 
 def test_how_sure_it_is_stands_in_the_verdict() -> None:
-    said = "(0.66) on lie 25.0 % of the test photographs, which are of 5 items; of those photographs 87.5 % are right"
+    said = "0.66 on. 25.0 % of the test photographs, of 5 items, reach it; 87.5 % of them are right."
     text = write_report(report_data(0, 1))
     assert said in text and "| 0.66 | 25.0 % | 5 | 87.5 % |" in text
-    assert "No test photograph reaches its threshold (0.66)" in write_report(report_data(0, 1, sure=0.0))
+    assert "a confidence of 0.66 on. No test photograph reaches it." in write_report(report_data(0, 1, sure=0.0))
     unreliable = write_report(report_data(0, 1, sure=0.0, threshold=float("nan")))
-    assert "It never says so" in unreliable and "| unreliable on this data | 0.0 % |" in unreliable
+    assert "It never calls a class sure" in unreliable and "| unreliable on this data | 0.0 % |" in unreliable
 
 
 def test_the_headline_system_is_the_best_on_val_and_the_report_says_so() -> None:
     text = write_report(report_data(0.05, 0.3, best_on_val="b"))  # the ensemble is best on test
-    assert "- **b**, chosen on val (97.0 % there, the most), names the class of 64.6 % [20, 95]" in text
-    assert "**ensemble**, chosen" not in text
+    assert (
+        "- **b** was chosen on val, where it names the most classes (97.0 %). It names the class of 64.6 % [20, 95]"
+        in text
+    )
+    assert "**ensemble** was chosen" not in text
 
 
 def test_a_search_that_is_not_shown_to_be_better_is_not_called_so() -> None:
     text = write_report(report_data(0.05, 0.3))
     assert "**a**: searching probabilities beats searching words (+10.0 points of mAP [+5.0, +20.0])" in text
-    assert "**b**: that searching probabilities beats searching words cannot be shown" in text
+    assert "**b**: no difference between searching probabilities and searching words can be shown" in text
 
 
 def test_differences_can_be_read_both_ways() -> None:
@@ -175,12 +173,24 @@ def test_differences_can_be_read_both_ways() -> None:
     back = difference(table, "b", "a", "class")
     ends = (back["difference"], back["difference_ci_low"], back["difference_ci_high"])
     assert ends == pytest.approx((-0.25, -0.35, -0.15))
-    assert difference_in_points(difference(table, "a", "b", "class")) == "+25.0 points [+15, +35], p = 0.040"
-    assert comparison_sentence("a", "b", table) == "**a** beats **b** (+25.0 points [+15, +35], p = 0.040)."
-    assert comparison_sentence("b", "a", table).startswith("**b** loses to **a**")
+    assert points(difference(table, "a", "b")) == "+25.0 points [+15, +35], p = 0.040"
 
 
 def test_tables_and_percentages() -> None:
     assert percent(0.12345) == "12.3 %"
     assert percent(float("nan")) == ""
     assert markdown_table(["a", "b"], [["x|y", 1]]) == "| a | b |\n| --- | ---: |\n| x\\|y | 1 |"
+
+
+def test_intervals_in_words() -> None:
+    row = {"accuracy": 0.4149, "accuracy_ci_low": 0.2251, "accuracy_ci_high": 0.6, "empty": float("nan")}
+    assert with_interval(row, "accuracy") == "41.5 % [23, 60]"
+    assert with_interval(row, "empty") == "" and with_interval(row, "absent") == ""
+
+
+def test_markup_in_labels_is_escaped_in_html_and_names_that_are_not_given_are_errors() -> None:
+    label = "<script>alert(1)</script>"
+    page = render("page.html.j2", title=label, contents=[(label, label)], before="", after=label)
+    assert "<script>" not in page and page.count("&lt;script&gt;") == 4
+    with pytest.raises(UndefinedError, match="title"):
+        render("page.html.j2", contents=[], before="", after="")

@@ -222,30 +222,6 @@ def test_a_kill_while_saving_leaves_the_old_index_or_the_new_one(tmp_path: Path,
     assert all((tmp_path / "m" / path.name).exists() for path in (tmp_path / "source").iterdir())
 
 
-def test_above_the_limit_likeness_is_searched_in_a_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rng = np.random.default_rng(0)
-    num = 2000
-    probs = {task: np.full((num, 2), 0.5, dtype=np.float32) for task in SPACE}
-    embeddings = rng.normal(size=(num, 16)).astype(np.float32)
-    names = tuple(f"{row:04d}.jpg" for row in range(num))
-    many = Index.build("m", Predictions(SPACE, names, probs, embeddings), [name[:3] for name in names], {})
-    many.save(tmp_path / "exact")
-    monkeypatch.setattr("vitrine.retrieval.index.EXACT_LIMIT", 1000)
-    many.save(tmp_path / "graph")
-    exact, graph = Index.load(tmp_path / "exact"), Index.load(tmp_path / "graph")
-    assert exact.graph is None and graph.graph is not None
-    found = 0
-    for like in rng.normal(size=(50, 16)).astype(np.float32):
-        truth, approximate = exact.search(like=like).hits, graph.search(like=like).hits
-        found += len({hit.row for hit in truth} & {hit.row for hit in approximate})
-        assert [hit.similarity for hit in approximate] == sorted((hit.similarity for hit in approximate), reverse=True)
-    assert found >= 0.95 * 500
-    items = [hit.instance_id for hit in graph.search(like=embeddings[7], by_item=True, top_k=5).hits]
-    assert items[0] == "000" and len(set(items)) == 5
-    assert graph.search("blue", like=embeddings[7]) == exact.search("blue", like=embeddings[7])  # exact with words
-    assert [hit.row for hit in graph.search(like=embeddings[7], top_k=1).hits] == [7]
-
-
 def test_searches_as_a_table() -> None:
     relevant = np.array([True, False, False, True])
     table = search_table("m", INDEX, [("blue -red", relevant)], np.ones(4, dtype=bool), top_k=2)

@@ -23,7 +23,7 @@ HISTOGRAM_BINS = (4, 8, 8)
 LAB_RANGE = ((0, 100), (-80, 80), (-80, 80))
 """Pure blue and the like lie outside; they count in the outermost bins."""
 
-COLOUR_WEIGHT = 0.5
+COLOR_WEIGHT = 0.5
 """Length of the colors' part where the gradients' is 1: 0.5 was best for the class on Team 13's train and val."""
 
 
@@ -41,7 +41,7 @@ class BaselineParams(Section):
 def classical_features(photos: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Describe shape by histograms of oriented gradients and color by histograms in Lab, whole and center.
 
-    Each part has a fixed length. Standardised features would be noise for the machine: most bins are almost empty.
+    Each part has a fixed length. Standardized features would be noise for the machine: most bins are almost empty.
 
     Shape:
         photos: (photos, height, width, channels); returns: (photos, features)
@@ -57,7 +57,7 @@ def classical_features(photos: NDArray[np.uint8]) -> NDArray[np.float64]:
         parts = [shape / (np.linalg.norm(shape) + 1e-3)]  # a photograph of one color has no gradients but rounding
         for region in (lab, lab[quarter:-quarter, quarter:-quarter]):
             counts, _ = np.histogramdd(region.reshape(-1, 3), HISTOGRAM_BINS, LAB_RANGE)
-            parts.append(COLOUR_WEIGHT * np.sqrt(counts.ravel() / counts.sum() / 2))
+            parts.append(COLOR_WEIGHT * np.sqrt(counts.ravel() / counts.sum() / 2))
         rows.append(np.concatenate(parts))
     return np.stack(rows)
 

@@ -59,13 +59,14 @@ def pool(
 
 
 def _ensemble(networks: Mapping[str, Probs], folds: NDArray[np.int64], codes: Mapping[str, NDArray[np.int64]]) -> Probs:
-    mixed = ensemble_probs(list(networks.values()))
-    for fold in np.unique(folds):
-        others = folds != fold
-        elsewhere = {name: {task: values[others] for task, values in probs.items()} for name, probs in networks.items()}
-        members = best_members(elsewhere, {task: values[others] for task, values in codes.items()})
-        for task, values in ensemble_probs([networks[name] for name in members]).items():
-            mixed[task][~others] = values[~others]
+    mixed = {}
+    for task, values in codes.items():
+        by_network = {name: probs[task] for name, probs in networks.items()}
+        mixed[task] = np.empty_like(next(iter(by_network.values())))
+        for fold in np.unique(folds):
+            others = folds != fold
+            members = best_members({name: each[others] for name, each in by_network.items()}, values[others])
+            mixed[task][~others] = ensemble_probs([by_network[name][~others] for name in members])
     return mixed
 
 

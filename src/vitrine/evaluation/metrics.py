@@ -119,6 +119,12 @@ def calibration_tables(
     return {kind: pd.concat(parts, ignore_index=True) for kind, parts in tables.items()}
 
 
+def cost_table(costs: Mapping[str, Mapping[str, Any]], ensemble: System) -> pd.DataFrame:
+    """Say what every network costs. Columns: model, as given, ensemble_tasks (of which it is a member)."""
+    tasks = {name: ", ".join(task for task, members in ensemble.members.items() if name in members) for name in costs}
+    return pd.DataFrame([{"model": name, **cost, "ensemble_tasks": tasks[name]} for name, cost in costs.items()])
+
+
 def per_label_table(name: str, label_space: LabelSpace, codes: Codes, predictions: Predictions) -> pd.DataFrame:
     """Return the scores of every label, 0 where undefined. Columns: model, task, label, precision, recall, f1, n."""
     tables = []
@@ -152,6 +158,12 @@ def commonest_confusions(
     return [(true, said, np.array(rows, dtype=np.int64)) for (true, said), rows in commonest]
 
 
-def principal_components(embeddings: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Project embeddings on their first two principal components. Shape: (photos, features) -> (photos, 2)."""
-    return np.asarray(PCA(n_components=2, svd_solver="full").fit_transform(embeddings.astype(np.float64)))
+def principal_components(embeddings: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Project embeddings on their first two principal components; also return each one's share of the variance.
+
+    Shape:
+        (photos, features) -> (photos, 2), (2,)
+    """
+    pca = PCA(n_components=2, svd_solver="full")
+    points = pca.fit_transform(embeddings.astype(np.float64))
+    return np.asarray(points), np.asarray(pca.explained_variance_ratio_)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -166,11 +165,3 @@ def named_rows(table: pd.DataFrame, *columns: str) -> pd.DataFrame:
     """Put a column `row` in front that names each row by some columns, so that plots have a bar for each."""
     names = table[list(columns)].astype(str).agg(", ".join, axis=1)
     return pd.concat([names.rename("row"), table], axis=1)
-
-
-def with_interval(row: Mapping[str, Any], name: str) -> str:
-    """Write a fraction and its interval in percent, such as "41.5 % [23, 60]"; nothing where there is none."""
-    if name not in row or pd.isna(row[name]):
-        return ""
-    low, high = row[f"{name}_ci_low"], row[f"{name}_ci_high"]
-    return f"{100 * row[name]:.1f} % [{100 * low:.0f}, {100 * high:.0f}]"

@@ -105,7 +105,7 @@ class Predictor:
         systems = load_systems(folder / "systems.json")
         if name not in systems:
             raise ArtifactError(f"{folder}: no system '{name}'. There are: {', '.join(systems)}")
-        return cls(name, systems, {member: Network.load(folder / member) for member in systems[name].members})
+        return cls(name, systems, {member: Network.load(folder / member) for member in systems[name].networks})
 
     @property
     def label_space(self) -> LabelSpace:

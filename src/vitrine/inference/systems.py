@@ -27,15 +27,20 @@ class System:
     """How the raw predictions of networks become an answer.
 
     Attributes:
-        members: the networks whose calibrated probabilities are averaged; a network has itself alone
+        members: per task, the networks whose calibrated probabilities are averaged; a network has itself alone
         temperatures: per task, what log probabilities are divided by after averaging
         sure_thresholds: per task, the confidence from which on the answer is sure; None if the task is unreliable on
             this data, so that no answer is
     """
 
-    members: tuple[str, ...]
+    members: Mapping[str, tuple[str, ...]]
     temperatures: Mapping[str, float]
     sure_thresholds: Mapping[str, float | None]
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """The members of any task, each once."""
+        return tuple(dict.fromkeys(name for names in self.members.values() for name in names))
 
 
 def fit_systems(
@@ -47,7 +52,7 @@ def fit_systems(
 ) -> dict[str, System]:
     """Fit temperatures and thresholds on val, for every network and, if there are several, an ensemble.
 
-    Its members are those that `best_members` finds on val.
+    Its members of a task are those that `best_members` finds on val.
 
     Args:
         raw: uncalibrated predictions of every network, for the same photographs.
@@ -58,11 +63,14 @@ def fit_systems(
     """
     systems: dict[str, System] = {}
     for name in (*raw, ENSEMBLE) if len(raw) > 1 else raw:
-        names: tuple[str, ...] = (name,)
+        members: dict[str, tuple[str, ...]] = dict.fromkeys(codes, (name,))
         if name == ENSEMBLE:
             on_val = {each: system_predictions(each, systems, raw).select(val).probs for each in raw}
-            names = best_members(on_val, {task: values[val] for task, values in codes.items()})
-        mixed = uncalibrated(name, {**systems, name: System(names, {}, {})}, raw)
+            members = {
+                task: best_members({each: probs[task] for each, probs in on_val.items()}, values[val])
+                for task, values in codes.items()
+            }
+        mixed = uncalibrated(name, {**systems, name: System(members, {}, {})}, raw)
         temperatures: dict[str, float] = {}
         thresholds: dict[str, float | None] = {}
         for task, values in codes.items():
@@ -72,46 +80,49 @@ def fit_systems(
                 values[val], apply_temperature(probs, temperatures[task]), items[val], sure_accuracy
             )
             thresholds[task] = None if threshold is None else math.floor(threshold * 1e6) / 1e6  # not above its photo
-        systems[name] = System(names, temperatures, thresholds)
+        systems[name] = System(members, temperatures, thresholds)
     return systems
 
 
-def best_members(
-    probs: Mapping[str, Mapping[str, NDArray[np.floating]]], codes: Mapping[str, NDArray[np.int64]]
-) -> tuple[str, ...]:
-    """Choose the networks whose mean probabilities are most likely: an ensemble, or the best alone.
+def best_members(probs: Mapping[str, NDArray[np.floating]], codes: NDArray[np.int64]) -> tuple[str, ...]:
+    """Choose the networks whose mean probabilities of a task are most likely: an ensemble, or the best alone.
 
-    Compared is the negative log-likelihood after calibration, summed over the tasks; of equals the fewest win.
+    Compared is the negative log-likelihood after calibration; of equals the fewest win.
 
     Args:
-        probs: calibrated, by network and task, of photographs that no network was trained on.
+        probs: calibrated, by network, of photographs that no network was trained on.
 
     Shape:
-        probs[network][task]: (photos, labels); codes[task]: (photos,)
+        probs[network]: (photos, labels); codes: (photos,)
     """
-    labeled = [task for task, values in codes.items() if (values != MISSING).any()]
 
     def loss(members: tuple[str, ...]) -> float:
         mean = ensemble_probs([probs[name] for name in members])
-        calibrated = {task: apply_temperature(mean[task], fit_temperature(codes[task], mean[task])) for task in labeled}
-        return sum(nll(codes[task], calibrated[task]) for task in labeled)
+        return nll(codes, apply_temperature(mean, fit_temperature(codes, mean)))
 
-    return min((each for size in range(len(probs)) for each in combinations(probs, size + 1)), key=loss)
+    choices = [each for size in range(len(probs)) for each in combinations(probs, size + 1)]
+    return min(choices, key=loss) if (codes != MISSING).any() else choices[0]
 
 
 def uncalibrated(name: str, systems: Mapping[str, System], raw: Mapping[str, Predictions]) -> Predictions:
     """Return a system's predictions before its own temperatures: raw, or the mean of its calibrated members.
 
-    An ensemble's embeddings are its members', each of length 1, side by side: their cosine is the mean cosine.
+    An ensemble's embeddings are its networks', each of length 1, side by side: their cosine is the mean cosine.
     """
-    members = systems[name].members
-    if members == (name,):
+    system = systems[name]
+    if system.networks == (name,):
         return raw[name]
-    parts = [system_predictions(member, systems, raw) for member in members]
-    lengths = [np.maximum(np.linalg.norm(part.embeddings, axis=1, keepdims=True), 1e-12) for part in parts]
-    embeddings = np.hstack([part.embeddings / length for part, length in zip(parts, lengths, strict=True)])
-    probs = ensemble_probs([part.probs for part in parts])
-    return Predictions(parts[0].label_space, parts[0].image_paths, probs, embeddings.astype(np.float32))
+    parts = {network: system_predictions(network, systems, raw) for network in system.networks}
+    units = [
+        part.embeddings / np.maximum(np.linalg.norm(part.embeddings, axis=1, keepdims=True), 1e-12)
+        for part in parts.values()
+    ]
+    first = next(iter(parts.values()))
+    probs = {
+        task: ensemble_probs([parts[member].probs[task] for member in members])
+        for task, members in system.members.items()
+    }
+    return Predictions(first.label_space, first.image_paths, probs, np.hstack(units).astype(np.float32))
 
 
 def system_predictions(name: str, systems: Mapping[str, System], raw: Mapping[str, Predictions]) -> Predictions:
@@ -121,12 +132,9 @@ def system_predictions(name: str, systems: Mapping[str, System], raw: Mapping[st
     return Predictions(mixed.label_space, mixed.image_paths, probs, mixed.embeddings)
 
 
-def ensemble_probs(systems: Sequence[Mapping[str, NDArray[np.floating]]]) -> dict[str, NDArray[np.float32]]:
-    """Average the probabilities of several systems, task by task. Shape: each (photos, labels)."""
-    return {
-        task: np.asarray(np.mean([probs[task] for probs in systems], axis=0, dtype=np.float64), dtype=np.float32)
-        for task in systems[0]
-    }
+def ensemble_probs(probs: Sequence[NDArray[np.floating]]) -> NDArray[np.float32]:
+    """Average the probabilities of several networks. Shape: each (photos, labels)."""
+    return np.asarray(np.mean(probs, axis=0, dtype=np.float64), dtype=np.float32)
 
 
 def save_systems(path: Path, systems: Mapping[str, System]) -> None:
@@ -138,7 +146,11 @@ def load_systems(path: Path) -> dict[str, System]:
     document = read_json(path)
     try:
         return {
-            name: System(tuple(entry["members"]), entry["temperatures"], entry["sure_thresholds"])
+            name: System(
+                {task: tuple(names) for task, names in entry["members"].items()},
+                entry["temperatures"],
+                entry["sure_thresholds"],
+            )
             for name, entry in document.items()
         }
     except (AttributeError, KeyError, TypeError) as error:

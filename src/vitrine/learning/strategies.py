@@ -1,9 +1,8 @@
-"""How each model is trained: its params, its phases, whether classes are balanced; and the run that a stage makes."""
+"""Each network's params and the strategy that follows from them; training one, and the run that a stage makes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,26 +10,23 @@ import torch
 from pydantic import Field
 
 from vitrine.artifacts import read_json, write_csv, write_metrics
-from vitrine.labels import LabelSpace
 from vitrine.learning.distillation import DistillationParams, distill
-from vitrine.learning.model import MultiTaskModel, create_model, pick_device, save_model
+from vitrine.learning.model import create_model, pick_device, save_model
 from vitrine.learning.preprocess import Decoding
-from vitrine.learning.training import BackboneParams, NetworkParams, Phase, Rate, TrainingData, TrainingParams, fit
+from vitrine.learning.training import (
+    BackboneParams,
+    Fitted,
+    NetworkParams,
+    Phase,
+    Rate,
+    Strategy,
+    TrainingData,
+    TrainingParams,
+    fit,
+)
 
 TEACHER = Path("models/efficientnet")
 """What the stage train_efficientnet writes and the others learn from."""
-
-
-@dataclass(frozen=True)
-class Strategy:
-    """A backbone and the phases of its training.
-
-    balanced: draw photographs with replacement, every class equally often, instead of each once an epoch.
-    """
-
-    backbone: NetworkParams
-    phases: Sequence[Phase]
-    balanced: bool
 
 
 class TwoPhaseParams(NetworkParams):
@@ -75,18 +71,36 @@ class MobilevitParams(BackboneParams):
         return Strategy(self, [Phase("full", self.epochs, self.learning_rate, self.learning_rate)], balanced=True)
 
 
-def create(strategy: Strategy, label_space: LabelSpace, decoding: Decoding, params: TrainingParams) -> MultiTaskModel:
-    """Create an untrained model, its random weights drawn from the seed."""
+def train(
+    strategy: Strategy,
+    data: TrainingData,
+    decoding: Decoding,
+    params: TrainingParams,
+    resume: Path,
+    distillation: DistillationParams | None = None,
+    teacher: Path = TEACHER,
+) -> Fitted:
+    """Create a network, its random weights drawn from the seed, give it its teacher, and fit it.
+
+    Args:
+        resume: as `fit` takes it.
+        distillation: how much the model in folder `teacher` teaches; None for a network without a teacher.
+    """
     torch.manual_seed(params.seed)
-    return create_model(
-        strategy.backbone.architecture,
-        strategy.backbone.start,
-        label_space,
+    network = strategy.network
+    model = trained = create_model(
+        network.architecture,
+        network.start,
+        data.label_space,
         decoding,
-        strategy.backbone.image_size_px,
+        network.image_size_px,
         params.feature_dropout,
         params.head_dropout,
     ).to(pick_device())
+    if distillation is not None:
+        weights = params.class_loss_weight, params.attribute_loss_weight
+        trained = distill(model, teacher, data.photos[data.train], distillation, *weights)
+    return replace(fit(trained, data, strategy, params, resume), model=model)
 
 
 def run_training(
@@ -102,20 +116,17 @@ def run_training(
     folder = Path("data/splits")
     data, decoding = TrainingData.read(folder), Decoding(**read_json(folder / "decoding.json"))
     resume = Path(".resume") / f"{name}.safetensors"
-    model = trained = create(strategy, data.label_space, decoding, params)
-    if distillation is not None:
-        weights = params.class_loss_weight, params.attribute_loss_weight
-        trained = distill(model, TEACHER, data.photos[data.train], distillation, *weights)
-    precision = strategy.backbone.precision
-    fitted = fit(trained, data, strategy.phases, params, strategy.balanced, precision, resume, title=name)
-
-    row = fitted.history.loc[fitted.history["epoch"] == fitted.epoch].iloc[0]
-    phases = [asdict(phase) for phase in strategy.phases]
-    device = next(model.parameters()).device.type
-    notes = {"epoch": fitted.epoch, "weights": strategy.backbone.start, "phases": phases, "device": device}
-    notes |= {"distillation": distillation.model_dump() if distillation else None}
-    save_model(model, Path("models") / name, notes)
+    fitted = train(strategy, data, decoding, params, resume, distillation)
+    notes = {
+        "epoch": fitted.epoch,
+        "weights": strategy.network.start,
+        "phases": [asdict(phase) for phase in strategy.phases],
+        "device": next(fitted.model.parameters()).device.type,
+        "distillation": distillation.model_dump() if distillation else None,
+    }
+    save_model(fitted.model, Path("models") / name, notes)
     write_csv(Path("plots") / f"train_{name}" / "history.csv", fitted.history)
+    row = fitted.history.loc[fitted.history["epoch"] == fitted.epoch].iloc[0]
     scores = {key: row[key] for key in fitted.history.columns if key.startswith("val_")}
     write_metrics(Path("metrics") / f"train_{name}.json", {"epoch": fitted.epoch, **scores})
     resume.unlink(missing_ok=True)

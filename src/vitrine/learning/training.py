@@ -8,7 +8,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -23,11 +23,12 @@ from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from vitrine.artifacts import read_json, read_npy, read_tensors, write_tensors
+from vitrine.artifacts import read_json, read_npy
 from vitrine.errors import VitrineError
 from vitrine.labels import CLASS_TASK, MISSING, LabelSpace, read_photos
 from vitrine.learning.model import MultiTaskModel, load_tensors, tensors_of
 from vitrine.learning.preprocess import Augmentation, AugmentationParams, shrink_photos
+from vitrine.learning.state import ResumeState, Tensors, load_optimizer, optimizer_tensors
 from vitrine.params import Section
 from vitrine.scores import accuracy, confusion_counts, macro_f1
 
@@ -36,7 +37,7 @@ Dropout = Annotated[float, Field(ge=0, lt=1)]
 
 
 class TrainingParams(AugmentationParams):
-    """What all models share: data order, loss, regularisation, augmentation."""
+    """What all models share: data order, loss, regularization, augmentation."""
 
     seed: Annotated[int, Field(ge=0)]
     batch_size: Annotated[int, Field(ge=2)]
@@ -104,6 +105,27 @@ class Phase:
 
 
 @dataclass(frozen=True)
+class Strategy:
+    """How one network is trained.
+
+    Attributes:
+        network: its architecture, start weights, image size and precision
+        balanced: draw photographs with replacement, every class equally often, instead of each once an epoch
+    """
+
+    network: NetworkParams
+    phases: Sequence[Phase]
+    balanced: bool
+
+    def shortened(self, fraction: float) -> Strategy:
+        """Return the strategy with a fraction of every phase's epochs, but at least one where there was one."""
+        phases = [
+            replace(phase, epochs=min(phase.epochs, max(1, round(fraction * phase.epochs)))) for phase in self.phases
+        ]
+        return replace(self, phases=phases)
+
+
+@dataclass(frozen=True)
 class TrainingData:
     """Photographs and label codes, as the split stage left them.
 
@@ -149,35 +171,32 @@ class Fitted:
     average: Mapping[str, Tensor]
 
 
-def fit(
-    model: MultiTaskModel,
-    data: TrainingData,
-    phases: Sequence[Phase],
-    params: TrainingParams,
-    balanced: bool,
-    precision: str,
-    resume: Path,
-    title: str,
-) -> Fitted:
+def fit(model: MultiTaskModel, data: TrainingData, strategy: Strategy, params: TrainingParams, resume: Path) -> Fitted:
     """Train through all phases and return the checkpoint that `params.checkpoint` names.
 
     Every random number follows from the seed and the epoch's number alone, so a run that was killed and resumed ends
     with the same bits as one that was not.
 
     Args:
-        balanced: draw photographs with replacement, every class equally often, instead of each once an epoch.
-        precision: of the forward pass, as `use_bf16` reads it.
-        resume: file that holds the state after the last finished epoch.
+        model: on the device that trains; its weights change.
+        resume: file that holds the state after the last finished epoch; its name is the progress bar's, too.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else CUDA refuses deterministic algorithms
     torch.use_deterministic_algorithms(True)
-    run = _Run(model, data, params, balanced, precision, [phase for phase in phases if phase.epochs > 0])
+    run = _Run(model, data, strategy, params)
     fingerprint = run.fingerprint()
-    run.load(resume, fingerprint)
+    saved = ResumeState.load(resume)
+    if saved is not None and saved.fingerprint == fingerprint:
+        run.restore(saved)
+        tqdm.write(f"{resume}: resuming after epoch {run.epoch}")
+    elif saved is not None:
+        tqdm.write(f"{resume}: state of another run (params, data or code differ); starting over")
     steps = sum(phase.epochs for phase in run.phases) * run.steps_per_epoch
-    with tqdm(total=steps, initial=run.epoch * run.steps_per_epoch, desc=title, unit="step", disable=None) as bar:
-        for phase in run.phases[run.phase :]:
-            run.train_phase(phase, bar, resume, fingerprint)
+    done = run.epoch * run.steps_per_epoch
+    with tqdm(total=steps, initial=done, desc=resume.stem, unit="step", disable=None) as bar:
+        while run.phase < len(run.phases):
+            run.train_epoch(bar)
+            run.state(fingerprint).save(resume)
     average, epoch = run.average.module.state_dict(), run.epoch
     if params.checkpoint == "best":
         load_tensors(model, run.best)
@@ -188,22 +207,15 @@ def fit(
 
 
 class _Run:
-    """The state of a training run: what is saved after every epoch, and nothing besides."""
+    """A training run between two epochs."""
 
-    def __init__(
-        self,
-        model: MultiTaskModel,
-        data: TrainingData,
-        params: TrainingParams,
-        balanced: bool,
-        precision: str,
-        phases: list[Phase],
-    ) -> None:
-        if not phases:
+    def __init__(self, model: MultiTaskModel, data: TrainingData, strategy: Strategy, params: TrainingParams) -> None:
+        self.model, self.data, self.params, self.balanced = model, data, params, strategy.balanced
+        self.phases = [phase for phase in strategy.phases if phase.epochs > 0]
+        if not self.phases:
             raise TrainingError("no epochs to train: set the epochs of at least one phase above 0")
-        self.model, self.data, self.params, self.balanced, self.phases = model, data, params, balanced, phases
         self.device = next(model.parameters()).device
-        self.bf16 = use_bf16(precision, self.device)
+        self.bf16 = use_bf16(strategy.network.precision, self.device)
         self.augmentation = Augmentation(params, model.spec.preprocessing)
         # A fifth of room above the network's size: the tightest usual crop still has a pixel for a pixel.
         self.photos = shrink_photos(data.photos, math.ceil(1.25 * model.spec.preprocessing.image_size_px))
@@ -214,17 +226,16 @@ class _Run:
         self.phase = 0
         self.epoch = 0  # finished epochs, over all phases
         self.history: list[dict[str, Any]] = []
-        self.best: dict[str, NDArray[Any]] = {}
+        self.best: Tensors = {}
         self.best_epoch = 0
         self.average = AveragedModel(model, multi_avg_fn=moving_average(params.ema_decay), use_buffers=True)
-        self.optimizer: torch.optim.Optimizer | None = None
-        self._optimizer_state: dict[str, NDArray[Any]] = {}
+        self.optimizer: torch.optim.Optimizer | None = None  # of the current phase, once it has begun
 
     def fingerprint(self) -> str:
         """Identify the run by all it depends on; a saved state of another run is never continued."""
         digest = hashlib.sha256()
         kinds = [kind for kind in type(self.model).__mro__ if kind.__module__.startswith("vitrine.")]
-        modules = {__name__, Augmentation.__module__, LabelSpace.__module__, *(kind.__module__ for kind in kinds)}
+        modules = {__name__, *(kind.__module__ for kind in (Augmentation, LabelSpace, ResumeState, *kinds))}
         settings = {
             "model": [kinds[0].__qualname__, self.model.settings()],
             "phases": [asdict(phase) for phase in self.phases],
@@ -244,21 +255,20 @@ class _Run:
             digest.update(np.ascontiguousarray(tensor).data)
         return digest.hexdigest()
 
-    # -- one phase, one epoch, one step ---------------------------------------------------------------------------
+    # -- one epoch ------------------------------------------------------------------------------------------------
 
-    def train_phase(self, phase: Phase, bar: tqdm[Any], resume: Path, fingerprint: str) -> None:
-        index = self.phases.index(phase)
-        before = sum(earlier.epochs for earlier in self.phases[:index])
-        self.phase = index
-        self.optimizer = self._create_optimizer(phase)
-        for epoch in range(self.epoch - before, phase.epochs):
-            loss = self._train_epoch(phase, epoch, bar)
-            self.epoch += 1
-            self._judge(phase, loss)
-            bar.set_postfix(epoch=self.epoch, loss=f"{loss:.3f}", val_f1=f"{self.history[-1]['val_macro_f1']:.3f}")
-            if epoch + 1 == phase.epochs:
-                self.phase, self.optimizer = index + 1, None
-            self.save(resume, fingerprint)
+    def train_epoch(self, bar: tqdm[Any]) -> None:
+        """Train the next epoch of the current phase, judge it, and enter the next phase after the last."""
+        phase = self.phases[self.phase]
+        before = sum(earlier.epochs for earlier in self.phases[: self.phase])
+        if self.optimizer is None:
+            self.optimizer = self._create_optimizer(phase)
+        loss = self._train_steps(phase, self.epoch - before, bar)
+        self.epoch += 1
+        self._judge(phase, loss)
+        bar.set_postfix(epoch=self.epoch, loss=f"{loss:.3f}", val_f1=f"{self.history[-1]['val_macro_f1']:.3f}")
+        if self.epoch == before + phase.epochs:
+            self.phase, self.optimizer = self.phase + 1, None
 
     def _create_optimizer(self, phase: Phase) -> torch.optim.Optimizer:
         self.model.backbone.requires_grad_(phase.backbone_learning_rate > 0)
@@ -280,13 +290,9 @@ class _Run:
             groups.append({"params": decayed, "peak": rate, "weight_decay": self.params.weight_decay})
             groups.append({"params": others, "peak": rate, "weight_decay": 0.0})
         fused = self.device.type in ("cpu", "cuda")
-        optimizer = torch.optim.AdamW(groups, lr=phase.head_learning_rate, fused=fused)
-        if self._optimizer_state:
-            load_optimizer(optimizer, self._optimizer_state)
-            self._optimizer_state = {}
-        return optimizer
+        return torch.optim.AdamW(groups, lr=phase.head_learning_rate, fused=fused)
 
-    def _train_epoch(self, phase: Phase, epoch: int, bar: tqdm[Any]) -> float:
+    def _train_steps(self, phase: Phase, epoch: int, bar: tqdm[Any]) -> float:
         assert self.optimizer is not None
         seed = int(np.random.SeedSequence([self.params.seed, self.epoch]).generate_state(1)[0])
         torch.manual_seed(seed)  # dropout and stochastic depth
@@ -333,7 +339,7 @@ class _Run:
         batches = [
             order[start : start + self.params.batch_size] for start in range(0, len(order), self.params.batch_size)
         ]
-        # Batch normalisation cannot learn from a single photograph.
+        # Batch normalization cannot learn from a single photograph.
         return batches[:-1] if len(batches) > 1 and len(batches[-1]) < 2 else batches
 
     # -- judging --------------------------------------------------------------------------------------------------
@@ -364,42 +370,21 @@ class _Run:
 
     # -- surviving a kill -----------------------------------------------------------------------------------------
 
-    def save(self, path: Path, fingerprint: str) -> None:
-        """Write the state in one atomic file."""
-        tensors = {f"model.{name}": tensor for name, tensor in tensors_of(self.model).items()}
-        tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
-        tensors |= {f"average.{name}": tensor for name, tensor in tensors_of(self.average).items()}
-        if self.optimizer is not None:
-            tensors |= {f"optimizer.{name}": tensor for name, tensor in optimizer_tensors(self.optimizer).items()}
-        progress = {
-            "phase": self.phase,
-            "epoch": self.epoch,
-            "best_epoch": self.best_epoch,
-            "history": self.history,
-            "fingerprint": fingerprint,
-        }
-        encoded = np.frombuffer(json.dumps(progress).encode(), dtype=np.uint8)
-        write_tensors(path, {**tensors, "progress": encoded})
+    def state(self, fingerprint: str) -> ResumeState:
+        progress = {name: getattr(self, name) for name in ("phase", "epoch", "best_epoch", "history")}
+        optimizer = {} if self.optimizer is None else optimizer_tensors(self.optimizer)
+        parts = {"model": tensors_of(self.model), "average": tensors_of(self.average), "best": self.best}
+        return ResumeState(fingerprint, progress, {**parts, "optimizer": optimizer})
 
-    def load(self, path: Path, fingerprint: str) -> None:
-        """Take up a saved state if it is this very run's; leave the fresh state otherwise."""
-        if not path.is_file():
-            return
-        tensors = read_tensors(path)
-        progress = json.loads(tensors.pop("progress").tobytes())
-        if progress["fingerprint"] != fingerprint:
-            tqdm.write(f"{path}: state of another run (params, data or code differ); starting over")
-            return
-
-        def part(prefix: str) -> dict[str, NDArray[Any]]:
-            return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-        load_tensors(self.model, part("model."))
-        load_tensors(self.average, part("average."))
-        self.best, self._optimizer_state = part("best."), part("optimizer.")
-        self.phase, self.epoch, self.history = progress["phase"], progress["epoch"], progress["history"]
-        self.best_epoch = progress["best_epoch"]
-        tqdm.write(f"{path}: resuming after epoch {self.epoch}")
+    def restore(self, saved: ResumeState) -> None:
+        for name, value in saved.progress.items():
+            setattr(self, name, value)
+        load_tensors(self.model, saved.tensors["model"])
+        load_tensors(self.average, saved.tensors["average"])
+        self.best = saved.tensors.get("best", {})
+        if "optimizer" in saved.tensors:
+            self.optimizer = self._create_optimizer(self.phases[self.phase])
+            load_optimizer(self.optimizer, saved.tensors["optimizer"])
 
 
 def freeze_first_blocks(backbone: nn.Module, num: int) -> None:
@@ -490,21 +475,3 @@ def use_bf16(precision: str, device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported()
     capabilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}
     return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
-
-
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, NDArray[Any]]:
-    state = optimizer.state_dict()["state"]
-    return {f"{index}.{key}": value.cpu().numpy() for index, entry in state.items() for key, value in entry.items()}
-
-
-def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, NDArray[Any]]) -> None:
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    document = optimizer.state_dict()
-    for name, array in tensors.items():
-        index, key = name.split(".", 1)
-        tensor = torch.from_numpy(np.array(array))
-        if tensor.ndim:
-            # The fused kernel walks memory: moments must lie as their parameter does (channels last, for one).
-            tensor = torch.empty_like(parameters[int(index)]).copy_(tensor)
-        document["state"].setdefault(int(index), {})[key] = tensor
-    optimizer.load_state_dict(document)

@@ -7,7 +7,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,12 +17,11 @@ import timm
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from vitrine.artifacts import read_tensors, write_tensors
+from vitrine.artifacts import write_tensors
 from vitrine.learning.model import MultiTaskModel, create_model, load_tensors, pick_device, tensors_of
 from vitrine.learning.preprocess import (
     Augmentation,
@@ -33,14 +32,13 @@ from vitrine.learning.preprocess import (
     resize_images,
     shrink_photos,
 )
+from vitrine.learning.state import ResumeState, load_optimizer, optimizer_tensors
 from vitrine.learning.training import (
     BackboneParams,
     Rate,
     TrainingError,
-    load_optimizer,
     moving_average,
     multi_task_loss,
-    optimizer_tensors,
     schedule,
     use_bf16,
 )
@@ -52,7 +50,6 @@ from vitrine.pretraining.distilling import (
     mix_pairs,
     weighted_sum,
 )
-from vitrine.pretraining.mimetic import mimetic_init
 from vitrine.pretraining.shards import Pictures
 
 Weight = Annotated[float, Field(ge=0)]
@@ -89,7 +86,7 @@ class PretrainingParams(AugmentationParams):
 
 
 class StudentParams(BackboneParams):
-    """One backbone, how it starts, and how long it learns. A transformer that starts from `none` starts mimetic."""
+    """One backbone, how it starts, and how long it learns."""
 
     weights: Literal["file", "none"]
     pictures: Annotated[int, Field(ge=1)]
@@ -163,8 +160,6 @@ def create_student(params: StudentParams, pictures: Pictures, teacher: Teacher, 
     decoding = Decoding(params.image_size_px, 1.0)
     space = pictures.label_space
     model = create_model(params.architecture, params.start, space, decoding, params.image_size_px, 0.0, 0.0)
-    if params.start == "none" and isinstance(model.backbone, VisionTransformer):
-        mimetic_init(model.backbone, torch.Generator().manual_seed(seed))
     return Student(model, teacher)
 
 
@@ -205,8 +200,9 @@ class DistillationRun:
         self.history: list[dict[str, float]] = []
         self.sums: dict[str, Tensor] = {}
         self.num_summed = 0
-        if self.state_path.is_file():
-            self._load()
+        saved = ResumeState.load(self.state_path)
+        if saved is not None:
+            self._restore(saved)
         else:
             picked = np.linspace(0, len(self.stream.photos) - 1, STATISTICS_PICTURES).astype(np.int64)
             self.teacher.measure(self.stream.photos[np.unique(picked)], self.device)
@@ -334,7 +330,7 @@ class DistillationRun:
         digest = hashlib.sha256(pictures.digest.encode())
         settings = [self.params.model_dump(), self.student_params.model_dump(), torch.__version__, timm.__version__]
         digest.update(json.dumps(settings, sort_keys=True).encode())
-        kinds = (DistillationRun, Student, Pictures, MultiTaskModel, Augmentation, BackboneParams)
+        kinds = (DistillationRun, Student, Pictures, MultiTaskModel, Augmentation, BackboneParams, ResumeState)
         for kind in kinds:
             digest.update(Path(str(sys.modules[kind.__module__].__file__)).read_bytes())
         for module in (self.teacher, self.student):
@@ -343,44 +339,30 @@ class DistillationRun:
         return digest.hexdigest()
 
     def _save(self) -> None:
-        tensors: dict[str, NDArray[Any]] = {}
-        for prefix, part in (
-            ("student.", tensors_of(self.student)),
-            ("average.", tensors_of(self.average)),
-            *((f"optimizers.{n}.", optimizer_tensors(each)) for n, each in enumerate(self.optimizers)),
-            ("teacher.", {"mean": self.teacher.mean.cpu().numpy(), "std": self.teacher.std.cpu().numpy()}),
-            ("sums.", {name: value.cpu().numpy() for name, value in self.sums.items()}),
-        ):
-            tensors |= {f"{prefix}{name}": tensor for name, tensor in part.items()}
-        progress = {
-            "fingerprint": self.fingerprint,
-            "step": self.step,
-            "seconds": self.seconds,
-            "history": self.history,
-            "num_summed": self.num_summed,
+        progress = {name: getattr(self, name) for name in ("step", "seconds", "history", "num_summed")}
+        tensors = {
+            "student": tensors_of(self.student),
+            "average": tensors_of(self.average),
+            "teacher": {"mean": self.teacher.mean.cpu().numpy(), "std": self.teacher.std.cpu().numpy()},
+            "sums": {name: value.cpu().numpy() for name, value in self.sums.items()},
+            **{f"optimizer {number}": optimizer_tensors(each) for number, each in enumerate(self.optimizers)},
         }
-        encoded = np.frombuffer(json.dumps(progress).encode(), dtype=np.uint8)
-        write_tensors(self.state_path, {**tensors, "progress": encoded})
+        ResumeState(self.fingerprint, progress, tensors).save(self.state_path)
 
-    def _load(self) -> None:
-        tensors = read_tensors(self.state_path)
-        progress = json.loads(tensors.pop("progress").tobytes())
-        if progress["fingerprint"] != self.fingerprint:
+    def _restore(self, saved: ResumeState) -> None:
+        if saved.fingerprint != self.fingerprint:
             raise TrainingError(
                 f"{self.state_path}: state of another run (params, pictures, start weights or code differ). "
                 f"To start over, delete {self.folder}"
             )
-
-        def part(prefix: str) -> Mapping[str, NDArray[Any]]:
-            return {name.removeprefix(prefix): each for name, each in tensors.items() if name.startswith(prefix)}
-
-        load_tensors(self.student, part("student."))
-        load_tensors(self.average, part("average."))
-        for number, optimizer in enumerate(self.optimizers):
-            load_optimizer(optimizer, part(f"optimizers.{number}."))
-        for name, array in part("teacher.").items():
+        for name, value in saved.progress.items():
+            setattr(self, name, value)
+        load_tensors(self.student, saved.tensors["student"])
+        load_tensors(self.average, saved.tensors["average"])
+        for name, array in saved.tensors["teacher"].items():
             getattr(self.teacher, name).copy_(torch.from_numpy(np.array(array)))
-        self.sums = {name: torch.from_numpy(np.array(each)).to(self.device) for name, each in part("sums.").items()}
-        self.step, self.seconds, self.history = progress["step"], progress["seconds"], progress["history"]
-        self.num_summed = progress["num_summed"]
+        sums = saved.tensors.get("sums", {})
+        self.sums = {name: torch.from_numpy(np.array(each)).to(self.device) for name, each in sums.items()}
+        for number, optimizer in enumerate(self.optimizers):
+            load_optimizer(optimizer, saved.tensors.get(f"optimizer {number}", {}))
         tqdm.write(f"{self.state_path}: resuming after {self.pictures_seen:,} pictures")

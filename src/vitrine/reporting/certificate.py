@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vitrine.reporting.compare import ENDS, classify_changes
-from vitrine.reporting.report import markdown_table
+from vitrine.reporting.templating import render
 
 Hashes = Mapping[str, Mapping[str, str | None]]
 """By file: its hash in the committed run and in the rerun; None where there is none."""
@@ -243,29 +243,18 @@ class Certificate:
             ]
             for name, files in self.stages.items()
         ]
-        same_inputs = len(self.inputs) - len(_different(self.inputs))
-        moved = [metric for metric in self.metrics if metric.verdict != "same"]
-        parts = [
-            "# Certificate of reproduction",
-            f"**{self.verdict}**",
-            f"`make certify` cloned commit `{self.commit}`, installed the environment that its requirements.lock "
-            "names, and ran every stage of its dvc.yaml again with an empty cache. `certificate.json` has every hash "
-            "and metric. [What is promised, and what differs elsewhere](../docs/reproducibility.md).",
-            *(["## Faults", "\n".join(f"- {fault}" for fault in self.faults)] if self.faults else []),
-            "## Environment of the rerun",
-            "\n".join(f"- {key.replace('_', ' ')}: {value}" for key, value in environment.items()),
-            "## Inputs",
-            f"{same_inputs} of {len(self.inputs)} inputs (commands, code, params, data, weights) are those of the "
-            "committed run.",
-            "## Outputs",
-            markdown_table(["stage", "outputs", "not bit-identical"], outputs),
-            "## Metrics",
-            f"{len(self.metrics) - len(moved)} of {len(self.metrics)} metrics are the same to the last digit.",
-        ]
-        if moved:
-            header = ["metric", "committed [95 % interval]", "rerun", "change", "verdict"]
-            parts.append(markdown_table(header, [_metric_row(metric) for metric in moved]))
-        return "\n\n".join(parts) + "\n"
+        return render(
+            "certificate.md.j2",
+            verdict=self.verdict,
+            commit=self.commit,
+            faults=self.faults,
+            environment=environment,
+            same_inputs=len(self.inputs) - len(_different(self.inputs)),
+            num_inputs=len(self.inputs),
+            outputs=outputs,
+            num_metrics=len(self.metrics),
+            moved=[_metric_row(metric) for metric in self.metrics if metric.verdict != "same"],
+        )
 
 
 def _different(hashes: Hashes) -> list[str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vitrine.errors import VitrineError
+from vitrine.reporting.templating import render
 
 HIGHER_IS_BETTER = ("accuracy", "macro_f1", "precision_at", "recall_at", "ndcg_at", "map", "mean_average_precision")
 LOWER_IS_BETTER = ("loss", "nll", "brier", "ece")
@@ -179,53 +180,37 @@ def write_summary(revision: str, out: Path, repository_url: str | None) -> None:
     Raises:
         CompareError: as `metric_changes`, or a picture is not in the revision.
     """
-    from vitrine.reporting.report import markdown_table  # here, so that the gate starts without scikit-learn
-
     changes, params = metric_changes(revision), param_changes(revision)
     base, head = (_git("rev-parse", "--short", name).decode().strip() for name in (revision, "HEAD"))
     shown_first = (*ARROWS, *FAILURES)
     beyond = sorted((c for c in changes if c.verdict in shown_first), key=lambda c: (ORDER.index(c.verdict), c.key))
     rest = [c for c in changes if c.old != c.new and c.verdict not in (*shown_first, "neither")]
-    parts = [
-        f"## What `{head}` changes against `{base}`",
-        f"**{count_changes(changes)}**",
-        markdown_table(["param", "before", "now"], [[f"`{name}`", _cell(old), _cell(new)] for name, old, new in params])
-        if params
-        else "No param changed.",
-        "### Beyond noise, or gone",
-        _metric_table(beyond) if beyond else "Nothing.",
-        f"<details><summary>{len(rest)} changes within noise, without an interval or new</summary>\n",
-        _metric_table(rest) if rest else "None.",
-        "\n</details>",
-        "### Pictures",
-        *_pictures(revision, out, repository_url),
-        "A change is beyond noise if it exceeds the combined 95 % intervals, over items, of both runs. "
-        "\u25b2 better, \u25bc worse.",
-    ]
+    text = render(
+        "pull_request.md.j2",
+        head=head,
+        base=base,
+        counts=count_changes(changes),
+        params=[[f"`{name}`", _cell(old), _cell(new)] for name, old, new in params],
+        header=["metric", "before", "now", "change"],
+        beyond=list(map(_cells, beyond)),
+        rest=list(map(_cells, rest)),
+        pictures=_pictures(revision, out, repository_url),
+    )
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    out.write_text(text, encoding="utf-8")
 
 
 def _cell(value: Any) -> str:
     return "" if value is None else f"`{value}`"
 
 
-def _metric_table(changes: Sequence[Change]) -> str:
-    rows = [
-        [
-            c.key,
-            format_value(c, "old"),
-            format_value(c, "new"),
-            f"{format_change(c)} {ARROWS.get(c.verdict, '')}".strip(),
-        ]
-        for c in changes
-    ]
-    from vitrine.reporting.report import markdown_table
-
-    return markdown_table(["metric", "before", "now", "change"], rows)
+def _cells(change: Change) -> list[str]:
+    moved = f"{format_change(change)} {ARROWS.get(change.verdict, '')}".strip()
+    return [change.key, format_value(change, "old"), format_value(change, "new"), moved]
 
 
-def _pictures(revision: str, out: Path, repository_url: str | None) -> list[str]:
+def _pictures(revision: str, out: Path, repository_url: str | None) -> list[tuple[str, str, str]]:
+    """Return the name and both addresses of every picture that changed."""
     changed = _git("diff", "--name-only", "--diff-filter=M", revision, "--", "plots").decode().split()
     parts = []
     for path in sorted(name for name in changed if name.startswith(PICTURES) and name.endswith(".png")):
@@ -242,8 +227,6 @@ def _pictures(revision: str, out: Path, repository_url: str | None) -> list[str]
                 copy = folder / f"{Path(path).stem}_{when}.png"
                 copy.write_bytes(content)
                 sides.append(os.path.relpath(copy, out.parent))
-        before, now = (
-            f"![{Path(path).stem} {when}]({side})" for when, side in zip(("before", "now"), sides, strict=True)
-        )
-        parts.append(f"| {Path(path).stem} before | now |\n| --- | --- |\n| {before} | {now} |")
-    return parts or ["None of those shown here changed."]
+        before, now = sides
+        parts.append((Path(path).stem, before, now))
+    return parts

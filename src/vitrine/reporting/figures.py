@@ -25,8 +25,8 @@ DPI = 100
 INK = "#22262b"
 FAINT = "#d5d9de"
 GOOD, BAD = "#0b6e4f", "#b3261e"
-# Okabe and Ito's colors: told apart with every kind of color blindness.
-COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#000000")
+# Okabe and Ito's, told apart with every kind of color blindness, their yellow darker; then purple and gray.
+COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#b8a800", "#000000", "#7a5195", "#8c8c8c")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
 STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",
@@ -67,7 +67,7 @@ def class_by_split(counts: pd.DataFrame, path: Path) -> None:
     for number, split in enumerate(table.columns):
         values = table[split].to_numpy(dtype=float)
         bars = axes.barh(
-            names, values, left=left, color=COLOURS[number], label=f"{split}: {int(values.sum())} photographs"
+            names, values, left=left, color=COLORS[number], label=f"{split}: {int(values.sum())} photographs"
         )
         labels = [f"{int(count)} items" if count > 1 else "1 item" if count == 1 else "" for count in items[split]]
         wide = [
@@ -88,7 +88,7 @@ def training_curves(histories: dict[str, pd.DataFrame], path: Path) -> None:
     """Draw loss and validation macro F1 of several models. Columns as in history.csv."""
     figure, (loss, score) = pyplot.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
     for number, (name, history) in enumerate(histories.items()):
-        color = COLOURS[number]
+        color = COLORS[number]
         loss.plot(history["epoch"], history["train_loss"], color=color, label=f"{name}, train")
         loss.plot(history["epoch"], history["val_loss"], color=color, linestyle="--", label=f"{name}, val")
         score.plot(history["epoch"], history["val_macro_f1"], color=color, label=name)
@@ -109,36 +109,67 @@ def training_curves(histories: dict[str, pd.DataFrame], path: Path) -> None:
     _save(figure, path)
 
 
+def accuracies(scores: pd.DataFrame, path: Path) -> None:
+    """Draw the accuracy of every system with its interval: a panel a task. Columns: model, task, as `scoring.score`."""
+    tasks, models = list(dict.fromkeys(scores["task"])), list(dict.fromkeys(scores["model"]))
+    columns = min(2, len(tasks))
+    rows = -(-len(tasks) // columns)
+    size = (11, rows * (0.9 + 0.34 * len(models)))
+    figure, grid = pyplot.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False, sharey=True)
+    for axes, task in zip(grid.flat, tasks, strict=False):
+        table = scores[scores["task"] == task].set_index("model").loc[models]
+        ends = [table["accuracy"] - table["accuracy_ci_low"], table["accuracy_ci_high"] - table["accuracy"]]
+        for number, name in enumerate(models):
+            color = COLORS[number % len(COLORS)]
+            low, high = (float(end[name]) for end in ends)
+            value = float(table.loc[name, "accuracy"])
+            axes.errorbar(value, name, xerr=[[low], [high]], fmt="o", color=color, markersize=7, capsize=3, linewidth=2)
+        axes.axvline(table["majority_accuracy"].iloc[0], color="#7a828c", linestyle=":", linewidth=1.5)
+        axes.set(xlim=(0, 1), title=display_name(task))
+        axes.xaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0))
+        axes.grid(axis="x", color=FAINT, linewidth=0.8)
+        axes.set_axisbelow(True)
+    grid[0, 0].invert_yaxis()
+    for axes in grid.flat[len(tasks) :]:
+        axes.set_visible(False)
+    title = "Accuracy on test with 95 % intervals over items; dotted: always the most common label"
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
+    _save(figure, path)
+
+
 def calibration(reliability: pd.DataFrame, coverage: pd.DataFrame, path: Path) -> None:
-    """Draw reliability above, and accuracy against coverage below: a column a task, a line a model.
+    """Draw reliability above accuracy against coverage: a column a task, a line a model; the first two tasks large.
 
     Args:
         reliability: columns model, task, confidence, accuracy.
         coverage: columns model, task, coverage, accuracy.
     """
     tasks, models = list(dict.fromkeys(reliability["task"])), list(dict.fromkeys(reliability["model"]))
-    figure, grid = pyplot.subplots(2, len(tasks), figsize=(3.1 * len(tasks), 6.6), layout="constrained", squeeze=False)
-    for column, task in enumerate(tasks):
-        top, bottom = grid[:, column]
-        top.plot([0, 1], [0, 1], color=FAINT, linewidth=1.5, zorder=0)
-        for number, name in enumerate(models):
-            bins, curve = (
-                table[(table["model"] == name) & (table["task"] == task)] for table in (reliability, coverage)
-            )
-            style: dict[str, Any] = {"color": COLOURS[number], "marker": MARKERS[number], "markersize": 5}
-            top.plot(bins["confidence"], bins["accuracy"], label=name if column == 0 else None, **style)
-            bottom.plot(curve["coverage"], curve["accuracy"], color=COLOURS[number])
-        top.set(title=display_name(task), xlabel="confidence")
-        bottom.set(xlabel="share answered")
-        for axes in (top, bottom):
-            axes.set(xlim=(0, 1), ylim=(0, 1.02))
-            axes.grid(color=FAINT, linewidth=0.6)
-            axes.set_axisbelow(True)
-    grid[0, 0].set_ylabel("share that is right")
-    grid[1, 0].set_ylabel("share right of the surest")
-    title = "Above: on the diagonal, confidence is honest. Below: what answering only when sure gains"
-    figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
-    figure.legend(loc="outside lower center", ncols=len(models))
+    first, others = tasks[:2], tasks[2:]
+    figure = pyplot.figure(figsize=(11, 9.6 + (5.6 if others else 0)), layout="constrained")
+    parts: Any = figure.subfigures(2, 1, height_ratios=(9.6, 5.6)) if others else [figure.subfigures(1, 1)]
+    for part, shown in zip(parts, (first, others), strict=False):
+        grid = part.subplots(2, len(shown), squeeze=False)
+        for column, task in enumerate(shown):
+            top, bottom = grid[:, column]
+            top.plot([0, 1], [0, 1], color=FAINT, linewidth=1.5, zorder=0)
+            for number, name in enumerate(models):
+                bins, curve = (
+                    table[(table["model"] == name) & (table["task"] == task)] for table in (reliability, coverage)
+                )
+                style: dict[str, Any] = {"color": COLORS[number], "marker": MARKERS[number], "markersize": 6}
+                label = name if task == tasks[0] else None
+                top.plot(bins["confidence"], bins["accuracy"], label=label, **style)
+                bottom.plot(curve["coverage"], curve["accuracy"], color=COLORS[number], linewidth=2)
+            top.set(title=f"{display_name(task)}: on the diagonal, confidence is honest", xlabel="confidence")
+            bottom.set(title=f"{display_name(task)}: what answering only when sure gains", xlabel="share answered")
+            for axes in (top, bottom):
+                axes.set(xlim=(0, 1), ylim=(0, 1.02))
+                axes.grid(color=FAINT, linewidth=0.6)
+                axes.set_axisbelow(True)
+        grid[0, 0].set_ylabel("share that is right")
+        grid[1, 0].set_ylabel("share right of the surest")
+    figure.legend(loc="outside upper center", ncols=len(models))
     _save(figure, path)
 
 
@@ -161,7 +192,9 @@ def confusion(counts: NDArray[np.int64], labels: Sequence[str], system: str, pat
     for row, column in zip(*np.nonzero(counts), strict=True):
         color = "white" if shares[row, column] > 0.55 else INK
         axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=color, fontsize=10)
-    title = f"{system}: where the test photographs of a class end up"
+    right, total = int(counts.diagonal().sum()), int(counts.sum())
+    share = f" ({100 * right / total:.1f} %)" if total else ""
+    title = f"{system} names the class of {right} of {total} test photographs right{share}"
     axes.set(xlabel="predicted", ylabel="true (photographs)", title=title)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
@@ -290,6 +323,7 @@ def _wrapped(tile: Tile) -> list[str]:
 
 def projection(
     points: NDArray[np.floating[Any]],
+    explained: NDArray[np.floating[Any]],
     codes: NDArray[np.int64],
     labels: Sequence[str],
     held_out: NDArray[np.bool_],
@@ -298,12 +332,15 @@ def projection(
 ) -> None:
     """Draw embeddings in two dimensions: training photographs faint, the others strong.
 
+    Args:
+        explained: share of the variance along each direction.
+
     Shape:
-        points: (photos, 2); codes, held_out: (photos,)
+        points: (photos, 2); explained: (2,); codes, held_out: (photos,)
     """
     figure, axes = pyplot.subplots(figsize=(10, 6), layout="constrained")
     for code, label in enumerate(labels):
-        color, marker = COLOURS[code % len(COLOURS)], MARKERS[code % len(MARKERS)]
+        color, marker = COLORS[code % len(COLORS)], MARKERS[code % len(MARKERS)]
         chosen = codes == code
         faint, strong = points[chosen & ~held_out], points[chosen & held_out]
         axes.scatter(faint[:, 0], faint[:, 1], s=14, color=color, marker=marker, alpha=0.22, linewidths=0)
@@ -317,7 +354,10 @@ def projection(
             linewidths=0.7,
             label=display_name(label),
         )
-    title = f"{system}: embeddings, strong: val and test, faint: train"
-    axes.set(xlabel="first principal component", ylabel="second principal component", title=title, xticks=[], yticks=[])
+    title = f"{system}: two directions hold {explained.sum():.0%} of the variance (strong: val and test, faint: train)"
+    names = [
+        f"{word} principal component ({share:.0%})" for word, share in zip(("first", "second"), explained, strict=True)
+    ]
+    axes.set(xlabel=names[0], ylabel=names[1], title=title, xticks=[], yticks=[])
     figure.legend(loc="outside right center", fontsize=10)
     _save(figure, path)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vitrine.artifacts import ArtifactError, atomic_path, read_json, read_npy, write_json, write_npy
+from vitrine.artifacts import ArtifactError, read_json, read_npy, write_json, write_npy
 from vitrine.labels import LabelSpace
 from vitrine.predictions import Predictions
 from vitrine.retrieval.queries import ParsedQuery, Term, Vocabulary
@@ -24,11 +23,8 @@ FLOOR = 1e-3
 
 ARRAYS = ("image_paths", "instance_ids", "probs", "embeddings")
 
-STORED = re.compile(rf"({'|'.join(ARRAYS)})-[0-9a-f]{{12}}\.npy|embeddings-[0-9a-f]{{12}}\.usearch")
+STORED = re.compile(rf"({'|'.join(ARRAYS)})-[0-9a-f]{{12}}\.npy")
 """Names of the files of an index besides index.json."""
-
-EXACT_LIMIT = 100_000
-"""Up to this many photographs, likeness is searched exactly: one product of a matrix and a vector."""
 
 BLOCK = 1024
 """Photographs in a block; only the blocks with the best maxima are searched for the best rows."""
@@ -78,9 +74,6 @@ class Index:
         image_paths, instance_ids: (photos,), text
         probs: (labels of all tasks, photos), float32: a label's photographs lie side by side
         embeddings: (photos, features), float32, each of length 1
-
-    Above EXACT_LIMIT photographs likeness alone is searched in a graph (USearch's HNSW) that is approximate; `graph`
-    is None below. Words, and words with likeness, are always searched exactly.
     """
 
     def __init__(
@@ -93,7 +86,6 @@ class Index:
         probs: NDArray[np.float32],
         embeddings: NDArray[np.float32],
     ) -> None:
-        self.graph: Any = None
         self.name = name
         self.label_space = label_space
         self.vocabulary = Vocabulary(label_space, synonyms)
@@ -144,11 +136,6 @@ class Index:
             files[name] = f"{name}-{hashlib.sha256(array.tobytes()).hexdigest()[:12]}.npy"
             if not (folder / files[name]).exists():
                 write_npy(folder / files[name], array)
-        if len(self) > EXACT_LIMIT:
-            files["graph"] = f"{files['embeddings'].removesuffix('.npy')}.usearch"
-            if not (folder / files["graph"]).exists():
-                with atomic_path(folder / files["graph"]) as temporary:
-                    build_graph(self.embeddings).save(str(temporary))
         document = {"system": self.name, "label_space": self.label_space.to_json(), "photos": len(self)}
         write_json(folder / "index.json", {**document, "files": files, "synonyms": self.vocabulary.synonyms})
         for stale in old - set(files.values()):
@@ -166,8 +153,6 @@ class Index:
             arrays = [read_npy(folder / document["files"][name]) for name in ARRAYS]
             label_space = LabelSpace.from_json(document["label_space"])
             index = cls(document["system"], label_space, document["synonyms"], *arrays)
-            if "graph" in document["files"]:
-                index.graph = _view_graph(folder / document["files"]["graph"])
             num_labels = sum(label_space.num_labels(task) for task in label_space)
             shapes = [array.shape[0] for array in arrays[:2]] + [arrays[2].shape[1], arrays[3].shape[0]]
             whole = set(shapes) == {document["photos"]} and arrays[2].shape[0] == num_labels
@@ -278,8 +263,6 @@ class Index:
         message = self._message(text, query, like is not None)
         if not query.terms and like is None:
             return SearchResult((), query, message)
-        if like is not None and not query.terms and only is None and self.graph is not None:
-            return SearchResult(self._nearest(like, top_k, by_item), query, message)
         scores = self.and_scores(query)
         cosines = None
         if like is not None:
@@ -300,18 +283,6 @@ class Index:
             for row in rows
         )
         return SearchResult(hits, query, message)
-
-    def _nearest(self, like: NDArray[np.floating], top_k: int, by_item: bool) -> tuple[Hit, ...]:
-        """Ask the graph, and score what it finds exactly."""
-        wanted = top_k * (8 if by_item else 1)
-        rows = np.sort(self.graph.search(like.astype(np.float32), wanted).keys.astype(np.int64))
-        cosines = self.embeddings[rows] @ (like / max(float(np.linalg.norm(like)), 1e-12)).astype(np.float32)
-        hits: dict[Any, Hit] = {}
-        for place in np.argsort(-cosines, kind="stable"):
-            row, cosine = int(rows[place]), float(cosines[place])
-            path, item = str(self.image_paths[row]), str(self.instance_ids[row])
-            hits.setdefault(item if by_item else row, Hit(row, path, item, max(cosine, 0.0) + FLOOR, (), cosine))
-        return tuple(hits.values())[:top_k]
 
     def _best(self, scores: NDArray[np.float32], top_k: int, by_item: bool) -> list[int]:
         wanted = top_k
@@ -370,25 +341,6 @@ def stored_files(folder: Path) -> set[str]:
     except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
         raise ArtifactError(f"{path}: is not of an index ({error!r}). Choose another folder") from None
     return names
-
-
-def build_graph(embeddings: NDArray[np.float32]) -> Any:
-    """Build USearch's HNSW graph of cosines. Shape: (photos, features)."""
-    from usearch.index import Index as Graph
-
-    graph = Graph(ndim=embeddings.shape[1], metric="cos", dtype="f16", connectivity=16, expansion_search=96)
-    graph.add(np.arange(len(embeddings)), np.ascontiguousarray(embeddings), log=sys.stderr.isatty())
-    return graph
-
-
-def _view_graph(path: Path) -> Any:
-    from usearch.index import Index as Graph
-
-    if not path.is_file():
-        raise ArtifactError(f"{path}: not found. Add or remove a photograph, or delete the index and rebuild it")
-    graph: Any = Graph.restore(str(path), view=True)
-    graph.expansion_search = 96
-    return graph
 
 
 def best_rows(scores: NDArray[np.float32], top_k: int) -> NDArray[np.int64]:
