@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from vitrine.artifacts import ArtifactError, write_csv
-from vitrine.labels import MISSING, LabelSpace, read_measures, read_photos
+from vitrine.labels import MISSING, LabelSpace, display_name, label_words, read_measures, read_photos
 
 TABLE = pd.DataFrame(
     {
@@ -90,3 +91,32 @@ def test_names_of_measures_stay_text_and_their_numbers_numbers(tmp_path: Path) -
     again = read_measures(tmp_path / "per_label.csv")
     assert again[["task", "label", "model"]].values.tolist() == [["1", "007", "2"], ["1", "NA", "3"]]
     assert again["f1"][0] == 0.5 and pd.isna(again["f1"][1]) and again["n"].sum() == 3
+
+
+def test_people_read_the_names_of_the_projects_file_and_else_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert display_name("_wrist_watch") == "wrist watch"  # no file
+    (tmp_path / "other/data").mkdir(parents=True)
+    (tmp_path / "other/data/display_names.yaml").write_text("wrist_watch: Wrist watch\n")
+    monkeypatch.chdir(tmp_path / "other")
+    assert (display_name("wrist_watch"), display_name("dark_red")) == ("Wrist watch", "dark red")
+    assert label_words("wrist_watch") == "wrist watch"
+
+
+@pytest.mark.parametrize("text", ["- wrist_watch", "wrist_watch: 7", "{"])
+def test_a_file_of_names_with_something_else_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/display_names.yaml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ArtifactError, match=r"data/display_names\.yaml: (expected lines|cannot be read)"):
+        display_name("wrist_watch")
+
+
+def test_the_projects_file_names_every_class_of_the_sample() -> None:
+    root = Path(__file__).parents[1]
+    names = yaml.safe_load((root / "data/display_names.yaml").read_text(encoding="utf-8"))
+    assert set(names) == set(pd.read_csv(root / "data/sample/labels.csv")["class_label"])

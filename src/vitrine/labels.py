@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import yaml
 from numpy.typing import NDArray
 
 from vitrine.artifacts import ArtifactError, read_csv
@@ -75,9 +77,35 @@ class LabelSpace:
         return codes
 
 
-def display_name(label: str) -> str:
-    """Return a label or a task as people read it: an underscore is a space."""
+DISPLAY_NAMES = Path("data/display_names.yaml")
+"""What people read instead of a label; in the project's folder, as all paths are."""
+
+
+def label_words(label: str) -> str:
+    """Return the words of a label: an underscore is a space."""
     return label.replace("_", " ").strip()
+
+
+def display_name(label: str) -> str:
+    """Return a label or a task as people read it: as data/display_names.yaml says, else its words.
+
+    Raises:
+        ArtifactError: the file is not a list of `label: name`.
+    """
+    return _display_names(Path.cwd() / DISPLAY_NAMES).get(label) or label_words(label)
+
+
+@cache
+def _display_names(path: Path) -> dict[str, str]:
+    if not path.is_file():
+        return {}
+    try:
+        names = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ArtifactError(f"{DISPLAY_NAMES}: cannot be read ({error})") from None
+    if not isinstance(names, dict) or not all(isinstance(text, str) for pair in names.items() for text in pair):
+        raise ArtifactError(f"{DISPLAY_NAMES}: expected lines such as 'wrist_watch: Wrist watch', numbers in quotes")
+    return names
 
 
 def read_photos(path: Path) -> pd.DataFrame:

@@ -13,7 +13,7 @@ import yaml
 from rapidfuzz.distance import OSA
 
 from vitrine.artifacts import ArtifactError
-from vitrine.labels import CLASS_TASK, LabelSpace, display_name
+from vitrine.labels import CLASS_TASK, LabelSpace, label_words
 
 NEGATIONS = frozenset({"not", "no", "without", "except", "but"})
 """Words before what must not be there; "but" says nothing on its own, as in "but not blue"."""
@@ -232,7 +232,7 @@ class Vocabulary:
 
     def words_of(self, label: Label) -> str:
         """Return a label as people write it."""
-        return display_name(self.label_space.labels[label[0]][label[1]])
+        return label_words(self.label_space.labels[label[0]][label[1]])
 
     def suggestions(self) -> list[str]:
         """Return a word of every kind, for a query that finds nothing: a label of each task, the class last."""

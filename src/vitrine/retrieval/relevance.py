@@ -18,7 +18,7 @@ from vitrine.artifacts import ArtifactError
 from vitrine.evaluation.resampling import jackknife_interval
 from vitrine.evaluation.scoring import SEED, number_items, rate
 from vitrine.inference.systems import ENSEMBLE, NETWORKS
-from vitrine.labels import CLASS_TASK, LabelSpace, display_name
+from vitrine.labels import CLASS_TASK, LabelSpace, label_words
 from vitrine.params import Section
 from vitrine.predictions import Predictions
 from vitrine.retrieval.index import Index
@@ -265,7 +265,7 @@ def task_order(label_space: LabelSpace) -> list[str]:
 
 def phrase(labels: Sequence[str]) -> str:
     """Write labels as people say them: "blue plastic tableware water bottle"."""
-    return " ".join(map(display_name, labels))
+    return " ".join(map(label_words, labels))
 
 
 def search_table(
