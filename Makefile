@@ -8,7 +8,7 @@ export VITRINE_TEAM13_DIR ?= $(abspath $(wildcard ../shared/team13))
 export VITRINE_PHOTOS_DIR ?= $(abspath $(wildcard ../shared/photos))
 
 .DEFAULT_GOAL := help
-.PHONY: setup lock deps repro test check lock-check certify team13 team13-crossval crossval pretrain render realism app pictures diff gate bench kill-test readme help
+.PHONY: setup lock deps repro test check lock-check certify team13 team13-crossval crossval pretrain render realism app pictures plots diff gate bench kill-test readme help
 
 setup: .venv/installed  ## Make the environment (about 6 GB, once)
 
@@ -33,9 +33,10 @@ team13: setup  ## Fetch Team 13's real photographs and run the pipeline on them,
 	dvc repro data/team13/dvc.yaml
 	grep -hv '^#' data/team13/dataset | sed 's/^/-S /' | xargs dvc exp run
 
-team13-crossval: setup  ## Cross-validate on Team 13's photographs, as an experiment
+team13-crossval: setup  ## Cross-validate on Team 13's photographs, as an experiment; write report/crossval_team13.*
 	dvc repro data/team13/dvc.yaml
 	grep -hv '^#' data/team13/dataset | sed 's/^/-S /' | xargs dvc exp run crossval/dvc.yaml
+	python tools/keep_team13.py
 
 crossval: setup  ## Cross-validate the networks and the baselines, by item
 	dvc repro crossval/dvc.yaml
@@ -71,6 +72,9 @@ app: setup  ## Serve the web page at 127.0.0.1:7860
 
 pictures: setup  ## Make the README's screenshots with the browser tests
 	VITRINE_SHOP=$(CURDIR) VITRINE_PICTURES=$(CURDIR)/docs/page_pictures python -m pytest -q tests/app/test_browser.py
+
+plots: setup  ## Draw DVC's plots into dvc_plots/plots.html, without a network; REVS="HEAD~1 HEAD" compares
+	python tools/plots.py $(REVS)
 
 diff: setup  ## Compare metrics and params with the last commit
 	dvc metrics diff --md

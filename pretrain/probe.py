@@ -3,7 +3,7 @@
 Reads   .resume/distill_NAME/*.safetensors, FOLDER (data/splits unless named): the photographs of train and val; those
         of test are never looked at
 Writes  pretrain/curves/NAME.csv: accuracy of logistic regression on frozen features, by cross-validation over items,
-        against the pictures seen; the first row is the weights that the run started from
+        with 95 % intervals, against the pictures seen; the first row is the weights that the run started from
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from vitrine.artifacts import read_json, read_npy, write_csv
 from vitrine.errors import exit_on_error
+from vitrine.evaluation.scoring import number_items, rate
 from vitrine.labels import MISSING, LabelSpace, read_photos
 from vitrine.learning.model import create_model
 from vitrine.learning.preprocess import Decoding
@@ -32,12 +33,17 @@ FOLDS = 5
 TASKS = ("class", "color")
 
 
-def accuracy(features: NDArray[np.float32], codes: NDArray[np.int64], items: NDArray[np.str_]) -> float:
-    """Return the share of photographs that a probe names right which never saw their item."""
+def probe(features: NDArray[np.float32], codes: NDArray[np.int64], items: NDArray[np.int64]) -> dict[str, float | int]:
+    """Return the accuracy on photographs whose item the probe never saw: n, accuracy and the ends of its interval.
+
+    Shape:
+        features: (photos, features); codes, items: (photos,)
+    """
     labeled = codes != MISSING
-    probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000))
-    folds = GroupKFold(FOLDS).split(features[labeled], groups=items[labeled])
-    return float(np.mean(cross_val_predict(probe, features[labeled], codes[labeled], cv=list(folds)) == codes[labeled]))
+    features, codes, items = features[labeled], codes[labeled], items[labeled]
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000))
+    folds = list(GroupKFold(FOLDS).split(features, groups=items))
+    return rate(cross_val_predict(model, features, codes, cv=folds) == codes, items)
 
 
 def main(name: str, folder: Path) -> None:
@@ -48,13 +54,15 @@ def main(name: str, folder: Path) -> None:
     photos, table = read_npy(folder / "photos.npy")[known], table[known]
     decoding = Decoding(**read_json(folder / "decoding.json"))
     space = LabelSpace.from_json(read_json(folder / "label_space.json"))
-    codes, items = space.encode(table), table["instance_id"].to_numpy(dtype=str)
+    codes, items = space.encode(table), number_items(table["instance_id"])
     rows = []
     snapshots = sorted((Path(".resume") / f"distill_{name}").glob("0*.safetensors"))
     for seen, start in tqdm([(0, params.start), *((int(path.stem), str(path)) for path in snapshots)], disable=None):
         model = create_model(params.architecture, start, LabelSpace({}), decoding, params.image_size_px, 0.0, 0.0)
         _, features = model.infer(photos)
-        rows.append({"pictures": seen, **{task: accuracy(features, codes[task], items) for task in TASKS}})
+        scores = {task: probe(features, codes[task], items) for task in TASKS}
+        named = {f"{task}_{key}": value for task, found in scores.items() for key, value in found.items()}
+        rows.append({"pictures": seen, **named})
     write_csv(Path("pretrain/curves") / f"{name}.csv", pd.DataFrame(rows), digits=4)
 
 

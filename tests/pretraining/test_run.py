@@ -463,7 +463,8 @@ def test_the_probe_judges_snapshots_by_train_and_val_alone(tmp_path: Path, monke
     script["main"]("mobilevit", Path("splits"))
     curve = read_csv(Path("pretrain/curves/mobilevit.csv"))
     assert curve["pictures"].tolist() == [0, 8]
-    assert curve["class"].tolist() == curve["color"].tolist() == [1, 1]
+    assert curve["class_accuracy"].tolist() == curve["color_accuracy"].tolist() == [1, 1]
+    assert curve["class_n"].tolist() == [15, 15] and (curve["class_accuracy_ci_low"] < 1).all()
 
 
 def test_a_probe_never_saw_the_item_it_names() -> None:
@@ -472,10 +473,12 @@ def test_a_probe_never_saw_the_item_it_names() -> None:
     items = np.repeat(np.arange(20), 4)
     codes = random.permutation(np.arange(20) % 2)[items]
     features = random.normal(size=(20, 64))[items].astype(np.float32)
-    accuracy = runpy.run_path(str(ROOT / "pretrain/probe.py"))["accuracy"]
-    assert accuracy(features, codes, items.astype(str)) < 0.8
+    probe = runpy.run_path(str(ROOT / "pretrain/probe.py"))["probe"]
+    found = probe(features, codes, items)
+    assert found["n"] == 80 and found["accuracy_ci_low"] < found["accuracy"] < 0.8
     codes[:4] = MISSING
-    assert accuracy(np.tile(codes[:, None], 64).astype(np.float32), codes, items.astype(str)) == 1
+    found = probe(np.tile(codes[:, None], 64).astype(np.float32), codes, items)
+    assert (found["n"], found["accuracy"]) == (76, 1)
 
 
 # -- imported weights ---------------------------------------------------------------------------------------------
@@ -497,8 +500,13 @@ def test_weights_are_those_that_params_the_lock_and_their_card_name(name: str) -
     assert card["size_bytes"] == path.stat().st_size
     assert card["architecture"] == PINS[name]["architecture"]
     assert card["precisions"] == sorted({str(tensor.dtype) for tensor in read_tensors(path).values()})
-    assert card["round_commits"] == PINS[name]["round_commits"]
-    assert "imported" in card["origin"] and "cannot be rebuilt" in card["origin"]
+    assert card["commit"] == PINS[name]["commit"]
+    record = read_json(ROOT / PINS[name]["record"])
+    assert {key: card["distilled"][key] for key in record} == record
+    assert record["pictures_seen"] > 10_000 and record["hours"] > 0 and record["hardware"]
+    licenses = [source["license"] for source in record["photographs"].values()]
+    assert len(licenses) == 7 and all(licenses) and record["teacher"]["license"] == "Apache-2.0"
+    assert 0 < card["scores"]["class_accuracy_ci_low"] < card["scores"]["class_accuracy"] < 1
     lock = yaml.safe_load((ROOT / "pretrain/dvc.lock").read_text(encoding="utf-8"))["stages"]
     entries = [entry for stage in lock.values() for kind in ("deps", "outs") for entry in stage.get(kind, [])]
     assert {entry["md5"] for entry in entries if entry["path"] == f"weights/{name}.safetensors"} == {md5}
@@ -512,6 +520,8 @@ def test_weights_with_another_hash_are_refused_and_get_no_card(tmp_path: Path, m
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pretrain").mkdir()
     shutil.copy(ROOT / "pretrain/params.yaml", "pretrain/params.yaml")
+    for folder in ("records", "curves"):
+        shutil.copytree(ROOT / "pretrain" / folder, f"pretrain/{folder}")
     for name in NAMES:
         (tmp_path / "weights").mkdir(exist_ok=True)
         shutil.copy(ROOT / f"weights/{name}.safetensors", "weights")

@@ -1,0 +1,43 @@
+"""The tools behind the make targets write what they say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import keep_team13
+import plots
+
+BARS = {
+    "$schema": "https://vega.github.io/schema/vega-lite/v5.json",
+    "data": {"values": [{"x": 1, "y": "<b>"}]},
+    "mark": "bar",
+    "encoding": {"x": {"field": "x"}, "y": {"field": "y"}},
+}
+
+
+def test_plots_are_drawn_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: dict[str, list[dict[str, Any]]] = {
+        "other.csv": [{"type": "vega", "revisions": ["HEAD", "workspace"], "content": BARS}],
+        plots.FIRST[0]: [{"type": "image", "revisions": ["HEAD"], "url": str(tmp_path / "dvc_plots/static/a.png")}],
+    }
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(plots, "read_plots", lambda revisions: found)
+    plots.main(["HEAD"])
+    page = (tmp_path / "dvc_plots/plots.html").read_text()
+    assert "<svg" in page and '<img src="static/a.png"' in page and "HEAD, workspace" in page
+    assert "<script" not in page and "<b>" not in page
+    assert page.index(plots.FIRST[0]) < page.index("other.csv")
+
+
+def test_team_13s_report_leaves_out_what_shows_photographs() -> None:
+    report = (
+        "# Cross-validation\n\nFolds.\n\n## Scores\n\n| a |\n\n## Labels that deserve a second look\n\n![p](p.jpg)\n"
+    )
+    kept = keep_team13.without_photographs(report)
+    assert kept.startswith("# Cross-validation on Team 13's photographs\n") and kept.endswith("## Scores\n\n| a |\n")
+    assert "p.jpg" not in kept
+    with pytest.raises(ValueError, match="Make it with: make team13-crossval"):
+        keep_team13.without_photographs("# Cross-validation\n")
