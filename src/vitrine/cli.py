@@ -11,9 +11,29 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Column, Table
+from typer.core import TyperGroup
+
+from vitrine.errors import VitrineError
+
+
+def fail(error: Exception) -> typer.Exit:
+    """Print an error's message alone; the exit code is 2."""
+    Console(stderr=True, soft_wrap=True).print(f"ERROR: {error}", style="red", markup=False, highlight=False)
+    return typer.Exit(2)
+
+
+class Commands(TyperGroup):
+    """Commands that end on an error of the project with its message alone."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except VitrineError as error:
+            raise fail(error) from None
+
 
 OPTIONS: dict[str, Any] = {"no_args_is_help": True, "add_completion": False, "rich_markup_mode": None}
-app = typer.Typer(help="See, judge and find product photographs.", **OPTIONS)
+app = typer.Typer(help="See, judge and find product photographs.", cls=Commands, **OPTIONS)
 index_app = typer.Typer(help="Show an index, add photographs to it, remove some.", **OPTIONS)
 app.add_typer(index_app, name="index")
 if TYPE_CHECKING:
@@ -36,12 +56,6 @@ def _whole(paths: Iterable[str]) -> Column:
     return Column("photograph", no_wrap=True, min_width=max(len(path) for path in paths))
 
 
-def fail(error: Exception) -> typer.Exit:
-    """Print an error's message alone; the exit code is 2."""
-    Console(stderr=True, soft_wrap=True).print(f"ERROR: {error}", style="red", markup=False, highlight=False)
-    return typer.Exit(2)
-
-
 @app.command()
 def init(
     folder: Annotated[Path, typer.Argument(help="A folder with images/CLASS/*.jpg, or with labels.csv.")],
@@ -54,19 +68,16 @@ def init(
     from vitrine.data.catalog import CatalogError
     from vitrine.data.dataset import describe_table, table_from_folders, write_table
     from vitrine.data.splits import SplitParams
-    from vitrine.params import ParamsError, read_section
+    from vitrine.params import read_section
 
     guess = None
-    try:
-        if not folder.is_dir():
-            raise CatalogError(folder, ["not a folder; name one that holds images/CLASS/*.jpg or labels.csv"])
-        if not (folder / "labels.csv").exists():
-            params = read_section("split", SplitParams)
-            table, guess = table_from_folders(folder, params.max_megapixels, params.near_duplicate_bits)
-            write_table(folder, table)
-        description = describe_table(folder)
-    except (CatalogError, ParamsError) as error:
-        raise fail(error) from None
+    if not folder.is_dir():
+        raise CatalogError(folder, ["not a folder; name one that holds images/CLASS/*.jpg or labels.csv"])
+    if not (folder / "labels.csv").exists():
+        params = read_section("split", SplitParams)
+        table, guess = table_from_folders(folder, params.max_megapixels, params.near_duplicate_bits)
+        write_table(folder, table)
+    description = describe_table(folder)
     _print_description(folder, description, guess)
     if description.faults:
         raise typer.Exit(1)
@@ -130,14 +141,10 @@ def predict(
     """
     import numpy as np
 
-    from vitrine.artifacts import ArtifactError
     from vitrine.inference.predictor import Predictor
     from vitrine.photos import PhotoError, decode_photo
 
-    try:
-        predictor = Predictor.load(model)
-    except ArtifactError as error:
-        raise fail(error) from None
+    predictor = Predictor.load(model)
     decoded, names = [], []
     for path in photos:
         try:
@@ -182,19 +189,14 @@ def search(
     as_json: Json = False,
 ) -> None:
     """Find indexed photographs by words, by another photograph, or by both. Exit code 1 if nothing is found."""
-    from vitrine.artifacts import ArtifactError
-    from vitrine.photos import PhotoError
     from vitrine.retrieval.index import Index
 
-    try:
-        index = Index.load(folder or Path("index") / model)
-        embedding = None
-        if like is not None:
-            from vitrine.inference.predictor import Predictor
+    index = Index.load(folder or Path("index") / model)
+    embedding = None
+    if like is not None:
+        from vitrine.inference.predictor import Predictor
 
-            embedding = Predictor.load(index.name).predict_files([like]).embeddings[0]
-    except (ArtifactError, PhotoError) as error:
-        raise fail(error) from None
+        embedding = Predictor.load(index.name).predict_files([like]).embeddings[0]
     result = index.search(words, like=embedding, top_k=top_k, by_item=by_item)
     if as_json:
         hits = [asdict(hit) for hit in result.hits]
@@ -221,14 +223,10 @@ def _print_hits(hits: Sequence[Hit]) -> None:
 @index_app.command("info")
 def index_info(model: Model = "ensemble", folder: IndexFolder = None) -> None:
     """Say what an index holds."""
-    from vitrine.artifacts import ArtifactError
     from vitrine.retrieval.index import Index
 
     place = folder or Path("index") / model
-    try:
-        index = Index.load(place)
-    except ArtifactError as error:
-        raise fail(error) from None
+    index = Index.load(place)
     size = sum(path.stat().st_size for path in place.iterdir())
     items, features = len(set(index.instance_ids.tolist())), index.embeddings.shape[1]
     labels = ", ".join(f"{task} {index.label_space.num_labels(task)}" for task in index.label_space)
@@ -257,7 +255,6 @@ def index_add(
     import numpy as np
     from tqdm import tqdm
 
-    from vitrine.artifacts import ArtifactError
     from vitrine.inference.predictor import Predictor
     from vitrine.photos import PhotoError, decode_photo
     from vitrine.retrieval.index import Index, stored_files
@@ -267,27 +264,24 @@ def index_add(
     if not photos.is_dir():
         raise fail(ValueError(f"{photos}: not a folder"))
     files = sorted(path for path in photos.rglob("*") if path.is_file() and not path.name.startswith("."))
-    try:
-        old = Index.load(place) if stored_files(place) else None
-        predictor = Predictor.load(old.name if old else model)
-        synonyms = old.vocabulary.synonyms if old else read_synonyms(Path("data/synonyms.yaml"))
-        parts, faults = [], []
-        for start in tqdm(range(0, len(files), BATCH_SIZE), unit="batch", disable=None):
-            decoded, names = [], []
-            for path in files[start : start + BATCH_SIZE]:
-                try:
-                    decoded.append(decode_photo(path, predictor.photo_size_px, predictor.max_megapixels))
-                    names.append(path.as_posix())
-                except PhotoError as error:
-                    faults.append(str(error))
-            if names:
-                found = predictor.predict(np.stack(decoded), names)
-                parts.append(Index.build(predictor.name, found, names, synonyms))
-        if parts:
-            first, *more = [old, *parts] if old else parts
-            first.concat(*more).save(place)
-    except ArtifactError as error:
-        raise fail(error) from None
+    old = Index.load(place) if stored_files(place) else None
+    predictor = Predictor.load(old.name if old else model)
+    synonyms = old.vocabulary.synonyms if old else read_synonyms(Path("data/synonyms.yaml"))
+    parts, faults = [], []
+    for start in tqdm(range(0, len(files), BATCH_SIZE), unit="batch", disable=None):
+        decoded, names = [], []
+        for path in files[start : start + BATCH_SIZE]:
+            try:
+                decoded.append(decode_photo(path, predictor.photo_size_px, predictor.max_megapixels))
+                names.append(path.as_posix())
+            except PhotoError as error:
+                faults.append(str(error))
+        if names:
+            found = predictor.predict(np.stack(decoded), names)
+            parts.append(Index.build(predictor.name, found, names, synonyms))
+    if parts:
+        first, *more = [old, *parts] if old else parts
+        first.concat(*more).save(place)
     for fault in faults:
         Console(stderr=True, soft_wrap=True).print(f"Skipped {fault}", markup=False, highlight=False)
     added = sum(len(part) for part in parts)
@@ -307,16 +301,13 @@ def index_remove(
     from vitrine.retrieval.index import Index
 
     place = folder or Path("index") / model
-    try:
-        index = Index.load(place)
-        unknown = sorted(set(paths) - set(index.image_paths.tolist()))
-        if unknown:
-            raise ArtifactError(f"{place}: not indexed: {', '.join(unknown)}. Nothing was removed")
-        if len(set(paths)) == len(index):
-            raise ArtifactError(f"{place}: an index cannot be empty; delete the folder instead")
-        index.drop(set(paths)).save(place)
-    except ArtifactError as error:
-        raise fail(error) from None
+    index = Index.load(place)
+    unknown = sorted(set(paths) - set(index.image_paths.tolist()))
+    if unknown:
+        raise ArtifactError(f"{place}: not indexed: {', '.join(unknown)}. Nothing was removed")
+    if len(set(paths)) == len(index):
+        raise ArtifactError(f"{place}: an index cannot be empty; delete the folder instead")
+    index.drop(set(paths)).save(place)
     typer.echo(f"Removed {len(set(paths))} photographs from {place}.")
 
 
@@ -326,16 +317,13 @@ def serve(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port.")] = 7860,
 ) -> None:
     """Serve the web page over what `dvc repro` made. Needs the extra [app]."""
-    from vitrine.artifacts import ArtifactError
-    from vitrine.params import ParamsError
-
     try:
         from vitrine.app.server import serve as serve_page
     except ModuleNotFoundError as error:
         raise fail(ValueError(f"{error.name} is not installed. Install the extra: pip install -e '.[app]'")) from None
     try:
         serve_page(Path("."), host, port)
-    except (ArtifactError, ParamsError, OSError) as error:
+    except OSError as error:
         raise fail(error) from None
 
 
@@ -345,17 +333,13 @@ def gate(revision: Revision = "HEAD") -> None:
     from vitrine.reporting.compare import (
         FAILURES,
         ORDER,
-        CompareError,
         count_changes,
         format_change,
         format_value,
         metric_changes,
     )
 
-    try:
-        changes = metric_changes(revision)
-    except CompareError as error:
-        raise fail(error) from None
+    changes = metric_changes(revision)
     key = Column("metric", no_wrap=True, min_width=max((len(change.key) for change in changes), default=0))
     table = Table(key, revision, "now", Column("change", no_wrap=True), "verdict", **PLAIN)
     for change in sorted(changes, key=lambda c: (ORDER.index(c.verdict), c.key)):
@@ -384,12 +368,9 @@ def summary(
     ] = None,
 ) -> None:
     """Write what changed since a revision as Markdown, for a pull request."""
-    from vitrine.reporting.compare import CompareError, write_summary
+    from vitrine.reporting.compare import write_summary
 
-    try:
-        write_summary(revision, out, repository_url)
-    except CompareError as error:
-        raise fail(error) from None
+    write_summary(revision, out, repository_url)
     Console().print(f"Wrote {out}", markup=False, highlight=False)
 
 
