@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from vitrine.artifacts import read_json, read_npy, read_npz, write_npz
 from vitrine.data.splits import assign_folds
 from vitrine.evaluation.scoring import compare, number_items
-from vitrine.labels import LabelSpace, read_photos
+from vitrine.labels import LabelSpace, read_photo_table
 from vitrine.learning.preprocess import Decoding
 from vitrine.learning.strategies import DeitParams, MobilevitParams, train
 from vitrine.learning.training import TrainingData, TrainingParams
@@ -48,7 +48,7 @@ def logits_of_fold(name: str, data: TrainingData, judged: NDArray[np.int64], fol
 
 
 def main() -> None:
-    table, photos = read_photos(FOLDER / "photos.csv"), read_npy(FOLDER / "photos.npy")
+    table, photos = read_photo_table(FOLDER / "photos.csv"), read_npy(FOLDER / "photos.npy")
     label_space = LabelSpace.from_json(read_json(FOLDER / "label_space.json"))
     codes, known = label_space.encode(table), np.flatnonzero(table["split"] != "test")
     items = number_items(table["instance_id"])[known]

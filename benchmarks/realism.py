@@ -1,7 +1,7 @@
 """How real are the renders? Judge models that have only seen the sample catalogue on Team 13's photographs.
 
 Uses the models that `dvc repro` trained, without any fine-tuning, on Team 13's train and val photographs; its test
-split is never read. Prints accuracies with 95 % intervals from a bootstrap over items, and which classes are confused.
+split is never read. Prints accuracies with 95 % intervals from a jackknife over items, and which classes are confused.
 
     python benchmarks/realism.py [--photos data/team13] [--models models]
 """
@@ -16,7 +16,7 @@ import pandas as pd
 from sklearn.metrics import confusion_matrix
 
 from vitrine.data.catalog import DataParams, read_catalog
-from vitrine.evaluation.scoring import number_items, rate
+from vitrine.evaluation.scoring import accuracy_with_interval, number_items
 from vitrine.inference.predictor import Predictor
 from vitrine.inference.systems import load_systems
 from vitrine.labels import CLASS_TASK, display_name
@@ -53,7 +53,7 @@ def main() -> None:
             predicted = labels[found.probs[task].argmax(axis=1)]
             known = table[task].notna().to_numpy()
             truth = table[task].to_numpy()
-            correct = rate((predicted == truth)[known], items[known])
+            correct = accuracy_with_interval((predicted == truth)[known], items[known])
             majority = pd.Series(truth[known]).value_counts(normalize=True).iloc[0]
             print(f"| {name} | {task} | {with_interval(correct, 'accuracy')} | {majority:.1%} |")
             if task == CLASS_TASK:

@@ -22,7 +22,7 @@ from vitrine.evaluation.baselines import (
     svm_probs,
 )
 from vitrine.inference.predictor import imagenet_features
-from vitrine.labels import LabelSpace, read_photos
+from vitrine.labels import LabelSpace, read_photo_table
 from vitrine.params import read_section
 from vitrine.predictions import Predictions
 
@@ -31,7 +31,7 @@ def main() -> None:
     exit_on_error()
     params = read_section("baselines", BaselineParams, Path("crossval/params.yaml"))
     folder = Path("data/splits")
-    table, photos = read_photos(folder / "photos.csv"), read_npy(folder / "photos.npy")
+    table, photos = read_photo_table(folder / "photos.csv"), read_npy(folder / "photos.npy")
     label_space = LabelSpace.from_json(read_json(folder / "label_space.json"))
     folds = read_csv(Path("crossval/folds.csv"))["fold"].to_numpy()
     classical = classical_features(photos)

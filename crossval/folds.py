@@ -14,7 +14,7 @@ from pydantic import Field
 from vitrine.artifacts import write_csv
 from vitrine.data.splits import assign_folds
 from vitrine.errors import exit_on_error
-from vitrine.labels import read_photos
+from vitrine.labels import read_photo_table
 from vitrine.params import Section, read_section
 
 NUM_FOLDS = 5
@@ -30,7 +30,7 @@ class FoldParams(Section):
 def main() -> None:
     exit_on_error()
     params = read_section("folds", FoldParams, Path("crossval/params.yaml"))
-    table = read_photos(Path("data/splits/photos.csv"))
+    table = read_photo_table(Path("data/splits/photos.csv"))
     table["fold"] = assign_folds(table, NUM_FOLDS, params.seed)
     write_csv(Path("crossval/folds.csv"), table[["image_path", "instance_id", "fold"]])
 

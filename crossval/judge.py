@@ -1,7 +1,7 @@
 """Judge all systems on the predictions of photographs that they were not trained on, every photograph once.
 
 Reads   crossval/predictions/, crossval/folds.csv, data/splits/, data/synonyms.yaml
-Writes  metrics/crossval.json, plots/crossval/, report/crossval.md
+Writes  metrics/crossval/SYSTEM.json, plots/crossval/, report/crossval.md
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from vitrine.errors import exit_on_error
 from vitrine.evaluation.crossval import (
     JudgeParams,
     judge,
-    pool,
+    out_of_fold_probs,
     suspicious_labels,
 )
-from vitrine.evaluation.scoring import headline, named_rows
-from vitrine.labels import CLASS_TASK, LabelSpace, read_photos
+from vitrine.evaluation.scoring import headline_metrics, named_rows
+from vitrine.labels import CLASS_TASK, LabelSpace, read_photo_table
 from vitrine.params import read_section
 from vitrine.reporting import figures
 from vitrine.reporting.crossval import write_crossval_report
@@ -32,11 +32,11 @@ def main() -> None:
     params = read_section("judge", JudgeParams, Path("crossval/params.yaml"))
     searched = read_section("index", IndexParams)
     data, plots = Path("data/splits"), Path("plots/crossval")
-    table, photos = read_photos(data / "photos.csv"), read_npy(data / "photos.npy")
+    table, photos = read_photo_table(data / "photos.csv"), read_npy(data / "photos.npy")
     label_space = LabelSpace.from_json(read_json(data / "label_space.json"))
     folds = read_csv(Path("crossval/folds.csv"))["fold"].to_numpy()
     codes = label_space.encode(table)
-    systems = pool(Path("crossval/predictions"), table, folds, codes)
+    systems = out_of_fold_probs(Path("crossval/predictions"), table, folds, codes)
     scores, comparisons = judge(systems, codes, list(table["instance_id"]), params.calibration_bins)
     suspects = suspicious_labels(table, label_space, codes[CLASS_TASK], systems["ensemble"][CLASS_TASK])
 
@@ -49,7 +49,8 @@ def main() -> None:
     write_csv(plots / "suspicious_labels.csv", suspects.drop(columns="row"))
     tiles = figures.suspect_rows(suspects.head(NUM_SHOWN), photos)
     figures.photo_grid(tiles, "Labels that deserve a second look", plots / "suspicious_labels.jpg")
-    write_metrics(Path("metrics/crossval.json"), headline(scores, "system"))
+    for name, rows in scores.groupby("system"):
+        write_metrics(Path(f"metrics/crossval/{name}.json"), *headline_metrics(rows))
     num_folds = int(folds.max()) + 1
     report = write_crossval_report(scores, comparisons, suspects, retrieval, gains, num_folds)
     write_text(Path("report/crossval.md"), report)

@@ -18,7 +18,7 @@ from pydantic import Field
 from vitrine.artifacts import read_csv, read_json, read_npy
 from vitrine.errors import exit_on_error
 from vitrine.inference.predictor import Network
-from vitrine.labels import LabelSpace, read_photos
+from vitrine.labels import LabelSpace, read_photo_table
 from vitrine.learning.distillation import DistillationParams
 from vitrine.learning.model import save_model
 from vitrine.learning.preprocess import Decoding
@@ -47,7 +47,7 @@ def main(name: str, fold: int) -> None:
     params = read_section("training", TrainingParams).model_copy(update={"checkpoint": "ema"})
     strategy = read_section(f"train_{name}", SECTIONS[name]).strategy().shortened(fraction)
     folder = Path("data/splits")
-    table, photos = read_photos(folder / "photos.csv"), read_npy(folder / "photos.npy")
+    table, photos = read_photo_table(folder / "photos.csv"), read_npy(folder / "photos.npy")
     label_space = LabelSpace.from_json(read_json(folder / "label_space.json"))
     held_out = (read_csv(Path("crossval/folds.csv"))["fold"] == fold).to_numpy()
     rows = np.flatnonzero(~held_out), np.flatnonzero(held_out)

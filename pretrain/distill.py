@@ -19,7 +19,7 @@ import torch
 
 from vitrine.artifacts import write_csv, write_json, write_tensors
 from vitrine.errors import exit_on_error
-from vitrine.learning.teacher import PACKAGE, SHA256, create_teacher
+from vitrine.learning.imagenet import PACKAGE, SHA256, create_imagenet_model
 from vitrine.params import read_section
 from vitrine.pretraining.run import DistillationRun, PretrainingParams, StudentParams
 from vitrine.pretraining.shards import read_pictures
@@ -36,7 +36,7 @@ def main(name: str) -> None:
     student = read_section(f"distill_{name}", StudentParams, PARAMS)
     renders = [SHARDS / f"{number}.npz" for number in params.render_shards]
     pictures = read_pictures([SHARDS / "photos" / f"{source}.npz" for source in sources], renders)
-    run = DistillationRun(create_teacher(), pictures, params, student, Path(".resume") / f"distill_{name}")
+    run = DistillationRun(create_imagenet_model(), pictures, params, student, Path(".resume") / f"distill_{name}")
     signals: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: signals.append(number))
     if not run.train(lambda: bool(signals), title=name):

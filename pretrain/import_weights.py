@@ -1,10 +1,10 @@
 """Check the backbones in weights/ against their pinned hashes and write their cards.
 
-Reads   pretrain/params.yaml, weights/NAME.safetensors
-Writes  weights/NAME.json: what the file is, its SHA-256, and where it comes from
+Reads   pretrain/params.yaml, weights/NAME.safetensors, pretrain/records/, pretrain/curves/
+Writes  weights/NAME.json: what the file is, its SHA-256, what it learned from and under which licenses, its scores
 
-The backbones were trained in three rounds at earlier commits, each with the renderer of its day. Those renders
-and the 32-bit backbones are gone, so this pipeline cannot make the files again: it takes them as they are.
+A backbone is distilled in hours, by `pretrain/distill.py` at the commit that its card names. The pipeline takes the
+file as it is: a pinned input, like the teacher.
 """
 
 from __future__ import annotations
@@ -15,40 +15,47 @@ from typing import Annotated
 
 from pydantic import Field
 
-from vitrine.artifacts import ArtifactError, read_tensors, write_json
+from vitrine.artifacts import ArtifactError, read_csv, read_json, read_tensors, write_json
 from vitrine.errors import exit_on_error
 from vitrine.params import Section, read_section
 
-LAST_FULL_RECORD = "e2da345"
-"""The last commit whose cards hold the params and the scores of every round."""
+Commit = Annotated[str, Field(pattern="^[0-9a-f]{40}$")]
 
-TRAINED_ON = (
-    "renders of this project and their labels: class (the ten classes of data/sample), color, material, condition; "
-    "from random weights, without third-party pictures or weights"
-)
+STARTED_FROM = "weights of this project, trained in three rounds on labeled renders alone"
+FIRST_RECORD = "e2da345"
+"""The commit whose cards hold the params and the scores of those rounds."""
 
 
 class Pin(Section):
-    """One imported file and the commits at which each round of its training was bundled, first to last."""
+    """One file.
+
+    Attributes:
+        record: how it was distilled, as `distill.py` wrote it
+        curve: its scores against the pictures seen, as `probe.py` wrote it
+        commit: whose `distill.py` made it
+        round_commits: at which each round of its start weights was bundled, first to last
+    """
 
     architecture: str
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-    pictures_seen: Annotated[int, Field(ge=1)]
-    round_commits: Annotated[list[Annotated[str, Field(pattern="^[0-9a-f]{40}$")]], Field(min_length=1)]
+    record: str
+    curve: str
+    commit: Commit
+    round_commits: Annotated[list[Commit], Field(min_length=1)]
 
 
 class ImportParams(Section):
-    """All imported files; a field's name is the file's."""
+    """All files; a field's name is the file's."""
 
     deit_tiny: Pin
     mobilevit_xxs: Pin
 
 
 def card(path: Path, pin: Pin) -> dict[str, object]:
-    """Describe an imported file.
+    """Describe a file.
 
     Raises:
-        ArtifactError: it is missing, or not the file that was pinned.
+        ArtifactError: it is missing, or not the file that was pinned, or nothing is recorded of it.
     """
     precisions = sorted({str(tensor.dtype) for tensor in read_tensors(path).values()})
     found = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -57,20 +64,19 @@ def card(path: Path, pin: Pin) -> dict[str, object]:
             f"{path}: its SHA-256 is {found}, but pretrain/params.yaml pins {pin.sha256}. Restore it with "
             f"`git checkout {path}`, or, if it was replaced on purpose, update its section there"
         )
+    record, last = read_json(Path(pin.record)), read_csv(Path(pin.curve)).iloc[-1]
+    first_card = f"git show {FIRST_RECORD}:{path.with_suffix('.json').as_posix()}"
     return {
         "architecture": pin.architecture,
         "sha256": found,
         "size_bytes": path.stat().st_size,
         "precisions": precisions,
-        "origin": (
-            f"imported; made by {len(pin.round_commits)} rounds of training, bundled at the commits below, on renders "
-            "that are gone; cannot be rebuilt by this pipeline"
-        ),
-        "round_commits": pin.round_commits,
-        "full_record": f"git show {LAST_FULL_RECORD}:{path.with_suffix('.json').as_posix()}",
-        "trained_on": TRAINED_ON,
-        "pictures_seen": pin.pictures_seen,
-        "license": "that of this project",
+        "license": "Apache-2.0; of what it learned from, see photographs and teacher",
+        "commit": pin.commit,
+        "distilled": record,
+        "started_from": {"what": STARTED_FROM, "round_commits": pin.round_commits, "record": first_card},
+        "scores_of": "logistic regression on frozen features, Team 13's train and val, cross-validation over items",
+        "scores": {key: float(value) for key, value in last.items() if key != "pictures"},
     }
 
 

@@ -22,8 +22,8 @@ from tqdm import tqdm
 
 from vitrine.artifacts import read_json, read_npy, write_csv
 from vitrine.errors import exit_on_error
-from vitrine.evaluation.scoring import number_items, rate
-from vitrine.labels import MISSING, LabelSpace, read_photos
+from vitrine.evaluation.scoring import accuracy_with_interval, number_items
+from vitrine.labels import MISSING, LabelSpace, read_photo_table
 from vitrine.learning.model import create_model
 from vitrine.learning.preprocess import Decoding
 from vitrine.params import read_section
@@ -43,13 +43,13 @@ def probe(features: NDArray[np.float32], codes: NDArray[np.int64], items: NDArra
     features, codes, items = features[labeled], codes[labeled], items[labeled]
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000))
     folds = list(GroupKFold(FOLDS).split(features, groups=items))
-    return rate(cross_val_predict(model, features, codes, cv=folds) == codes, items)
+    return accuracy_with_interval(cross_val_predict(model, features, codes, cv=folds) == codes, items)
 
 
 def main(name: str, folder: Path) -> None:
     exit_on_error()
     params = read_section(f"distill_{name}", StudentParams, Path("pretrain/params.yaml"))
-    table = read_photos(folder / "photos.csv")
+    table = read_photo_table(folder / "photos.csv")
     known = (table["split"] != "test").to_numpy()
     photos, table = read_npy(folder / "photos.npy")[known], table[known]
     decoding = Decoding(**read_json(folder / "decoding.json"))
@@ -57,7 +57,9 @@ def main(name: str, folder: Path) -> None:
     codes, items = space.encode(table), number_items(table["instance_id"])
     rows = []
     snapshots = sorted((Path(".resume") / f"distill_{name}").glob("0*.safetensors"))
-    for seen, start in tqdm([(0, params.start), *((int(path.stem), str(path)) for path in snapshots)], disable=None):
+    for seen, start in tqdm(
+        [(0, params.initial_weights), *((int(path.stem), str(path)) for path in snapshots)], disable=None
+    ):
         model = create_model(params.architecture, start, LabelSpace({}), decoding, params.image_size_px, 0.0, 0.0)
         _, features = model.infer(photos)
         scores = {task: probe(features, codes[task], items) for task in TASKS}

@@ -1,7 +1,7 @@
 """Index what each system predicts, and measure the search on photographs that the models were not trained on.
 
 Reads   predictions/, data/splits/, data/synonyms.yaml
-Writes  index/SYSTEM/, metrics/retrieval.json, plots/index/
+Writes  index/SYSTEM/, metrics/retrieval/SYSTEM.json, plots/index/
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pandas as pd
 from vitrine.artifacts import read_json, read_npy, write_csv, write_metrics
 from vitrine.errors import exit_on_error
 from vitrine.evaluation.scoring import named_rows
-from vitrine.labels import LabelSpace, read_photos
+from vitrine.labels import LabelSpace, read_photo_table
 from vitrine.params import read_section
 from vitrine.predictions import Predictions
 from vitrine.reporting.figures import photo_grid, search_rows
@@ -23,7 +23,7 @@ from vitrine.retrieval.queries import read_synonyms
 from vitrine.retrieval.relevance import (
     IndexParams,
     example_queries,
-    headline,
+    headline_retrieval_metrics,
     measure_text,
     measure_views,
     search_table,
@@ -35,7 +35,7 @@ def main() -> None:
     exit_on_error()
     params = read_section("index", IndexParams)
     data, plots = Path("data/splits"), Path("plots/index")
-    table, photos = read_photos(data / "photos.csv"), read_npy(data / "photos.npy")
+    table, photos = read_photo_table(data / "photos.csv"), read_npy(data / "photos.npy")
     label_space = LabelSpace.from_json(read_json(data / "label_space.json"))
     synonyms = read_synonyms(Path("data/synonyms.yaml"))
     held_out = (table["split"] != "train").to_numpy()
@@ -64,7 +64,12 @@ def main() -> None:
     write_csv(plots / "retrieval.csv", named_rows(retrieval, "num_terms", "model", "system"))
     write_csv(plots / "views.csv", pd.DataFrame([{"model": name, **values} for name, values in views.items()]))
     write_csv(plots / "searches.csv", pd.concat(searches))
-    write_metrics(Path("metrics/retrieval.json"), headline(retrieval, gains, views, params.top_k))
+    write_csv(plots / "gains.csv", pd.DataFrame([{"model": name, **values} for name, values in gains.items()]))
+    for name in views:
+        picked = headline_retrieval_metrics(
+            retrieval[retrieval["model"] == name], gains[name], views[name], params.top_k
+        )
+        write_metrics(Path(f"metrics/retrieval/{name}.json"), *picked)
 
 
 if __name__ == "__main__":

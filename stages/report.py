@@ -1,6 +1,6 @@
 """Compare the systems in a page that GitHub shows, and in one that needs nothing but a browser.
 
-Reads   data/splits/photos.csv, params.yaml, metrics/split.json, plots/split/, plots/evaluate/, plots/index/
+Reads   data/splits/photos.csv, data/splits/counts.json, params.yaml, plots/split/, plots/evaluate/, plots/index/
 Writes  report/report.md, report/index.html
 """
 

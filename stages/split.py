@@ -1,8 +1,8 @@
 """Split the labeled photographs into train, val and test, item by item, and decode them once.
 
 Reads   ${data.path}/labels.csv, ${data.path}/images, data/corrections.csv
-Writes  data/splits/ (photos.csv, training.csv, photos.npy, label_space.json, decoding.json), metrics/split.json,
-        plots/split/
+Writes  data/splits/ (photos.csv, training.csv, photos.npy, label_space.json, decoding.json, counts.json),
+        metrics/split.json, plots/split/
 """
 
 from __future__ import annotations
@@ -55,14 +55,15 @@ def main() -> None:
     write_npy(out / "photos.npy", photos)
     write_json(out / "label_space.json", label_space.to_json())
     write_json(out / "decoding.json", params.model_dump(include={"photo_size_px", "max_megapixels"}))
-    metrics = {
+    counted = {
         "photos": {split: int((table["split"] == split).sum()) for split in SPLITS},
         "items": {split: int(table.loc[table["split"] == split, "instance_id"].nunique()) for split in SPLITS},
         "labels": {task: label_space.num_labels(task) for task in label_space},
         "missing": missing,
-        "near_duplicate_pairs": len(near),
     }
-    write_metrics(Path("metrics/split.json"), metrics)
+    write_json(out / "counts.json", counted)
+    numbers = {"num_photos": len(table), "num_items": int(table["instance_id"].nunique())}
+    write_metrics(Path("metrics/split.json"), {**numbers, "num_near_duplicates": len(near)})
     plots = Path("plots/split")
     write_csv(plots / "near_duplicates.csv", near)
     write_csv(plots / "class_by_split.csv", counts)

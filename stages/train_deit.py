@@ -1,7 +1,7 @@
 """Train the DeiT model in two phases: its heads on a frozen backbone, then everything, the backbone more slowly.
 
 Reads   data/splits/, models/efficientnet/, which teaches
-Writes  models/deit/, metrics/train_deit.json, plots/train_deit/history.csv
+Writes  models/deit/, metrics/train/deit.json, plots/train_deit/history.csv
 """
 
 from __future__ import annotations

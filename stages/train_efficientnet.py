@@ -1,7 +1,7 @@
 """Train the EfficientNet model in two phases: its heads on ImageNet's features, then its last blocks, too.
 
 Reads   data/splits/
-Writes  models/efficientnet/, metrics/train_efficientnet.json, plots/train_efficientnet/history.csv
+Writes  models/efficientnet/, metrics/train/efficientnet.json, plots/train_efficientnet/history.csv
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Train the MobileViT model in one phase, drawing every class equally often.
 
 Reads   data/splits/, models/efficientnet/, which teaches
-Writes  models/mobilevit/, metrics/train_mobilevit.json, plots/train_mobilevit/history.csv
+Writes  models/mobilevit/, metrics/train/mobilevit.json, plots/train_mobilevit/history.csv
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ def shop_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import pandas as pd
     import torch
 
-    from vitrine.artifacts import write_csv, write_json, write_metrics
+    from vitrine.artifacts import write_csv, write_json
     from vitrine.data.catalog import CORRECTION_COLUMNS, DataParams, decode_photos, read_catalog
     from vitrine.inference.predictor import Network
     from vitrine.inference.systems import System, save_systems, system_predictions
@@ -121,5 +121,5 @@ def shop_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_csv(root / "plots/evaluate/scores.csv", pd.DataFrame(scores))
     Image.fromarray(np.zeros((60, 80, 3), np.uint8)).save(root / "plots/evaluate/curves.png")
     counts = dict.fromkeys(("train", "val", "test"), 8)
-    write_metrics(root / "metrics/split.json", {"photos": counts, "items": counts})
+    write_json(root / "data/splits/counts.json", {"photos": counts, "items": counts})
     return root

@@ -60,11 +60,15 @@ def test_json_is_sorted_and_finite(tmp_path: Path) -> None:
 
 def test_metrics_are_rounded_numbers(tmp_path: Path) -> None:
     path = tmp_path / "m.json"
-    artifacts.write_metrics(path, {"a": {"b": np.float32(0.123456), "n": np.int64(3)}})
-    assert artifacts.read_json(path) == {"a": {"b": 0.1235, "n": 3}}
+    artifacts.write_metrics(path, {"b": np.float32(0.123456), "n": np.int64(3)}, {"b": (np.float64(0.1), 0.23456)})
+    assert artifacts.read_json(path) == {"b": 0.1235, "n": 3, "intervals": {"b": [0.1, 0.2346]}}
+    artifacts.write_metrics(path, {"n": 1})
+    assert artifacts.read_json(path) == {"n": 1}
     for wrong in (float("inf"), "0.5", [0.5], True, None):
-        with pytest.raises(ArtifactError, match="a: b: a metric must be"):
-            artifacts.write_metrics(path, {"a": {"b": wrong}})
+        with pytest.raises(ArtifactError, match="b: a metric must be"):
+            artifacts.write_metrics(path, {"b": wrong})
+    with pytest.raises(ArtifactError, match="b: a metric must be finite"):
+        artifacts.write_metrics(path, {"b": 0.5}, {"b": (float("nan"), 1.0)})
 
 
 def test_tables_keep_text_as_text_and_empty_as_missing(tmp_path: Path) -> None:

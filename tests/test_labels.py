@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vitrine.artifacts import ArtifactError, write_csv
-from vitrine.labels import MISSING, LabelSpace, display_name, label_words, read_measures, read_photos
+from vitrine.labels import MISSING, LabelSpace, display_name, label_words, read_photo_table, read_score_table
 
 TABLE = pd.DataFrame(
     {
@@ -63,7 +63,7 @@ def test_labels_and_ids_that_look_like_numbers_survive_photos_csv(tmp_path: Path
         {"image_path": labels, "split": "train", "instance_id": labels, "class": labels, "color": [first, None]}
     )
     write_csv(tmp_path / "photos.csv", table)
-    again = read_photos(tmp_path / "photos.csv")
+    again = read_photo_table(tmp_path / "photos.csv")
     for column in ("image_path", "instance_id", "class"):
         assert again[column].tolist() == [first, second]
     assert again["color"].tolist() == [first, None]
@@ -80,7 +80,7 @@ WORDS = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\r
 def test_any_text_survives_photos_csv(tmp_path_factory: pytest.TempPathFactory, labels: list[str]) -> None:
     path = tmp_path_factory.mktemp("any") / "photos.csv"
     write_csv(path, pd.DataFrame({"image_path": [str(k) for k in range(len(labels))], "class": labels}))
-    assert read_photos(path)["class"].tolist() == labels
+    assert read_photo_table(path)["class"].tolist() == labels
 
 
 def test_names_of_measures_stay_text_and_their_numbers_numbers(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_names_of_measures_stay_text_and_their_numbers_numbers(tmp_path: Path) -
         {"task": ["1", "1"], "label": ["007", "NA"], "model": ["2", "3"], "f1": [0.5, None], "n": [1, 2]}
     )
     write_csv(tmp_path / "per_label.csv", table)
-    again = read_measures(tmp_path / "per_label.csv")
+    again = read_score_table(tmp_path / "per_label.csv")
     assert again[["task", "label", "model"]].values.tolist() == [["1", "007", "2"], ["1", "NA", "3"]]
     assert again["f1"][0] == 0.5 and pd.isna(again["f1"][1]) and again["n"].sum() == 3
 

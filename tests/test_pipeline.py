@@ -23,7 +23,7 @@ import lineage
 from vitrine.artifacts import write_tensors
 from vitrine.evaluation.crossval import BASELINES
 from vitrine.inference.systems import NETWORKS
-from vitrine.labels import LabelSpace, read_measures, read_photos
+from vitrine.labels import LabelSpace, read_photo_table, read_score_table
 from vitrine.learning.model import create_model, tensors_of
 from vitrine.learning.preprocess import Decoding
 from vitrine.params import read_section
@@ -35,7 +35,14 @@ ROOT = Path(__file__).parents[1]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
 COPIED = (
-    *("dvc.yaml", "environment.yaml", ".dvcignore", "data/synonyms.yaml", "data/corrections.csv"),
+    *(
+        "dvc.yaml",
+        "environment.yaml",
+        ".dvcignore",
+        "data/display_names.yaml",
+        "data/synonyms.yaml",
+        "data/corrections.csv",
+    ),
     "weights/mobilevit_xxs.safetensors",
 )
 
@@ -78,7 +85,7 @@ def test_pre_training_declares_the_files_that_its_params_name(name: str) -> None
     path = ROOT / "pretrain/params.yaml"
     stages = yaml.safe_load((ROOT / "pretrain/dvc.yaml").read_text(encoding="utf-8"))["stages"]
     shards = read_section("distillation", PretrainingParams, path).render_shards
-    start = read_section(name, StudentParams, path).start
+    start = read_section(name, StudentParams, path).initial_weights
     named = {"pretrain/shards/photos", *(f"pretrain/shards/{shard}.npz" for shard in shards), *({start} - {"none"})}
     assert named == {dep for dep in stages[name]["deps"] if not dep.endswith(".py")}
     assert set(shards) == set(stages["render"]["matrix"]["shard"])
@@ -241,14 +248,17 @@ def test_a_run_makes_everything_and_a_second_one_does_nothing(project: Project) 
 @pytest.mark.slow
 def test_the_split_counts_what_the_dataset_holds(project: Project) -> None:
     rows = project.rows
-    counts = project.json("metrics/split.json")
+    pairs = pd.read_csv(project.root / "plots/split/near_duplicates.csv")
+    numbers = {"num_items": 16, "num_near_duplicates": len(pairs), "num_photos": 32}
+    assert project.json("metrics/split.json") == numbers
+    counts = project.json("data/splits/counts.json")
     assert counts["photos"] == rows["split"].value_counts().to_dict() == {"train": 16, "val": 8, "test": 8}
     assert counts["items"] == rows.groupby("split")["instance_id"].nunique().to_dict()
     assert counts["labels"] == {"class": 2, "color": 2, "material": 2}
     assert counts["missing"] == {"class": 0, "color": 0, "material": 0}
     photos = np.load(project.root / "data/splits/photos.npy")
     assert (photos.shape, photos.dtype) == ((32, 24, 24, 3), np.uint8)
-    table = read_photos(project.root / "data/splits/photos.csv")
+    table = read_photo_table(project.root / "data/splits/photos.csv")
     assert table["image_path"].tolist() == rows["image_path"].tolist()
     assert table["class"].tolist() == rows["class_label"].tolist()
     plotted = pd.read_csv(project.root / "plots/split/class_by_split.csv")
@@ -260,24 +270,30 @@ def test_the_best_epoch_is_kept(project: Project) -> None:
     for name, epochs in (("efficientnet", 2), ("deit", 3), ("mobilevit", 1)):
         history = pd.read_csv(project.root / f"plots/train_{name}/history.csv")
         assert history["epoch"].tolist() == list(range(1, epochs + 1))
-        kept = project.json(f"metrics/train_{name}.json")
+        kept = project.json(f"metrics/train/{name}.json")
         best = history.loc[history["val_macro_f1"].idxmax()]
         assert kept["epoch"] == best["epoch"]
-        assert kept["val_macro_f1"] == pytest.approx(best["val_macro_f1"], abs=1e-4)
+        assert kept["macro_f1"] == pytest.approx(best["val_macro_f1"], abs=1e-4)
+        assert kept["color"] == pytest.approx(best["val_color_accuracy"], abs=1e-4)
 
 
 @pytest.mark.slow
 def test_predictions_metrics_scores_and_report_say_the_same(project: Project) -> None:
-    table = read_photos(project.root / "data/splits/photos.csv")
+    table = read_photo_table(project.root / "data/splits/photos.csv")
     test = (table["split"] == "test").to_numpy()
-    metrics = project.json("metrics/evaluate.json")
+    folder = project.root / "metrics/evaluate"
+    metrics = {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
     scores = pd.read_csv(project.root / "plots/evaluate/scores.csv").set_index(["model", "split", "task"])
     report = (project.root / "report/report.md").read_text(encoding="utf-8")
     systems = {path.stem: Predictions.load(path) for path in (project.root / "predictions").glob("*.npz")}
     assert set(systems) == {*NETWORKS, "ensemble"} and set(metrics) == {*systems, "linear_probe", "svm"}
     for name, predictions in systems.items():
         assert list(predictions.image_paths) == table["image_path"].tolist()
-        assert set(metrics[name]) == {"class", "color", "material", "all_tasks"}
+        assert (
+            {"class", "color", "material", "all_tasks"}
+            < set(metrics[name])
+            == {*metrics[name]["intervals"], "intervals"}
+        )
         wrong = np.zeros(test.sum(), dtype=bool)
         for task, probs in predictions.probs.items():
             assert probs.shape == (32, 2) and (probs >= 0).all()
@@ -285,13 +301,12 @@ def test_predictions_metrics_scores_and_report_say_the_same(project: Project) ->
             labels = np.array(predictions.label_space.labels[task])[probs.argmax(axis=1)]
             right = labels[test] == table.loc[test, task].to_numpy()
             wrong |= ~right
-            assert metrics[name][task]["accuracy"] == right.mean() == scores.loc[(name, "test", task), "accuracy"]
-            assert metrics[name][task]["n"] == 8
+            assert metrics[name][task] == right.mean() == scores.loc[(name, "test", task), "accuracy"]
             assert f"| {100 * right.mean():.1f} % [" in report
-        assert metrics[name]["all_tasks"]["accuracy"] == 1 - wrong.mean()
+        assert metrics[name]["all_tasks"] == 1 - wrong.mean()
         confusion = pd.read_csv(project.root / f"plots/evaluate/confusion_{name}.csv", dtype=str)
         assert confusion["actual"].tolist() == table.loc[test, "class"].tolist()
-        assert (confusion["actual"] == confusion["predicted"]).mean() == metrics[name]["class"]["accuracy"]
+        assert (confusion["actual"] == confusion["predicted"]).mean() == metrics[name]["class"]
 
 
 @pytest.mark.slow
@@ -300,7 +315,7 @@ def test_searches_are_ranked_and_their_measures_are_possible(project: Project) -
     for _, hits in searches.groupby(["model", "query"]):
         assert hits["rank"].tolist() == list(range(1, len(hits) + 1))
         assert hits["score"].is_monotonic_decreasing
-    held_out = read_photos(project.root / "data/splits/photos.csv").query("split != 'train'")["image_path"]
+    held_out = read_photo_table(project.root / "data/splits/photos.csv").query("split != 'train'")["image_path"]
     assert set(searches["image_path"]) <= set(held_out)
     retrieval = pd.read_csv(project.root / "plots/index/retrieval.csv")
     assert retrieval["map"].between(0, 1).all()
@@ -324,7 +339,7 @@ def test_labels_and_items_that_look_like_numbers_come_out_as_they_went_in(projec
     assert sorted(label for labels in space.labels.values() for label in labels) == names
     index = Index.load(project.root / "index/ensemble")
     assert (index.label_space, index.instance_ids.tolist()) == (space, items)
-    per_label = read_measures(project.root / "plots/evaluate/per_label.csv")
+    per_label = read_score_table(project.root / "plots/evaluate/per_label.csv")
     assert sorted(per_label.loc[per_label["model"] == "deit", "label"]) == names
     report = (project.root / "report/report.md").read_text()
     assert "| 007 |" in report and "| 38 |" in report
@@ -356,8 +371,8 @@ def test_one_models_param_reruns_that_model_and_what_follows(project: Project) -
     ran = [name for name in STAGES if f"Running stage '{name}'" in output]
     assert ran == ["train_mobilevit", "evaluate", "index", "report"]
     change = project.dvc_json("metrics", "diff")
-    assert "metrics/train_mobilevit.json" in change
-    assert "metrics/train_deit.json" not in change
+    assert "metrics/train/mobilevit.json" in change
+    assert "metrics/train/deit.json" not in change
     params = project.dvc_json("params", "diff")
     rates = params["params.yaml"]["train_mobilevit.learning_rate"]
     assert (rates["old"], rates["new"]) == (PARAMS["train_mobilevit"]["learning_rate"], 0.01)

@@ -6,14 +6,28 @@ import re
 
 import pandas as pd
 
-from readme_tables import ROOT, accuracy_table, with_tables
-
-TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+from readme_tables import PAGES, ROOT, accuracy_table, curve_table, with_tables
 
 
 def test_every_marked_table_is_what_the_last_runs_say() -> None:
-    assert set(re.findall(r"<!-- table (\w+) -->", TEXT)) == {"test", "crossval"}
-    assert with_tables(TEXT) == TEXT, "Run: python tools/readme_tables.py"
+    texts = [page.read_text(encoding="utf-8") for page in PAGES]
+    marked = [set(re.findall(r"<!-- table (\w+) -->", text)) for text in texts]
+    assert marked == [{"test", "crossval", "team13"}, {"curve", "team13"}]
+    assert list(map(with_tables, texts)) == texts, "Run: make readme"
+
+
+def test_a_curve_has_a_row_a_number_of_pictures() -> None:
+    ends = {f"{task}_accuracy{end}": 0.5 for task in ("class", "color") for end in ("", "_ci_low", "_ci_high")}
+    curves = {
+        "deit": pd.DataFrame([{"pictures": 0, **ends}, {"pictures": 2000, **ends}]),
+        "mobilevit": pd.DataFrame([{"pictures": 0, **ends}]),
+    }
+    assert curve_table(curves).splitlines() == [
+        "| pictures | DeiT-Tiny, class | DeiT-Tiny, color | MobileViT-XXS, class | MobileViT-XXS, color |",
+        "| --- | ---: | ---: | ---: | ---: |",
+        "| 0 | 50.0 % [50, 50] | 50.0 % [50, 50] | 50.0 % [50, 50] | 50.0 % [50, 50] |",
+        "| 2,000 | 50.0 % [50, 50] | 50.0 % [50, 50] |  |  |",
+    ]
 
 
 def test_a_table_has_a_row_a_task_and_the_systems_that_all_tasks_have() -> None:

@@ -14,7 +14,7 @@ TITLE = "# Cross-validation"
 LEFT_OUT = "## Labels that deserve a second look"
 HEAD = """# Cross-validation on Team 13's photographs
 
-`make team13-crossval` writes this, from the weights in `weights/` and with the epochs that `crossval/params.yaml` says.
+`make team13-crossval` writes this, from the weights in `weights/` and with half of the epochs of `params.yaml`.
 Its commit is that of this file: `git log -1 -- report/crossval_team13.md`.
 """
 

@@ -1,20 +1,22 @@
-"""Write the tables of README.md from the scores of the last runs: python tools/readme_tables.py.
+"""Write the tables of README.md and docs/pretraining.md from the last runs: python tools/readme_tables.py.
 
-Reads   plots/evaluate/scores.csv, plots/crossval/scores.csv
-Writes  README.md, between `<!-- table NAME -->` and `<!-- end -->`
+Reads   plots/evaluate/scores.csv, plots/crossval/scores.csv, report/crossval_team13.csv, pretrain/curves/
+Writes  both files, between `<!-- table NAME -->` and `<!-- end -->`
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 
-from vitrine.labels import display_name, read_measures
+from vitrine.labels import display_name, read_score_table
 from vitrine.reporting.templating import markdown_table, percent, with_interval
 
 ROOT = Path(__file__).parents[1]
+PAGES = (ROOT / "README.md", ROOT / "docs/pretraining.md")
 COLUMNS = {
     "efficientnet": "EfficientNet-Lite0",
     "deit": "DeiT-Tiny",
@@ -40,20 +42,39 @@ def accuracy_table(scores: pd.DataFrame, system: str) -> str:
     return markdown_table(["accuracy", *(COLUMNS[name] for name in shown)], rows)
 
 
+def curve_table(curves: Mapping[str, pd.DataFrame]) -> str:
+    """Return the probes of several backbones: a row a number of pictures. Columns of the curves: as `probe.py` has."""
+    found = {
+        (name, f"{task}_{pictures}"): with_interval(row, f"{task}_accuracy")
+        for name, curve in curves.items()
+        for pictures, row in curve.set_index("pictures").to_dict("index").items()
+        for task in ("class", "color")
+    }
+    pictures = sorted({number for curve in curves.values() for number in curve["pictures"]})
+    columns = [(name, task) for name in curves for task in ("class", "color")]
+    rows = [
+        [f"{number:,}", *(found.get((name, f"{task}_{number}"), "") for name, task in columns)] for number in pictures
+    ]
+    return markdown_table(["pictures", *(f"{COLUMNS[name]}, {task}" for name, task in columns)], rows)
+
+
 def tables() -> dict[str, str]:
-    test = read_measures(ROOT / "plots/evaluate/scores.csv")
+    test = read_score_table(ROOT / "plots/evaluate/scores.csv")
+    curves = {name: read_score_table(ROOT / f"pretrain/curves/{name}.csv") for name in ("deit", "mobilevit")}
     return {
+        "curve": curve_table(curves),
         "test": accuracy_table(test[test["split"] == "test"], "model"),
-        "crossval": accuracy_table(read_measures(ROOT / "plots/crossval/scores.csv"), "system"),
+        "team13": accuracy_table(read_score_table(ROOT / "report/crossval_team13.csv"), "system"),
+        "crossval": accuracy_table(read_score_table(ROOT / "plots/crossval/scores.csv"), "system"),
     }
 
 
 def with_tables(text: str) -> str:
-    """Return README's text with every marked table as the last runs say. Raises: KeyError: a name is unknown."""
+    """Return a text with every marked table as the last runs say. Raises: KeyError: a name is unknown."""
     found = tables()
     return MARKED.sub(lambda match: f"{match[1]}\n{found[match[2]]}\n\n{match[3]}", text)
 
 
 if __name__ == "__main__":
-    readme = ROOT / "README.md"
-    readme.write_text(with_tables(readme.read_text(encoding="utf-8")), encoding="utf-8")
+    for page in PAGES:
+        page.write_text(with_tables(page.read_text(encoding="utf-8")), encoding="utf-8")

@@ -56,18 +56,30 @@ def read_json(path: Path) -> Any:
     return _read(path, lambda: json.loads(path.read_text(encoding="utf-8")))
 
 
-def write_metrics(path: Path, metrics: Mapping[str, Any], digits: int = 4) -> None:
-    """Write nested metrics rounded to `digits` places.
+INTERVALS = "intervals"
+"""Key of the intervals in a metrics file: {metric: [low, high]}."""
+
+
+def write_metrics(
+    path: Path,
+    metrics: Mapping[str, float],
+    intervals: Mapping[str, tuple[float, float]] | None = None,
+    digits: int = 4,
+) -> None:
+    """Write metrics rounded to `digits` places, and beside them their intervals, which DVC's tables leave out as lists.
 
     Raises:
         ArtifactError: a value is not a finite number; DVC would drop or misread it.
     """
-    write_json(path, _rounded(metrics, digits, str(path)))
+    document: dict[str, Any] = {name: _rounded(value, digits, f"{path}: {name}") for name, value in metrics.items()}
+    if intervals:
+        document[INTERVALS] = {
+            name: [_rounded(end, digits, f"{path}: {name}") for end in ends] for name, ends in intervals.items()
+        }
+    write_json(path, document)
 
 
-def _rounded(value: Any, digits: int, where: str) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _rounded(item, digits, f"{where}: {key}") for key, item in value.items()}
+def _rounded(value: Any, digits: int, where: str) -> int | float:
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise ArtifactError(f"{where}: a metric must be a number; found {value!r}")
     if isinstance(value, (int, np.integer)):

@@ -108,7 +108,7 @@ def _display_names(path: Path) -> dict[str, str]:
     return names
 
 
-def read_photos(path: Path) -> pd.DataFrame:
+def read_photo_table(path: Path) -> pd.DataFrame:
     """Read photos.csv or training.csv of the split stage: all columns are text, so `007` and `1e3` stay as they are.
 
     Columns:
@@ -122,6 +122,6 @@ def read_photos(path: Path) -> pd.DataFrame:
 NAMES = ("row", "model", "system", "first", "second", "split", "task", "label", "image_path_a", "image_path_b")
 
 
-def read_measures(path: Path) -> pd.DataFrame:
+def read_score_table(path: Path) -> pd.DataFrame:
     """Read a table of numbers by names, such as plots/evaluate/scores.csv: a task or a label named `1` stays text."""
     return read_csv(path, dtype=dict.fromkeys(NAMES, str))

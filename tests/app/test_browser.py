@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from serving import BROWSER, serving
 
 pytest.importorskip("gradio")
@@ -304,6 +306,54 @@ def test_a_label_is_corrected_in_the_review(page: Any, folder: Path) -> None:
     sync_api.expect(page.get_by_text("in data/corrections.csv. dvc repro")).to_be_visible()
     lines = (folder / "data/corrections.csv").read_text().splitlines()
     assert lines[0] == "dataset,image_path,task,label" and len(lines) == 2
+
+
+@pytest.mark.skipif(PICTURES is None, reason="made with `make pictures` alone")
+@pytest.mark.parametrize("page", [{"width": 1100, "height": 760}], ids=["tour"], indirect=True)
+def test_a_tour_of_the_page_is_a_film_of_twenty_seconds(page: Any) -> None:
+    assert PICTURES is not None
+    frames: list[tuple[bytes, float]] = []
+
+    def shoot(seconds: float) -> None:
+        page.wait_for_timeout(600)
+        frames.append((page.screenshot(), seconds))
+
+    shoot(1.5)
+    shown = 0
+    for example in page.locator(".examples button").all():
+        example.click()
+        page.wait_for_selector(".answer .bar.first")
+        page.wait_for_timeout(1500)
+        if shown < 2 and "high" in page.locator(".answer .bar.first .value").first.inner_text():
+            shoot(2.5)
+            shown += 1
+    assert shown == 2, "too few examples that the model is sure of"
+    page.get_by_role("button", name="Search for photographs like it").click()
+    sync_api.expect(page.locator("#results .why").first).to_contain_text("like it")
+    shoot(2.5)
+    page.get_by_role("button", name="Forget the photograph").click()
+    for words in ("blue bottle", "gold wrist watch"):
+        page.get_by_label("Words").fill(words)
+        shoot(1)
+        find(page, words)
+        sync_api.expect(page.locator("#results .why").first).to_contain_text(words.split()[0])
+        shoot(2)
+    page.locator("#results .cards button").first.click()
+    page.wait_for_selector(".detail img")
+    shoot(2)
+    open_tab(page, "How good is it")
+    page.wait_for_selector("table.scores")
+    shoot(3)
+    film = [
+        Image.open(io.BytesIO(content)).convert("RGB").resize((825, 570), Image.Resampling.LANCZOS)
+        for content, _ in frames
+    ]
+    first, *others = [frame.quantize(128, dither=Image.Dither.NONE) for frame in film]
+    lengths = [round(1000 * seconds) for _, seconds in frames]
+    assert 18_000 <= sum(lengths) <= 22_000
+    path = PICTURES / "tour.gif"
+    first.save(path, save_all=True, append_images=others, duration=lengths, loop=0, optimize=True)
+    assert path.stat().st_size < 1_000_000
 
 
 def test_the_keyboard_is_enough_to_search(page: Any) -> None:

@@ -16,7 +16,7 @@ from conftest import NUMBERS, make_dataset, write_labels
 from vitrine.artifacts import read_json
 from vitrine.data.catalog import CatalogError
 from vitrine.data.splits import SplitError
-from vitrine.labels import LabelSpace, read_photos
+from vitrine.labels import LabelSpace, read_photo_table
 
 ROOT = Path(__file__).parents[2]
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
@@ -40,7 +40,7 @@ def split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Split:
         params = {"data": {**MINE, **data}, "split": {**PARAMS["split"], "photo_size_px": 16, **(split or {})}}
         (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
         runpy.run_path(str(ROOT / "stages/split.py"))["main"]()
-        return read_photos(tmp_path / "data/splits/photos.csv")
+        return read_photo_table(tmp_path / "data/splits/photos.csv")
 
     return run
 
@@ -87,7 +87,7 @@ def test_a_class_that_is_masked_is_left_out_and_counted(split: Split) -> None:
     rows = made(class_label=lambda row: "misc" if "red" in row["attributes"] else row["class_label"])
     table = split(rows, masked_labels={"class": ["misc"]}, attributes=["material"])
     assert len(table) == 16 and set(table["class"]) == {"tall_bottle", "soap_bar"}
-    counted = read_json(Path("metrics/split.json"))
+    counted = read_json(Path("data/splits/counts.json"))
     assert counted["photos"] == {"train": 8, "val": 4, "test": 4}
     assert counted["missing"] == {"class": 16, "material": 0}
 

@@ -12,8 +12,8 @@ import yaml
 from test_pipeline import ROOT
 
 from vitrine.artifacts import ArtifactError
-from vitrine.evaluation.crossval import BASELINES, ENSEMBLE, NETWORKS, judge, pool, suspicious_labels
-from vitrine.evaluation.scoring import headline
+from vitrine.evaluation.crossval import BASELINES, ENSEMBLE, NETWORKS, judge, out_of_fold_probs, suspicious_labels
+from vitrine.evaluation.scoring import headline_metrics
 from vitrine.inference.calibration import nll
 from vitrine.labels import CLASS_TASK, LabelSpace
 from vitrine.predictions import Predictions
@@ -63,7 +63,7 @@ def pooled(tmp_path: Path) -> tuple[dict, pd.DataFrame, np.ndarray, np.ndarray]:
                 whole.select(folds == fold).save(tmp_path / f"{name}_{fold}.npz")
         else:
             whole.save(tmp_path / f"{name}.npz")
-    return pool(tmp_path, table, folds, {CLASS_TASK: codes}), table, folds, codes
+    return out_of_fold_probs(tmp_path, table, folds, {CLASS_TASK: codes}), table, folds, codes
 
 
 def test_pooled_predictions_stand_in_the_tables_order(pooled) -> None:  # type: ignore[no-untyped-def]
@@ -77,7 +77,7 @@ def test_pooled_predictions_stand_in_the_tables_order(pooled) -> None:  # type: 
 def test_a_folds_temperature_does_not_depend_on_its_own_labels(pooled, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     systems, table, folds, codes = pooled
     changed = np.where(folds == 2, (codes + 1) % 3, codes)
-    again = pool(tmp_path, table, folds, {CLASS_TASK: changed})
+    again = out_of_fold_probs(tmp_path, table, folds, {CLASS_TASK: changed})
     np.testing.assert_array_equal(again["deit"][CLASS_TASK][folds == 2], systems["deit"][CLASS_TASK][folds == 2])
     assert not np.array_equal(again["deit"][CLASS_TASK][folds == 1], systems["deit"][CLASS_TASK][folds == 1])
 
@@ -90,7 +90,7 @@ def test_a_folds_ensemble_is_chosen_on_the_others(pooled, tmp_path: Path) -> Non
             probs[np.arange(len(codes)), said] = 0.98
             whole = Predictions(SPACE, tuple(table["image_path"]), {CLASS_TASK: probs}, np.zeros((len(codes), 1)))
             whole.select(folds == fold).save(tmp_path / f"{name}_{fold}.npz")
-    ensemble = pool(tmp_path, table, folds, {CLASS_TASK: codes})[ENSEMBLE][CLASS_TASK].argmax(axis=1)
+    ensemble = out_of_fold_probs(tmp_path, table, folds, {CLASS_TASK: codes})[ENSEMBLE][CLASS_TASK].argmax(axis=1)
     # In four folds deit alone is always right, and says so of the fifth, where it is always wrong.
     assert (ensemble == codes)[folds < 4].all() and not (ensemble == codes)[folds == 4].any()
 
@@ -99,7 +99,7 @@ def test_missing_predictions_are_an_error(pooled, tmp_path: Path) -> None:  # ty
     _, table, folds, codes = pooled
     (tmp_path / "deit_3.npz").unlink()
     with pytest.raises(ArtifactError, match="deit_3"):
-        pool(tmp_path, table, folds, {CLASS_TASK: codes})
+        out_of_fold_probs(tmp_path, table, folds, {CLASS_TASK: codes})
 
 
 def test_the_report_says_who_wins_who_loses_and_what_cannot_be_said(pooled) -> None:  # type: ignore[no-untyped-def]
@@ -125,8 +125,8 @@ def test_the_report_says_who_wins_who_loses_and_what_cannot_be_said(pooled) -> N
     assert f"| deit | soft_and | 3 | {100 * one['deit', 'soft_and']:.1f} % [" in text
     accuracy = scores.set_index("system").loc["deit", "accuracy"]
     assert f"{100 * accuracy:.1f} % [" in text
-    picked = headline(scores, "system")["deit"][CLASS_TASK]
-    assert picked["accuracy"] == accuracy and "nll" not in picked
+    metrics, intervals = headline_metrics(scores[scores["system"] == "deit"])
+    assert metrics[CLASS_TASK] == accuracy and intervals[CLASS_TASK][0] < accuracy and "nll" not in metrics
 
 
 def test_wrong_labels_are_found_and_rare_ones_are_left_alone() -> None:

@@ -97,7 +97,7 @@ def test_calibration_tables_by_hand() -> None:
 
 def test_scores_of_every_label_by_hand() -> None:
     codes = {"class": np.array([0, 0, 1, MISSING])}
-    table = per_label_table("m", SPACE, codes, predictions([0, 1, 1, 0], [0, 0, 0, 0])).set_index("label")
+    table = per_label_table(SPACE, codes, {"m": predictions([0, 1, 1, 0], [0, 0, 0, 0])}).set_index("label")
     assert list(table.columns) == ["model", "task", "precision", "recall", "f1", "n"]
     assert table.loc["a", ["precision", "recall", "n"]].tolist() == [1.0, 0.5, 2]
     assert table.loc["b", ["precision", "recall", "n"]].tolist() == [0.5, 1.0, 1]

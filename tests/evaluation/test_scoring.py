@@ -7,7 +7,14 @@ import pandas as pd
 import pytest
 from scipy import special, stats
 
-from vitrine.evaluation.scoring import compare, headline, named_rows, number_items, rate, score
+from vitrine.evaluation.scoring import (
+    accuracy_with_interval,
+    compare,
+    headline_metrics,
+    named_rows,
+    number_items,
+    score,
+)
 from vitrine.labels import MISSING
 
 
@@ -51,7 +58,7 @@ def test_a_score_of_all_items_is_not_certain() -> None:
 def test_items_without_one_label_have_no_accuracy() -> None:
     row = score(np.array([0, 1]), one_hot([0, 1]), np.array([0, 0]), 2)
     assert row["item_n"] == row["item_right"] == 0 and "item_accuracy" not in row
-    assert headline(pd.DataFrame([{"system": "s", "task": "class", **row}]), "system")["s"]["class"]["item_n"] == 0
+    assert set(headline_metrics(pd.DataFrame([{"task": "class", **row}]))[0]) == {"class", "macro_f1"}
 
 
 def test_items_numbered_with_gaps_do_not_matter() -> None:
@@ -97,7 +104,7 @@ def test_a_clear_difference_is_found_and_none_is_not() -> None:
 
 def test_a_rate_by_hand() -> None:
     # Two items: 3 of 4 views right, and 0 of 2. Without 3/4 of the first: 0.75/3, of the second: 3/4.5.
-    row = rate(np.array([True, True, True, False, False, False]), np.array([5, 5, 5, 5, 9, 9]))
+    row = accuracy_with_interval(np.array([True, True, True, False, False, False]), np.array([5, 5, 5, 5, 9, 9]))
     assert row["n"] == 6 and row["accuracy"] == 0.5
     half = stats.t.ppf(0.975, 1) * np.hypot(1 / 4, 1 / 6) / 0.75 / 0.25
     ends = special.expit(np.array([-half, half]))
@@ -106,14 +113,10 @@ def test_a_rate_by_hand() -> None:
 
 def test_the_headline_is_accuracy_and_macro_f1_and_items_of_the_class() -> None:
     row = score(np.array([0, 1]), one_hot([0, 0]), np.array([0, 1]), 2)
-    picked = headline(pd.DataFrame([{"system": "s", "task": task, **row} for task in ("class", "color")]), "system")[
-        "s"
-    ]
-    ends = {f"{name}{end}" for name in ("accuracy", "macro_f1") for end in ("", "_ci_low", "_ci_high")}
-    assert set(picked["color"]) == {"n", *ends}
-    by_item = {"item_n", "item_accuracy", "item_accuracy_ci_low", "item_accuracy_ci_high"}
-    assert set(picked["class"]) == {"n", *ends, *by_item}
-    assert picked["class"]["accuracy"] == 0.5 and isinstance(picked["class"]["n"], int)
+    metrics, intervals = headline_metrics(pd.DataFrame([{"task": task, **row} for task in ("class", "color")]))
+    assert set(metrics) == set(intervals) == {"class", "color", "macro_f1", "items"}
+    assert metrics["class"] == metrics["color"] == metrics["items"] == 0.5 and metrics["macro_f1"] == row["macro_f1"]
+    assert intervals["items"] == (row["item_accuracy_ci_low"], row["item_accuracy_ci_high"])
 
 
 def test_rows_are_named_by_columns() -> None:

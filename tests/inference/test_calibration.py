@@ -15,13 +15,13 @@ from vitrine.inference.calibration import (
     apply_temperature,
     binomial_tail,
     brier,
+    confidence_threshold,
     coverage_curve,
     expected_calibration_error,
     fit_temperature,
-    is_sure,
+    is_confident,
     nll,
     reliability,
-    sure_threshold,
 )
 from vitrine.labels import MISSING
 
@@ -98,25 +98,25 @@ def test_the_threshold_is_where_the_items_show_enough_accuracy() -> None:
     # One photograph an item. All right, n items show an accuracy of 0.8 at a risk of 5 % from n = 14: 0.8^14 = 0.044.
     confidence = np.linspace(0.99, 0.6, 20)
     codes, probs = answers(confidence, np.ones(20, dtype=bool))
-    assert sure_threshold(codes, probs, np.arange(20), 0.8) == pytest.approx(0.6)
-    assert sure_threshold(codes[:14], probs[:14], np.arange(14), 0.8) == pytest.approx(confidence[13])
-    assert sure_threshold(codes[:13], probs[:13], np.arange(13), 0.8) is None
+    assert confidence_threshold(codes, probs, np.arange(20), 0.8) == pytest.approx(0.6)
+    assert confidence_threshold(codes[:14], probs[:14], np.arange(14), 0.8) == pytest.approx(confidence[13])
+    assert confidence_threshold(codes[:13], probs[:13], np.arange(13), 0.8) is None
     # With 20 items nothing shows 0.9: even 20 of 20 happen in 12 % of the cases.
-    assert sure_threshold(codes, probs, np.arange(20), 0.9) is None
+    assert confidence_threshold(codes, probs, np.arange(20), 0.9) is None
     # The two least sure of 20 are wrong: 18 right of 18 are shown, 19 of 20 are not.
     codes, probs = answers(confidence, np.arange(20) < 18)
-    assert sure_threshold(codes, probs, np.arange(20), 0.8) == pytest.approx(confidence[17])
+    assert confidence_threshold(codes, probs, np.arange(20), 0.8) == pytest.approx(confidence[17])
     # The surest is wrong: 13 of 14 are not enough, and the search stops at its first failure.
     codes, probs = answers(confidence, np.arange(20) > 0)
-    assert sure_threshold(codes, probs, np.arange(20), 0.8) is None
+    assert confidence_threshold(codes, probs, np.arange(20), 0.8) is None
     nothing = np.full(20, MISSING)
-    assert sure_threshold(nothing, probs, np.arange(20), 0.8) is None
+    assert confidence_threshold(nothing, probs, np.arange(20), 0.8) is None
 
 
 def test_alike_views_are_one_item() -> None:
     codes, probs = answers(np.linspace(0.99, 0.6, 60), np.ones(60, dtype=bool))
-    assert sure_threshold(codes, probs, np.arange(60), 0.9) is not None
-    assert sure_threshold(codes, probs, np.arange(60) % 12, 0.9) is None
+    assert confidence_threshold(codes, probs, np.arange(60), 0.9) is not None
+    assert confidence_threshold(codes, probs, np.arange(60) % 12, 0.9) is None
 
 
 def test_the_chance_of_a_count_by_hand() -> None:
@@ -144,25 +144,25 @@ def test_useless_confidence_seldom_finds_a_threshold(accuracy: float, concentrat
     rng = np.random.default_rng(0)
     for num_items in (20, 100):
         drawn = (simulated(num_items, accuracy, concentration, False, rng) for _ in range(400))
-        assert np.mean([sure_threshold(*data, 0.8) is not None for data in drawn]) <= 0.05
+        assert np.mean([confidence_threshold(*data, 0.8) is not None for data in drawn]) <= 0.05
 
 
 def test_useful_confidence_finds_a_threshold_and_keeps_its_promise() -> None:
     rng = np.random.default_rng(0)
     other_codes, other_probs, _ = simulated(20_000, 0.8, 2.0, True, rng)
-    levels = [sure_threshold(*simulated(200, 0.8, 2.0, True, rng), 0.9) for _ in range(200)]
+    levels = [confidence_threshold(*simulated(200, 0.8, 2.0, True, rng), 0.9) for _ in range(200)]
     found = [level for level in levels if level is not None]
     assert len(found) >= 0.8 * len(levels)
     right = other_probs.argmax(axis=1) == other_codes
-    kept = [right[is_sure(other_probs, level)].mean() >= 0.9 for level in found]
+    kept = [right[is_confident(other_probs, level)].mean() >= 0.9 for level in found]
     assert right.mean() < 0.81 and np.mean(kept) >= 0.95
 
 
 def test_without_a_threshold_nothing_is_sure_not_even_certainty() -> None:
     probs = np.array([[1.0, 0.0], [0.6, 0.4]], dtype=np.float32)
-    assert is_sure(probs, None).tolist() == [False, False]
-    assert is_sure(probs, 0.6).tolist() == [True, True]
-    assert is_sure(probs, 1.0).tolist() == [True, False]
+    assert is_confident(probs, None).tolist() == [False, False]
+    assert is_confident(probs, 0.6).tolist() == [True, True]
+    assert is_confident(probs, 1.0).tolist() == [True, False]
 
 
 def test_bins_count_by_their_photographs() -> None:

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 
 from vitrine.artifacts import ArtifactError
-from vitrine.inference.calibration import is_sure
+from vitrine.inference.calibration import is_confident
 from vitrine.inference.systems import (
     System,
     best_members,
+    combine_members,
     ensemble_probs,
     fit_systems,
     load_systems,
     save_systems,
     system_predictions,
-    uncalibrated,
 )
 from vitrine.labels import MISSING, LabelSpace
 from vitrine.predictions import Predictions
@@ -83,7 +83,7 @@ def test_the_photographs_that_showed_the_accuracy_reach_the_saved_threshold(tmp_
     predictions = {"one": raw(confidence)}
     save_systems(tmp_path / "systems.json", fit_systems(predictions, codes, np.arange(40), val, 0.9))
     systems = load_systems(tmp_path / "systems.json")
-    sure = is_sure(
+    sure = is_confident(
         system_predictions("one", systems, predictions).probs["class"], systems["one"].sure_thresholds["class"]
     )
     assert sure.all()
@@ -118,7 +118,7 @@ def test_embeddings_of_the_ensemble_have_the_mean_cosine() -> None:
         part = raw([0.6, 0.7])
         parts[name] = Predictions(SPACE, part.image_paths, part.probs, rng.normal(size=(2, 3)).astype(np.float32))
     plain = {name: System({"class": (name,)}, {"class": 1.0}, {"class": 1.0}) for name in parts}
-    both = uncalibrated(
+    both = combine_members(
         "ensemble", {**plain, "ensemble": System({"class": ("one", "two")}, {"class": 1.0}, {"class": 1.0})}, parts
     )
 

@@ -15,7 +15,13 @@ from toy_training import SPACE, data, params, same, strategy
 from vitrine.artifacts import ArtifactError
 from vitrine.labels import LabelSpace
 from vitrine.learning import training
-from vitrine.learning.distillation import FEATURE_WEIGHT, DistillationParams, DistilledModel, distill, soft_label_loss
+from vitrine.learning.distillation import (
+    FEATURE_WEIGHT,
+    DistillationParams,
+    DistillationWrapper,
+    attach_teacher,
+    soft_label_loss,
+)
 from vitrine.learning.model import MultiTaskModel, create_model, save_model, tensors_of
 from vitrine.learning.preprocess import Decoding
 from vitrine.learning.training import Fitted, Phase, fit
@@ -37,7 +43,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def train(teacher: Path, resume: Path, settings: DistillationParams = ON, **changes: Any) -> tuple[Fitted, Any]:
     student, photos = network(), data()
-    model = distill(student, teacher, photos.photos[photos.train], settings, 1.0, 0.5)
+    model = attach_teacher(student, teacher, photos.photos[photos.train], settings, 1.0)
     fitted = fit(model, photos, strategy(), params(**changes), resume)
     return fitted, student
 
@@ -55,13 +61,13 @@ def test_soft_labels_are_compared_as_computed_by_hand() -> None:
 def test_the_loss_is_zero_for_a_student_that_is_its_teacher() -> None:
     teacher = network().eval()
     student = network().eval()
-    model = DistilledModel(student, teacher, ON, 1.0, 0.5)
-    model.standardize(data().photos)
+    model = DistillationWrapper(student, teacher, ON, 1.0)
+    model.fit_feature_stats(data().photos)
     with torch.no_grad():  # the projection that standardizes
         model.projection.weight.copy_(torch.diag(1 / model.feature_std))
         model.projection.bias.copy_(-model.feature_mean / model.feature_std)
     model.eval()
-    images = model.spec.preprocessing.evaluate(data().photos[:4], torch.device("cpu"))
+    images = model.spec.preprocessing.eval_transform(data().photos[:4], torch.device("cpu"))
     _, loss = model.forward_training(images)
     assert float(loss.detach()) == pytest.approx(0, abs=1e-5)
     with torch.no_grad():
@@ -73,10 +79,10 @@ def test_the_loss_is_zero_for_a_student_that_is_its_teacher() -> None:
 
 def test_the_teacher_sees_the_same_pictures_in_its_own_size_and_colors() -> None:
     teacher, seen = network("mobilevit_xxs", size=64), []  # mean 0 and spread 1, others than the student's
-    model = DistilledModel(network(), teacher, ON, 1.0, 0.5)
+    model = DistillationWrapper(network(), teacher, ON, 1.0)
     teacher.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     photos = np.full((2, 24, 24, 3), (51, 102, 204), dtype=np.uint8)
-    model.forward_training(model.spec.preprocessing.evaluate(photos, torch.device("cpu")))
+    model.forward_training(model.spec.preprocessing.eval_transform(photos, torch.device("cpu")))
     (images,) = seen
     assert images.shape == (2, 3, 64, 64)
     expected = torch.tensor([0.2, 0.4, 0.8]).view(1, 3, 1, 1).expand_as(images)
@@ -88,15 +94,18 @@ def test_training_brings_the_student_nearer_to_its_teacher_and_leaves_that_as_it
 ) -> None:
     fitted, student = train(teacher, tmp_path / "state")
     model = fitted.model
-    assert isinstance(model, DistilledModel)
-    before, images = tensors_of(model.teacher[0]), model.spec.preprocessing.evaluate(data().photos, torch.device("cpu"))
+    assert isinstance(model, DistillationWrapper)
+    before, images = (
+        tensors_of(model.teacher[0]),
+        model.spec.preprocessing.eval_transform(data().photos, torch.device("cpu")),
+    )
 
-    def loss(each: DistilledModel) -> float:
+    def loss(each: DistillationWrapper) -> float:
         with torch.no_grad():
             return float(each.eval().forward_training(images)[1])
 
-    fresh = distill(network(), teacher, data().photos[data().train], ON, 1.0, 0.5)
-    assert isinstance(fresh, DistilledModel)
+    fresh = attach_teacher(network(), teacher, data().photos[data().train], ON, 1.0)
+    assert isinstance(fresh, DistillationWrapper)
     assert loss(model) < 0.8 * loss(fresh)
     unchanged = tensors_of(fresh.teacher[0])
     assert all(np.array_equal(before[name], unchanged[name]) for name in before)
@@ -111,7 +120,7 @@ def test_the_loss_in_the_history_is_that_of_the_labels_alone(teacher: Path, tmp_
     phases = [Phase("full", 1, 1e-9, 1e-9)]  # so slow that nothing changes
     losses = []
     for name, settings in (("with", ON), ("without", DistillationParams(weight=0.0, temperature=2.0))):
-        model = distill(network(), teacher, data().photos[data().train], settings, 1.0, 0.5)
+        model = attach_teacher(network(), teacher, data().photos[data().train], settings, 1.0)
         fitted = fit(model, data(), strategy(phases), params(feature_dropout=0.0), tmp_path / name)
         losses.append(fitted.history["train_loss"].iloc[0])
     assert losses[0] == pytest.approx(losses[1], rel=0.02)  # the heads' dropout differs
@@ -151,12 +160,12 @@ def test_the_state_of_a_run_with_another_teacher_or_weight_is_not_continued(
 def test_a_weight_of_zero_needs_no_teacher(tmp_path: Path) -> None:
     student = network()
     off = DistillationParams(weight=0.0, temperature=2.0)
-    assert distill(student, tmp_path / "nothing", data().photos, off, 1.0, 0.5) is student
+    assert attach_teacher(student, tmp_path / "nothing", data().photos, off, 1.0) is student
     with pytest.raises(ArtifactError, match="nothing"):
-        distill(student, tmp_path / "nothing", data().photos, ON, 1.0, 0.5)
+        attach_teacher(student, tmp_path / "nothing", data().photos, ON, 1.0)
 
 
 def test_student_and_teacher_speak_of_the_same_labels() -> None:
     other = LabelSpace({"class": ("blue", "red"), "shade": ("dark", "light")})
     with pytest.raises(ValueError, match="different label spaces"):
-        DistilledModel(network(), network(space=other), ON, 1.0, 0.5)
+        DistillationWrapper(network(), network(space=other), ON, 1.0)

@@ -72,7 +72,7 @@ def test_evaluation_agrees_with_the_transform_of_timm(architecture: str) -> None
     ours = Preprocessing.from_timm(config, 300, config["input_size"][1])
     photo = smooth(1, 300)
     expected = timm.data.create_transform(**config)(Image.fromarray(photo[0]))
-    found = ours.evaluate(photo, CPU)[0]
+    found = ours.eval_transform(photo, CPU)[0]
     assert found.shape == expected.shape
     # timm resizes bytes before it crops and we crop before we resize floats: rounding apart, the same picture.
     assert (found - expected).abs().mean() < 0.02
@@ -84,15 +84,15 @@ def test_the_two_backbones_are_normalised_differently() -> None:
     means = []
     for architecture in ("deit_tiny_patch16_224", "mobilevit_xxs"):
         config = timm.data.resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg(architecture).to_dict())
-        means.append(Preprocessing.from_timm(config, 96, 96).evaluate(photo, CPU).mean().item())
+        means.append(Preprocessing.from_timm(config, 96, 96).eval_transform(photo, CPU).mean().item())
     assert means[0] < -1.8 and means[1] == 0.0
 
 
 def test_evaluation_keeps_the_centre() -> None:
     photo = np.zeros((1, 40, 40, 3), dtype=np.uint8)
     photo[:, 10:30, 10:30] = 255
-    assert preprocessing(40, 20, crop=0.5).evaluate(photo, CPU).min() == 1.0
-    assert preprocessing(40, 20, crop=1.0).evaluate(photo, CPU).mean() == pytest.approx(0.25, abs=0.01)
+    assert preprocessing(40, 20, crop=0.5).eval_transform(photo, CPU).min() == 1.0
+    assert preprocessing(40, 20, crop=1.0).eval_transform(photo, CPU).mean() == pytest.approx(0.25, abs=0.01)
 
 
 def test_preprocessing_survives_json() -> None:

@@ -260,8 +260,10 @@ def test_weights_from_a_file_need_its_name() -> None:
     values = {"architecture": "test_vit", "weights": "file", "image_size_px": 32, "precision": "fp32"}
     with pytest.raises(ValueError, match="weights_file"):
         training.BackboneParams(**values, weights_file=None)
-    assert training.BackboneParams(**values, weights_file="w.safetensors").start == "w.safetensors"
-    assert training.BackboneParams(**{**values, "weights": "none"}, weights_file="w.safetensors").start == "none"
+    assert training.BackboneParams(**values, weights_file="w.safetensors").initial_weights == "w.safetensors"
+    assert (
+        training.BackboneParams(**{**values, "weights": "none"}, weights_file="w.safetensors").initial_weights == "none"
+    )
 
 
 def test_validation_scores_by_hand() -> None:

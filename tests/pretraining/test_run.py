@@ -35,7 +35,7 @@ from vitrine.artifacts import (
     write_tensors,
 )
 from vitrine.labels import MISSING, LabelSpace
-from vitrine.learning import teacher
+from vitrine.learning import imagenet
 from vitrine.learning.model import create_model, tensors_of
 from vitrine.learning.preprocess import Decoding
 from vitrine.learning.training import TrainingError
@@ -156,7 +156,7 @@ def test_a_teacher_says_what_its_network_does_in_standardized_terms() -> None:
     network = tiny_teacher()
     found = Teacher(network, 32)
     photos = np.random.default_rng(0).integers(0, 256, (96, 32, 32, 3), dtype=np.uint8)
-    found.measure(photos, torch.device("cpu"))
+    found.fit_feature_stats(photos, torch.device("cpu"))
     pixels = torch.from_numpy(photos).permute(0, 3, 1, 2).float() / 255
     images = found.preprocessing.normalize(pixels)
     views = found.train()(pixels)
@@ -174,9 +174,9 @@ def test_a_teacher_says_what_its_network_does_in_standardized_terms() -> None:
 def test_a_teachers_features_are_measured_over_photographs() -> None:
     found = Teacher(tiny_teacher(), 32)
     photos = np.random.default_rng(0).integers(0, 256, (70, 32, 32, 3), dtype=np.uint8)
-    found.measure(photos, torch.device("cpu"))
+    found.fit_feature_stats(photos, torch.device("cpu"))
     with torch.no_grad():
-        features = found._views(found.preprocessing.evaluate(photos, torch.device("cpu"))).features
+        features = found._views(found.preprocessing.eval_transform(photos, torch.device("cpu"))).features
     assert torch.allclose(found.mean, features.mean(dim=0), atol=1e-5)
     assert torch.allclose(found.std, features.std(dim=0).clamp(min=1e-3), atol=1e-5)
 
@@ -387,7 +387,7 @@ def test_the_script_resumes_after_a_signal_and_writes_backbone_card_and_curve(
 ) -> None:
     """The whole chain on few pictures; a run in two pieces gives the same backbone, and no param goes unread."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(teacher, "create_teacher", tiny_teacher)
+    monkeypatch.setattr(imagenet, "create_imagenet_model", tiny_teacher)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     sections = yaml.safe_load((ROOT / "pretrain/params.yaml").read_text(encoding="utf-8"))
     for name in sections["fetch"]["sources"]:
@@ -422,7 +422,7 @@ def test_the_script_resumes_after_a_signal_and_writes_backbone_card_and_curve(
     assert [path.name for path in Path(".resume/distill_mobilevit").iterdir() if "state" in path.name] == []
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(teacher, "create_teacher", tiny_teacher)
+    monkeypatch.setattr(imagenet, "create_imagenet_model", tiny_teacher)
     step = DistillationRun._train_step
 
     def told_to_end(self: DistillationRun) -> torch.Tensor:

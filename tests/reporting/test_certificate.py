@@ -43,12 +43,8 @@ def lock() -> dict[str, Any]:
     }
 
 
-METRICS = {
-    "metrics/train.json": {
-        "net": {"accuracy": 0.8, "accuracy_ci_low": 0.7, "accuracy_ci_high": 0.9, "n": 100, "loss": 0.5},
-        "epoch": 6,
-    }
-}
+FILE = "metrics/train/net.json"
+METRICS = {FILE: {"class": 0.8, "num_photos": 100, "loss": 0.5, "epoch": 6, "intervals": {"class": [0.7, 0.9]}}}
 
 
 def certificate(rerun: dict[str, Any] | None = None, metrics: dict[str, Any] | None = None) -> Certificate:
@@ -58,7 +54,7 @@ def certificate(rerun: dict[str, Any] | None = None, metrics: dict[str, Any] | N
 
 def metrics_with(**changes: float) -> dict[str, Any]:
     document = json.loads(json.dumps(METRICS))
-    document["metrics/train.json"]["net"] |= changes
+    document[FILE] |= changes
     return document
 
 
@@ -83,38 +79,38 @@ def test_other_bytes_and_metrics_within_their_intervals_are_certified() -> None:
     rerun = lock()
     rerun["train"]["outs"][0]["md5"] = "m2"
     rerun["a_report"]["deps"][0]["md5"] = "n2"  # made by train, so it is no input of the run
-    found = certificate(rerun, metrics_with(accuracy=0.9, loss=0.4))
+    found = certificate(rerun, metrics_with(**{"class": 0.9}, loss=0.4))
     assert found.faults == []
     assert found.verdict == "2 of 3 outputs are bit-identical; no headline metric moved beyond its interval."
     page = found.to_markdown()
     assert "| train | 2 | `models` |" in page
-    assert "| train: net.accuracy | 0.8000 [0.7000, 0.9000] | 0.9000 | +0.1 | within its interval |" in page
-    assert "| train: net.loss | 0.5000 | 0.4000 | -0.1 | no interval |" in page
-    assert "net.n" not in page
+    assert "| train/net: class | 0.8000 [0.7000, 0.9000] | 0.9000 | +0.1 | within its interval |" in page
+    assert "| train/net: loss | 0.5000 | 0.4000 | -0.1 | no interval |" in page
+    assert "num_photos" not in page
 
 
 @pytest.mark.parametrize(
     ("changes", "verdict"),
     [
-        ({"accuracy": 0.69}, "beyond its interval"),
-        ({"accuracy": 0.91}, "beyond its interval"),
-        ({"n": 99}, "count changed"),
-        ({"f1": 0.5}, "new"),
+        ({"class": 0.69}, "beyond its interval"),
+        ({"class": 0.91}, "beyond its interval"),
+        ({"num_photos": 99}, "count changed"),
+        ({"macro_f1": 0.5}, "new"),
     ],
 )
 def test_a_metric_that_moves_too_far_fails(changes: dict[str, float], verdict: str) -> None:
     found = certificate(metrics=metrics_with(**changes))
     name = next(iter(changes))
-    assert [metric.name for metric in found.metrics if metric.verdict == verdict] == [f"net.{name}"]
-    assert [fault.split(": ")[1:] for fault in found.faults] == [["metrics/train.json", f"net.{name}"]]
+    assert [metric.name for metric in found.metrics if metric.verdict == verdict] == [name]
+    assert [fault.split(": ")[1:] for fault in found.faults] == [[FILE, name]]
     assert found.to_json()["certified"] is False
     assert "**Not certified" in found.to_markdown() and "## Faults" in found.to_markdown()
 
 
 def test_a_metric_or_a_whole_file_that_vanishes_fails() -> None:
     document = metrics_with()
-    del document["metrics/train.json"]["net"]["accuracy"]
-    assert certificate(metrics=document).faults == ["metric vanished: metrics/train.json: net.accuracy"]
+    del document[FILE]["class"]
+    assert certificate(metrics=document).faults == [f"metric vanished: {FILE}: class"]
     assert len(certificate(metrics={}).faults) == 4
 
 
@@ -149,7 +145,7 @@ def test_a_missing_output_or_stage_fails() -> None:
 
 def test_the_epoch_that_val_chose_is_no_count() -> None:
     assert Metric("f", "epoch", 6, 7, None, None).verdict == "no interval"
-    assert Metric("f", "net.num_queries", 6, 7, None, None).verdict == "count changed"
+    assert Metric("f", "num_queries", 6, 7, None, None).verdict == "count changed"
 
 
 def test_the_environment_names_neither_host_nor_folders() -> None:
@@ -167,7 +163,7 @@ elsewhere = float(pathlib.Path({elsewhere!r}).read_text())  # stands for another
 if elsewhere > 1:
     time.sleep(600)
 accuracy = 0.5 + elsewhere + float(os.environ.get("LEAK", 0))
-metrics = dict(accuracy=accuracy, accuracy_ci_low=0.4, accuracy_ci_high=0.6)
+metrics = dict(accuracy=accuracy, intervals=dict(accuracy=[0.4, 0.6]))
 pathlib.Path("metrics/m.json").write_text(json.dumps(metrics))
 """
 METRICS_FILE = {"metrics/m.json": {"cache": False}}

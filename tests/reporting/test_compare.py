@@ -7,63 +7,59 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
+from vitrine.artifacts import write_metrics
 from vitrine.cli import app
-from vitrine.reporting.compare import classify_changes, count_changes, direction
+from vitrine.reporting.compare import Change, classify_changes, count_changes, direction
 
 ROOT = Path(__file__).parents[2]
-KEYS = ("", "_ci_low", "_ci_high")
-
-
-def measured(
-    old: tuple[float, float, float], new: tuple[float, float, float], name: str = "accuracy"
-) -> dict[str, Any]:
-    """A metric with its interval, before and now, as DVC shows it."""
-    return {f"m.class.{name}{key}": {"old": old[k], "new": new[k]} for k, key in enumerate(KEYS)}
 
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("deit.class.accuracy", 1), ("item_accuracy", 1), ("m.precision_at_5", 1), ("val_loss", -1), ("m.class.nll", -1),
-     ("random_precision_at_5", 0), ("accuracy.n", 0), ("labels.class", 0), ("loss.epoch", 0)],
+    [("class", 1), ("macro_f1", 1), ("map_gain", 1), ("views_at_5", 1), ("loss", -1), ("m.class.nll", -1), ("ece", -1),
+     ("num_photos", 0), ("epoch", 0)],
 )  # fmt: skip
 def test_every_metric_has_its_direction(name: str, expected: int) -> None:
     assert direction(name) == expected
 
 
+def judged(old: tuple[float, float, float], new: tuple[float, float, float], name: str = "class") -> Change:
+    """Judge one metric with its interval: value, low, high."""
+    document = {"a.json": {name: {"old": old[0], "new": new[0]}}}
+    ends = ({"a.json": {name: list(values[1:])}} for values in (old, new))
+    return classify_changes(document, *ends)[0]
+
+
 def test_noise_is_the_root_of_both_squared_half_intervals() -> None:
     # Half widths 0.03 and 0.04: noise 0.05.
-    change = classify_changes({"a.json": measured((0.5, 0.47, 0.53), (0.44, 0.4, 0.48))})[0]
+    change = judged((0.5, 0.47, 0.53), (0.44, 0.4, 0.48))
     assert change.noise == pytest.approx(0.05)
     assert change.verdict == "worse"
     # Lopsided intervals: what counts of the old one is its lower part, of the new one its upper part.
-    change = classify_changes({"a.json": measured((0.9, 0.84, 0.92), (0.78, 0.6, 0.86))})[0]
+    change = judged((0.9, 0.84, 0.92), (0.78, 0.6, 0.86))
     assert change.noise == pytest.approx(0.1) and change.verdict == "worse"
-    assert classify_changes({"a.json": measured((0.5, 0.47, 0.53), (0.46, 0.42, 0.5))})[0].verdict == "within noise"
-    assert classify_changes({"a.json": measured((0.44, 0.4, 0.48), (0.5, 0.47, 0.53))})[0].verdict == "better"
-    assert classify_changes({"a.json": measured((0.44, 0.4, 0.48), (0.5, 0.47, 0.53), "nll")})[0].verdict == "worse"
+    assert judged((0.5, 0.47, 0.53), (0.46, 0.42, 0.5)).verdict == "within noise"
+    assert judged((0.44, 0.4, 0.48), (0.5, 0.47, 0.53)).verdict == "better"
+    assert judged((0.44, 0.4, 0.48), (0.5, 0.47, 0.53), "nll").verdict == "worse"
 
 
 def test_what_has_no_interval_is_not_judged_and_what_came_or_went_is_said() -> None:
     verdicts = {c.name: c.verdict for c in classify_changes({"a.json": {
-        "accuracy": {"old": 0.9, "new": 0.1}, "brier": {"new": 0.5}, "epoch": {"old": 1, "new": 9},
-        "macro_f1": {"old": 0.3}, "note": {"old": "x", "new": "y"}}})}  # fmt: skip
-    assert verdicts == {"accuracy": "no interval", "brier": "new", "epoch": "neither", "macro_f1": "gone"}
+        "class": {"old": 0.9, "new": 0.1}, "brier": {"new": 0.5}, "epoch": {"old": 1, "new": 9},
+        "macro_f1": {"old": 0.3}, "note": {"old": "x", "new": "y"}}}, {}, {"a.json": {"class": [0, 1]}})}  # fmt: skip
+    assert verdicts == {"class": "no interval", "brier": "new", "epoch": "neither", "macro_f1": "gone"}
 
 
 def test_a_vanished_metric_fails_the_gate_and_a_vanished_count_does_not() -> None:
-    gone = measured((0.5, 0.47, 0.53), (0.44, 0.4, 0.48)) | {"m.class.n": {"old": 20}, "random_map": {"old": 0.1}}
-    gone = {name: {"old": values["old"]} for name, values in gone.items()}
-    changes = {change.name: change for change in classify_changes({"a.json": gone})}
-    assert {name: change.verdict for name, change in changes.items()} == {
-        "m.class.accuracy": "gone", "m.class.n": "neither", "random_map": "neither"
-    }  # fmt: skip
+    gone = {"class": {"old": 0.5}, "num_photos": {"old": 20}}
+    changes = {change.name: change for change in classify_changes({"a.json": gone}, {"a.json": {"class": [0, 1]}}, {})}
+    assert {name: change.verdict for name, change in changes.items()} == {"class": "gone", "num_photos": "neither"}
     assert "1 gone, 0 new" in count_changes(list(changes.values()))
 
 
@@ -73,10 +69,10 @@ class Repository:
     def __init__(self, root: Path) -> None:
         self.root = root
         (root / "plots/evaluate").mkdir(parents=True)
-        (root / "metrics").mkdir()
+        (root / "metrics/evaluate").mkdir(parents=True)
         self.git("init", "-q")
         subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=root, check=True)
-        stage = {"cmd": "x", "params": ["train"], "metrics": [{"metrics/evaluate.json": {"cache": False}}]}
+        stage = {"cmd": "x", "params": ["train"], "metrics": [{"metrics/evaluate/deit.json": {"cache": False}}]}
         (root / "dvc.yaml").write_text(json.dumps({"stages": {"x": stage}}))
 
     def git(self, *arguments: str) -> None:
@@ -85,13 +81,11 @@ class Repository:
 
     def commit(self, learning_rate: float, accuracy: float, loss: float) -> None:
         (self.root / "params.yaml").write_text(f"train:\n  learning_rate: {learning_rate}\n")
-        scores = {
-            "n": 100,
-            "accuracy": accuracy,
-            "accuracy_ci_low": accuracy - 0.05,
-            "accuracy_ci_high": accuracy + 0.05,
-        }
-        (self.root / "metrics/evaluate.json").write_text(json.dumps({"deit": {"class": {**scores, "loss": loss}}}))
+        write_metrics(
+            self.root / "metrics/evaluate/deit.json",
+            {"num_photos": 100, "class": accuracy, "loss": loss},
+            {"class": (accuracy - 0.05, accuracy + 0.05)},
+        )
         Image.new("RGB", (4, 4), (int(255 * accuracy), 0, 0)).save(self.root / "plots/evaluate/curves.png")
         self.git("add", "-A")
         self.git("commit", "-qm", f"rate {learning_rate}")
@@ -122,15 +116,15 @@ def test_the_gate_fails_on_what_is_worse_beyond_noise_and_on_nothing_else(reposi
 
 
 def test_the_gate_fails_where_a_metric_is_gone(repository: Repository) -> None:
-    (repository.root / "metrics/evaluate.json").write_text(json.dumps({"deit": {"class": {"n": 100, "nll": 0.5}}}))
+    write_metrics(repository.root / "metrics/evaluate/deit.json", {"num_photos": 100, "nll": 0.5})
     gone = CliRunner().invoke(app, ["gate", "HEAD"])
     assert gone.exit_code == 1, gone.output
     assert "0 worse beyond noise" in gone.output and "2 gone, 1 new" in gone.output
     summary = CliRunner().invoke(app, ["summary", "HEAD"])
     assert summary.exit_code == 0
     text = (repository.root / "summary.md").read_text(encoding="utf-8")
-    assert "| evaluate: deit.class.accuracy | 0.8000 |  | gone |" in text.partition("<details>")[0]
-    (repository.root / "metrics/evaluate.json").unlink()
+    assert "| evaluate/deit: class | 0.8000 |  | gone |" in text.partition("<details>")[0]
+    (repository.root / "metrics/evaluate/deit.json").unlink()
     assert CliRunner().invoke(app, ["gate", "HEAD"]).exit_code == 1
 
 
@@ -149,9 +143,12 @@ def test_the_summary_of_two_commits(repository: Repository) -> None:
     text = (repository.root / "docs/pull_request.md").read_text(encoding="utf-8")
     assert "**1 worse beyond noise, 0 better beyond noise, 0 changed within noise, 1 changed whose noise is" in text
     assert "| `train.learning_rate` | `0.001` | `0.002` |" in text
-    assert "| evaluate: deit.class.accuracy | 0.8000 | 0.6500 | -0.1500 \u00b1 0.0707 \u25bc |" in text
-    assert "| evaluate: deit.class.loss | 1.5000 | 1.2500 | -0.2500 |" in text
-    assert "_ci_" not in text and "class.n " not in text
+    assert "| evaluate/deit: class | 0.8000 | 0.6500 | -0.1500 \u00b1 0.0707 \u25bc |" in text
+    assert "| evaluate/deit: loss | 1.5000 | 1.2500 | -0.2500 |" in text
+    assert (
+        "interval" not in text.partition("### Pictures")[0].replace("without an interval", "")
+        and "num_photos" not in text
+    )
     assert "![curves before](pull_request_pictures/curves_before.png)" in text
     pictures = repository.root / "docs/pull_request_pictures"
     assert (pictures / "curves_before.png").read_bytes() != (pictures / "curves_now.png").read_bytes()

@@ -74,13 +74,13 @@ def report_data(
         for m in SYSTEMS for t in (0, 1) for system in ("hard", "soft_and", "random")
     ]  # fmt: skip
     views = [{"model": m, "n": 20, "recall": 0.61, "recall_ci_low": 0.5, "recall_ci_high": 0.7} for m in SYSTEMS]
-    gains = {m: {"map_gain": 0.1, "map_gain_ci_low": low, "map_gain_ci_high": 0.2}
-             for m, low in zip(SYSTEMS, (0.05, -0.01, 0.02), strict=True)}  # fmt: skip
+    gains = [{"model": m, "map_gain": 0.1, "map_gain_ci_low": low, "map_gain_ci_high": 0.2}
+             for m, low in zip(SYSTEMS, (0.05, -0.01, 0.02), strict=True)]  # fmt: skip
     return ReportData(
         photos=pd.DataFrame({"class": ["cup"] * 40 + ["odd_hat"] * 10, "tone": ["red"] * 45 + [None] * 5}),
         counts={"photos": {"train": 40, "val": 9, "test": 53}, "items": {"train": 8, "val": 2, "test": 11},
                 "labels": {"class": 2, "tone": 3}, "missing": {"class": 0, "tone": 5}},
-        params="training:\n  seed: 4711\n",
+        params="data: {path: data/mine}\ntraining:\n  seed: 4711\n",
         scores=pd.DataFrame(scores),
         comparisons=pd.DataFrame(comparisons),
         calibration=pd.DataFrame(calibration),
@@ -88,7 +88,7 @@ def report_data(
         cost=pd.DataFrame(cost),
         retrieval=pd.DataFrame(retrieval),
         views=pd.DataFrame(views),
-        search=gains,
+        gains=pd.DataFrame(gains),
         near_duplicates=pd.DataFrame({"image_path_a": ["x", "y"]}),
     )  # fmt: skip
 
@@ -108,6 +108,7 @@ def test_numbers_stand_in_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
             "0.66",
             "seed: 4711",
         ),
+        "On `data/mine`: 102 photographs of 21 items in 2 classes. The numbers are of the 53 test photographs.",
         *("| 81.2 % [20, 95] | 81.2 % [20, 95] | 7 of 11 | 33.3 % [20, 40] | 61.0 % [50, 70] |",),
         *("| class | 2 | cup 40 | odd hat 10 | 4.0 | 1 | 0 |", "| tone | 3 | red 45 | red 45 | 1.0 | 0 | 5 |"),
         *("| odd\\|cup | 9 | 20.0 % | 20.0 % | 20.0 % |", "near duplicates across splits: 2"),

@@ -19,7 +19,7 @@ from vitrine.retrieval.relevance import (
     Query,
     average_precision_without,
     example_queries,
-    headline,
+    headline_retrieval_metrics,
     measure_text,
     measure_views,
     measures,
@@ -119,10 +119,11 @@ def test_probabilities_beat_words_where_the_second_guess_is_right() -> None:
     assert every.loc["hard", "map"] == pytest.approx(every.loc["random", "map"])  # no document says cup: all are equal
     assert every.loc["random", "map"] == pytest.approx(0.5, abs=0.15)
     assert gain["map_gain"] == pytest.approx(1 - every.loc["hard", "map"]) and gain["map_gain_ci_low"] > 0
-    views = {"m": measure_views(index, 5)}
-    picked = headline(found, {"m": gain}, views, 5)["m"]
-    assert set(picked) == {"num_queries", "hard", "soft_and", "views", *gain}
-    assert picked["soft_and"]["map_ci_low"] <= picked["soft_and"]["map"] <= picked["soft_and"]["map_ci_high"]
+    views = {"recall": 0.5, "recall_ci_low": 0.4, "recall_ci_high": 0.6}
+    metrics, intervals = headline_retrieval_metrics(found, gain, views, 5)
+    assert set(metrics) == set(intervals) == {"map", "map_gain", "views_at_5"}
+    assert all(low <= metrics[name] <= high for name, (low, high) in intervals.items())
+    assert set(headline_retrieval_metrics(found, gain, {"n": 0}, 5)[0]) == {"map", "map_gain"}
     assert [q.text for q in example_queries(true_queries(TABLE, SPACE, PARAMS))] == ["blue", "blue bag"]
 
 

@@ -15,9 +15,9 @@ from PIL import Image
 
 from vitrine.artifacts import ArtifactError, read_json, write_csv
 from vitrine.data.catalog import CORRECTION_COLUMNS, CORRECTIONS, DataParams, dataset_name, read_corrections
-from vitrine.inference.calibration import is_sure
+from vitrine.inference.calibration import is_confident
 from vitrine.inference.systems import System, load_systems
-from vitrine.labels import LabelSpace, read_photos
+from vitrine.labels import LabelSpace, read_photo_table
 from vitrine.photos import decode_photo
 from vitrine.retrieval.index import Index, SearchResult
 
@@ -93,7 +93,7 @@ class Gallery:
             if index.name not in systems:
                 raise ArtifactError(f"{folder}: models/systems.json has no system '{index.name}'. Run: dvc repro")
         decoding = read_json(root / "data/splits/decoding.json")
-        table = read_photos(root / "data/splits/photos.csv")
+        table = read_photo_table(root / "data/splits/photos.csv")
         return cls(root, indexes, systems, table, data, decoding["max_megapixels"])
 
     @staticmethod
@@ -155,7 +155,7 @@ class Gallery:
         for task, labels in self.probs_of(system, row).items():
             threshold = self._thresholds[system][task]
             named = [{"label": label, "probability": probability} for label, probability in labels]
-            sure = is_sure(np.array([[probability for _, probability in labels]]), threshold)
+            sure = is_confident(np.array([[probability for _, probability in labels]]), threshold)
             answer[task] = {"sure": bool(sure[0]), "reliable": threshold is not None, "labels": named}
         return answer
 

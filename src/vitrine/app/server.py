@@ -56,7 +56,7 @@ COLORS = {
     "input_border_color": "var(--line)",
     "input_placeholder_color": "var(--muted)",
 }
-"""Gradio's names for colors, and ours: app.css has their values, light and dark."""
+"""Gradio's names for colors, and ours: page.css has their values, light and dark."""
 
 
 def create_page(state: AppState) -> gr.Blocks:

@@ -19,7 +19,7 @@ from vitrine.app import html
 from vitrine.app.state import COMPARE, MAX_HITS, AppState
 from vitrine.artifacts import ArtifactError, read_json
 from vitrine.data.catalog import CatalogError
-from vitrine.labels import display_name, read_measures
+from vitrine.labels import display_name, read_score_table
 from vitrine.photos import PhotoError, decode_photo
 
 PAGE_SIZE = 24
@@ -297,15 +297,15 @@ class ReviewTab:
             path = self.state.correct(place, task, label)
         except (ArtifactError, CatalogError) as error:
             return html.banner(str(error)), self.list_doubts(task, model, place)
-        text = f"{path}: {task} is now {display_name(label)}, in data/corrections.csv. dvc repro learns from it."
+        text = f"{path}: {task} is now {display_name(label)}, in data/corrections.csv. dvc repro applies it."
         return f'<p class="note" role="status">{escape(text)}</p>', self.list_doubts(task, model, place)
 
 
 def accuracy_tab(state: AppState) -> None:
     """The scores and pictures of the last evaluation, and what was trained on."""
     try:
-        scores = read_measures(state.root / "plots/evaluate/scores.csv")
-        split = read_json(state.root / "metrics/split.json")
+        scores = read_score_table(state.root / "plots/evaluate/scores.csv")
+        split = read_json(state.root / "data/splits/counts.json")
     except ArtifactError as error:
         gr.HTML(html.empty("Not measured yet", str(error)))
         return

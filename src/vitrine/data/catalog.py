@@ -24,7 +24,11 @@ from vitrine.photos import PhotoError, decode_photo
 
 SPLITS = ("train", "val", "test")
 REQUIRED_COLUMNS = ("image_path", "class_label", "attributes", "instance_id")
-RESERVED_TASKS = (CLASS_TASK, "row", "image_path", "split", "instance_id", "caption", "all_tasks")
+RESERVED_TASKS = (
+    *(CLASS_TASK, "row", "image_path", "split", "instance_id", "caption"),
+    *("all_tasks", "epoch", "intervals", "items", "loss", "macro_f1"),
+)
+"""Names of columns and of metrics, which tasks may not have."""
 
 CORRECTIONS = Path("data/corrections.csv")
 CORRECTION_COLUMNS = ("dataset", "image_path", "task", "label")

@@ -31,7 +31,7 @@ class JudgeParams(Section):
 Probs = dict[str, NDArray[np.float32]]
 
 
-def pool(
+def out_of_fold_probs(
     folder: Path, table: pd.DataFrame, folds: NDArray[np.int64], codes: Mapping[str, NDArray[np.int64]]
 ) -> dict[str, Probs]:
     """Read every system's predictions of the photographs it was not trained on, calibrate them, add the ensemble.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import product
 from typing import Annotated, Any
 
 import numpy as np
@@ -11,9 +12,16 @@ from numpy.typing import NDArray
 from pydantic import Field
 from sklearn.decomposition import PCA
 
-from vitrine.evaluation.scoring import rate, score
-from vitrine.inference.calibration import brier, coverage_curve, expected_calibration_error, is_sure, nll, reliability
-from vitrine.inference.systems import System, system_predictions, uncalibrated
+from vitrine.evaluation.scoring import accuracy_with_interval, score
+from vitrine.inference.calibration import (
+    brier,
+    coverage_curve,
+    expected_calibration_error,
+    is_confident,
+    nll,
+    reliability,
+)
+from vitrine.inference.systems import System, combine_members, system_predictions
 from vitrine.labels import MISSING, LabelSpace
 from vitrine.params import Section
 from vitrine.predictions import Predictions
@@ -68,7 +76,7 @@ def score_table(
             scores = score(values[chosen], probs[task][chosen], items[chosen], num_bins)
             rows.append({"model": name, "split": split, "task": task, "majority_accuracy": majority, **scores})
         right = all_tasks_right(codes, probs)[chosen]
-        rows.append({"model": name, "split": split, "task": ALL_TASKS, **rate(right, items[chosen])})
+        rows.append({"model": name, "split": split, "task": ALL_TASKS, **accuracy_with_interval(right, items[chosen])})
     return pd.DataFrame(rows)
 
 
@@ -97,7 +105,7 @@ def calibration_tables(
     """
     tables: dict[str, list[pd.DataFrame]] = {"reliability": [], "coverage": [], "calibration": []}
     for name, system in systems.items():
-        before, after = uncalibrated(name, systems, raw), system_predictions(name, systems, raw)
+        before, after = combine_members(name, systems, raw), system_predictions(name, systems, raw)
         for task, values in codes.items():
             labeled = test & (values != MISSING)
             true = values[labeled]
@@ -107,7 +115,7 @@ def calibration_tables(
                 row |= {f"nll_{when}": nll(true, probs), f"brier_{when}": brier(true, probs)}
                 row[f"ece_{when}"] = expected_calibration_error(bins)
             curve = coverage_curve(true, probs)
-            sure = is_sure(probs, system.sure_thresholds[task])
+            sure = is_confident(probs, system.sure_thresholds[task])
             right = (probs.argmax(axis=1) == true)[sure]
             threshold = system.sure_thresholds[task]
             row |= {"sure_threshold": np.nan if threshold is None else threshold}
@@ -125,15 +133,15 @@ def cost_table(costs: Mapping[str, Mapping[str, Any]], ensemble: System) -> pd.D
     return pd.DataFrame([{"model": name, **cost, "ensemble_tasks": tasks[name]} for name, cost in costs.items()])
 
 
-def per_label_table(name: str, label_space: LabelSpace, codes: Codes, predictions: Predictions) -> pd.DataFrame:
+def per_label_table(label_space: LabelSpace, codes: Codes, predictions: Mapping[str, Predictions]) -> pd.DataFrame:
     """Return the scores of every label, 0 where undefined. Columns: model, task, label, precision, recall, f1, n."""
     tables = []
-    for task, values in codes.items():
+    for (name, found), (task, values) in product(predictions.items(), codes.items()):
         labels = label_space.labels[task]
-        counts = confusion_counts(values, predictions.predicted(task), len(labels))
-        right, support, said = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
+        counts = confusion_counts(values, found.predicted(task), len(labels))
+        right, support, predicted = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
         columns = {"model": name, "task": task, "label": labels}
-        shares = {"precision": right / np.maximum(said, 1), "recall": right / np.maximum(support, 1)}
+        shares = {"precision": right / np.maximum(predicted, 1), "recall": right / np.maximum(support, 1)}
         tables.append(pd.DataFrame({**columns, **shares, "f1": np.nan_to_num(label_f1(counts)), "n": support}))
     return pd.concat(tables, ignore_index=True)
 

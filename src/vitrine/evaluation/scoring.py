@@ -127,7 +127,7 @@ def compare_all(
     )
 
 
-def rate(right: NDArray[np.bool_ | np.floating], items: NDArray[np.int64]) -> dict[str, float | int]:
+def accuracy_with_interval(right: NDArray[np.bool_ | np.floating], items: NDArray[np.int64]) -> dict[str, float | int]:
     """Return n, and the mean of what is right in each photograph as `accuracy`, with its interval over items.
 
     Shape:
@@ -138,27 +138,21 @@ def rate(right: NDArray[np.bool_ | np.floating], items: NDArray[np.int64]) -> di
     return {"n": len(right), **_measured("accuracy", float(right.mean()), item_interval(_ratio, counts))}
 
 
-def headline(scores: pd.DataFrame, by: str) -> dict[str, dict[str, dict[str, float]]]:
-    """Pick the few numbers that `dvc metrics diff` compares: {system: {task: {metric: value}}}.
+def headline_metrics(scores: pd.DataFrame) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
+    """Pick the few numbers of a system that `dvc metrics show` compares, and their 95 % intervals.
 
-    Accuracy and macro F1 with the ends of their intervals and the number of photographs; of the class also accuracy by
-    item and the number of items.
+    By task its accuracy; of the class also `macro_f1`, and `items`: the share of items that are right when the
+    probabilities of their views are combined.
 
     Args:
-        scores: one row a system and task, with the keys of `score`.
-        by: the column that names the system.
+        scores: of one system: a row a task, with the keys of `score`.
     """
-    picked: dict[str, dict[str, dict[str, float]]] = {}
-    for row in scores.to_dict("records"):
-        by_item = row["task"] == CLASS_TASK
-        names = ["accuracy", "macro_f1", *(["item_accuracy"] if by_item else [])]
-        keys = [f"{name}{end}" for name in names for end in ("", "_ci_low", "_ci_high")]
-        values: dict[str, float] = {
-            key: int(row[key]) for key in ("n", *(["item_n"] if by_item else [])) if not pd.isna(row.get(key))
-        }
-        values |= {key: row[key] for key in keys if not pd.isna(row.get(key))}
-        picked.setdefault(row[by], {})[row["task"]] = values
-    return picked
+    rows = {row["task"]: row for row in scores.to_dict("records")}
+    picked = {task: (row, "accuracy") for task, row in rows.items()}
+    picked |= {"macro_f1": (rows[CLASS_TASK], "macro_f1"), "items": (rows[CLASS_TASK], "item_accuracy")}
+    known = {name: (row, key) for name, (row, key) in picked.items() if not pd.isna(row.get(key, np.nan))}
+    metrics = {name: float(row[key]) for name, (row, key) in known.items()}
+    return metrics, {name: (row[f"{key}_ci_low"], row[f"{key}_ci_high"]) for name, (row, key) in known.items()}
 
 
 def named_rows(table: pd.DataFrame, *columns: str) -> pd.DataFrame:

@@ -110,7 +110,7 @@ def coverage_curve(codes: NDArray[np.int64], probs: NDArray[np.floating]) -> pd.
     return table.groupby("threshold", sort=False).tail(1).reset_index(drop=True)
 
 
-def sure_threshold(
+def confidence_threshold(
     codes: NDArray[np.int64], probs: NDArray[np.floating], items: NDArray[np.int64], wanted_accuracy: float
 ) -> float | None:
     """Return the least confidence from which on answers are shown to be right as often as wanted; None if none is.
@@ -124,7 +124,7 @@ def sure_threshold(
         codes, items: (photos,); probs: (photos, labels)
     Source:
         fixed-sequence testing: Angelopoulos et al., Learn then Test (2021). Fractions of items make the binomial bound
-        wider than it need be, not narrower: tests/test_calibration.py simulates it.
+        wider than it need be, not narrower: tests/inference/test_calibration.py simulates it.
     """
     labeled = codes != MISSING
     confidence = probs[labeled].max(axis=1)
@@ -153,7 +153,7 @@ def binomial_tail(right: float, num: int, accuracy: float) -> float:
     return float(betainc(right, num - right + 1, accuracy)) if right > 0 else 1.0
 
 
-def is_sure(probs: NDArray[np.floating], threshold: float | None) -> NDArray[np.bool_]:
+def is_confident(probs: NDArray[np.floating], threshold: float | None) -> NDArray[np.bool_]:
     """Say which answers are sure: none without a threshold. Shape: (photos, labels) -> (photos,)."""
     if threshold is None:
         return np.zeros(len(probs), dtype=np.bool_)

@@ -14,12 +14,12 @@ from scipy.special import softmax
 from torch.utils.flop_counter import FlopCounterMode
 
 from vitrine.artifacts import ArtifactError
-from vitrine.inference.calibration import is_sure
+from vitrine.inference.calibration import is_confident
 from vitrine.inference.systems import System, load_systems, system_predictions
 from vitrine.labels import LabelSpace
+from vitrine.learning.imagenet import ARCHITECTURE
 from vitrine.learning.model import MultiTaskModel, create_model, load_model, pick_device
 from vitrine.learning.preprocess import Decoding
-from vitrine.learning.teacher import ARCHITECTURE
 from vitrine.photos import decode_photo
 from vitrine.predictions import Predictions, fuse_views
 
@@ -166,9 +166,9 @@ class Predictor:
         return self.to_records(self.predict(photos, image_paths), top_k)
 
     def to_records(self, found: Predictions, top_k: int = 3) -> list[dict[str, Any]]:
-        """Say in words what predictions say, as `describe` does."""
+        """Say in words what predictions say, as `predict_records` does."""
         answers, thresholds = [], self.sure_thresholds
-        sure = {task: is_sure(found.probs[task], thresholds[task]) for task in self.label_space}
+        sure = {task: is_confident(found.probs[task], thresholds[task]) for task in self.label_space}
         for row, name in enumerate(found.image_paths):
             tasks = {}
             for task, labels in self.label_space.labels.items():

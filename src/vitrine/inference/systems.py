@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitrine.artifacts import ArtifactError, read_json, write_json
-from vitrine.inference.calibration import apply_temperature, fit_temperature, nll, sure_threshold
+from vitrine.inference.calibration import apply_temperature, confidence_threshold, fit_temperature, nll
 from vitrine.labels import MISSING
 from vitrine.predictions import Predictions
 
@@ -70,13 +70,13 @@ def fit_systems(
                 task: best_members({each: probs[task] for each, probs in on_val.items()}, values[val])
                 for task, values in codes.items()
             }
-        mixed = uncalibrated(name, {**systems, name: System(members, {}, {})}, raw)
+        mixed = combine_members(name, {**systems, name: System(members, {}, {})}, raw)
         temperatures: dict[str, float] = {}
         thresholds: dict[str, float | None] = {}
         for task, values in codes.items():
             probs = mixed.probs[task][val]
             temperatures[task] = round(fit_temperature(values[val], probs), 6)
-            threshold = sure_threshold(
+            threshold = confidence_threshold(
                 values[val], apply_temperature(probs, temperatures[task]), items[val], sure_accuracy
             )
             thresholds[task] = None if threshold is None else math.floor(threshold * 1e6) / 1e6  # not above its photo
@@ -104,7 +104,7 @@ def best_members(probs: Mapping[str, NDArray[np.floating]], codes: NDArray[np.in
     return min(choices, key=loss) if (codes != MISSING).any() else choices[0]
 
 
-def uncalibrated(name: str, systems: Mapping[str, System], raw: Mapping[str, Predictions]) -> Predictions:
+def combine_members(name: str, systems: Mapping[str, System], raw: Mapping[str, Predictions]) -> Predictions:
     """Return a system's predictions before its own temperatures: raw, or the mean of its calibrated members.
 
     An ensemble's embeddings are its networks', each of length 1, side by side: their cosine is the mean cosine.
@@ -127,7 +127,7 @@ def uncalibrated(name: str, systems: Mapping[str, System], raw: Mapping[str, Pre
 
 def system_predictions(name: str, systems: Mapping[str, System], raw: Mapping[str, Predictions]) -> Predictions:
     """Return a system's calibrated predictions from the raw ones of its networks."""
-    mixed = uncalibrated(name, systems, raw)
+    mixed = combine_members(name, systems, raw)
     probs = {task: apply_temperature(values, systems[name].temperatures[task]) for task, values in mixed.probs.items()}
     return Predictions(mixed.label_space, mixed.image_paths, probs, mixed.embeddings)
 

@@ -29,7 +29,7 @@ class DistillationParams(Section):
     temperature: Annotated[float, Field(gt=0)]
 
 
-class DistilledModel(MultiTaskModel):
+class DistillationWrapper(MultiTaskModel):
     """A student and its teacher; training changes the student alone, and shares its modules with it.
 
     Source:
@@ -43,25 +43,25 @@ class DistilledModel(MultiTaskModel):
         teacher: MultiTaskModel,
         params: DistillationParams,
         class_weight: float,
-        attribute_weight: float,
     ) -> None:
         """Take student and teacher of the same label space.
 
         Args:
-            class_weight, attribute_weight: of the soft labels of the class, and of every other task.
+            class_weight: of the class's soft labels. Those of the attributes are left out: a teacher that knows shapes
+                better than colors would cost the student its colors.
         """
         if student.spec.label_space.labels != teacher.spec.label_space.labels:
             raise ValueError("student and teacher have different label spaces")
         super().__init__(student.spec, student.backbone)
         self.dropout, self.heads = student.dropout, student.heads
-        self.params, self.class_weight, self.attribute_weight = params, class_weight, attribute_weight
+        self.params, self.class_weight = params, class_weight
         self.teacher = (teacher.eval().requires_grad_(False),)  # a tuple hides it from state_dict and train()
         width = int(teacher.backbone.num_features)  # type: ignore[arg-type]
         self.projection = nn.Linear(int(student.backbone.num_features), width)  # type: ignore[arg-type]
         self.register_buffer("feature_mean", torch.zeros(width))
         self.register_buffer("feature_std", torch.ones(width))
 
-    def standardize(self, photos: NDArray[np.uint8]) -> None:
+    def fit_feature_stats(self, photos: NDArray[np.uint8]) -> None:
         """Measure mean and spread of the teacher's features. Shape: (photos, height, width, channels), square."""
         _, features = self.teacher[0].infer(photos)
         self.feature_mean = torch.from_numpy(features.mean(axis=0)).to(self.projection.weight.device)
@@ -75,7 +75,7 @@ class DistilledModel(MultiTaskModel):
         return {
             **super().settings(),
             "distillation": self.params.model_dump(),
-            "weights": [self.class_weight, self.attribute_weight],
+            "class_weight": self.class_weight,
             "teacher": [teacher.settings(), digest.hexdigest()],
         }
 
@@ -85,13 +85,11 @@ class DistilledModel(MultiTaskModel):
         logits = self.classify(embeddings)
         with torch.no_grad():
             features = self.teacher[0].embed(self._translate(images)).float()
-            targets = self.teacher[0].classify(features)
+            targets = self.teacher[0].classify(features)[CLASS_TASK]
         features = (features - self.feature_mean) / self.feature_std
         loss = FEATURE_WEIGHT * (1 - functional.cosine_similarity(self.projection(embeddings).float(), features)).mean()
-        for task, scores in logits.items():
-            weight = self.class_weight if task == CLASS_TASK else self.attribute_weight
-            loss = loss + weight * soft_label_loss(scores.float(), targets[task].float(), self.params.temperature)
-        return logits, self.params.weight * loss
+        soft = soft_label_loss(logits[CLASS_TASK].float(), targets.float(), self.params.temperature)
+        return logits, self.params.weight * (loss + self.class_weight * soft)
 
     def _translate(self, images: Tensor) -> Tensor:
         """Turn the student's inputs into the teacher's: another size, mean and spread."""
@@ -100,19 +98,18 @@ class DistilledModel(MultiTaskModel):
         return theirs.normalize(pixels).contiguous(memory_format=torch.channels_last)
 
 
-def distill(
+def attach_teacher(
     student: MultiTaskModel,
     teacher: Path,
     photos: NDArray[np.uint8],
     params: DistillationParams,
     class_weight: float,
-    attribute_weight: float,
 ) -> MultiTaskModel:
     """Give a student the teacher that a training stage saved; with a weight of 0, none.
 
     Args:
         photos: the training photographs; mean and spread of the teacher's features are taken from them.
-        class_weight, attribute_weight: as `DistilledModel` takes them.
+        class_weight: as `DistillationWrapper` takes it.
     Raises:
         ArtifactError: the teacher's folder does not hold a whole checkpoint.
     """
@@ -120,8 +117,8 @@ def distill(
         return student
     device = pick_device()
     network = load_model(teacher).to(device).to(memory_format=torch.channels_last)
-    model = DistilledModel(student, network, params, class_weight, attribute_weight).to(device)
-    model.standardize(photos)
+    model = DistillationWrapper(student, network, params, class_weight).to(device)
+    model.fit_feature_stats(photos)
     return model
 
 

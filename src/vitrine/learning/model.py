@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from vitrine.artifacts import ArtifactError, read_json, read_tensors, write_json, write_tensors
 from vitrine.errors import VitrineError
 from vitrine.labels import LabelSpace
+from vitrine.learning.imagenet import ARCHITECTURE, ImagenetWeightsError, read_weights, weights_path
 from vitrine.learning.preprocess import Decoding, Preprocessing
-from vitrine.learning.teacher import ARCHITECTURE, TeacherError, read_weights, weights_path
 
 INFERENCE_BATCH_SIZE = 32
 
@@ -119,7 +119,7 @@ class MultiTaskModel(nn.Module):
         logits: dict[str, list[NDArray[np.float32]]] = {task: [] for task in self.spec.label_space}
         embeddings = []
         for start in range(0, len(photos), INFERENCE_BATCH_SIZE):
-            images = self.spec.preprocessing.evaluate(photos[start : start + INFERENCE_BATCH_SIZE], device)
+            images = self.spec.preprocessing.eval_transform(photos[start : start + INFERENCE_BATCH_SIZE], device)
             features = self.embed(images)
             embeddings.append(features.cpu().numpy())
             for task, scores in self.classify(features).items():
@@ -174,7 +174,7 @@ def _create_backbone(architecture: str, weights: str, image_size_px: int) -> nn.
     if weights == "imagenet" and architecture == ARCHITECTURE:
         try:
             tensors = read_weights(weights_path())
-        except TeacherError as error:
+        except ImagenetWeightsError as error:
             raise WeightsError(str(error)) from error
         # Left over are the classifier, which a backbone lacks, and the counters of batches, which the file lacks.
         empty.load_state_dict(tensors, strict=False)

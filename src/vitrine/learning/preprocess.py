@@ -70,7 +70,7 @@ class Preprocessing:
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
-    def evaluate(self, photos: NDArray[np.uint8], device: torch.device) -> Tensor:
+    def eval_transform(self, photos: NDArray[np.uint8], device: torch.device) -> Tensor:
         """Crop the center, resize and normalize: timm's evaluation transform, for a whole batch.
 
         Shape:

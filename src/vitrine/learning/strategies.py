@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 
 from vitrine.artifacts import read_json, write_csv, write_metrics
-from vitrine.learning.distillation import DistillationParams, distill
+from vitrine.learning.distillation import DistillationParams, attach_teacher
 from vitrine.learning.model import create_model, pick_device, save_model
 from vitrine.learning.preprocess import Decoding
 from vitrine.learning.training import (
@@ -90,7 +90,7 @@ def train(
     network = strategy.network
     model = trained = create_model(
         network.architecture,
-        network.start,
+        network.initial_weights,
         data.label_space,
         decoding,
         network.image_size_px,
@@ -98,15 +98,15 @@ def train(
         params.head_dropout,
     ).to(pick_device())
     if distillation is not None:
-        weights = params.class_loss_weight, params.attribute_loss_weight
-        trained = distill(model, teacher, data.photos[data.train], distillation, *weights)
+        photos = data.photos[data.train]
+        trained = attach_teacher(model, teacher, photos, distillation, params.class_loss_weight)
     return replace(fit(trained, data, strategy, params, resume), model=model)
 
 
 def run_training(
     name: str, strategy: Strategy, params: TrainingParams, distillation: DistillationParams | None = None
 ) -> None:
-    """Train model `name` on data/splits and write models/NAME, metrics/train_NAME.json and plots/train_NAME.
+    """Train model `name` on data/splits and write models/NAME, metrics/train/NAME.json and plots/train_NAME.
 
     A killed run leaves its last finished epoch in .resume/; the next run resumes from there.
 
@@ -119,7 +119,7 @@ def run_training(
     fitted = train(strategy, data, decoding, params, resume, distillation)
     notes = {
         "epoch": fitted.epoch,
-        "weights": strategy.network.start,
+        "weights": strategy.network.initial_weights,
         "phases": [asdict(phase) for phase in strategy.phases],
         "device": next(fitted.model.parameters()).device.type,
         "distillation": distillation.model_dump() if distillation else None,
@@ -127,6 +127,7 @@ def run_training(
     save_model(fitted.model, Path("models") / name, notes)
     write_csv(Path("plots") / f"train_{name}" / "history.csv", fitted.history)
     row = fitted.history.loc[fitted.history["epoch"] == fitted.epoch].iloc[0]
-    scores = {key: row[key] for key in fitted.history.columns if key.startswith("val_")}
-    write_metrics(Path("metrics") / f"train_{name}.json", {"epoch": fitted.epoch, **scores})
+    scores = {task: row[f"val_{task}_accuracy"] for task in data.label_space}
+    scores |= {"epoch": fitted.epoch, "loss": row["val_loss"], "macro_f1": row["val_macro_f1"]}
+    write_metrics(Path("metrics/train") / f"{name}.json", scores)
     resume.unlink(missing_ok=True)

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from vitrine.artifacts import read_json, read_npy
 from vitrine.errors import VitrineError
-from vitrine.labels import CLASS_TASK, MISSING, LabelSpace, read_photos
+from vitrine.labels import CLASS_TASK, MISSING, LabelSpace, read_photo_table
 from vitrine.learning.model import MultiTaskModel, load_tensors, tensors_of
 from vitrine.learning.preprocess import Augmentation, AugmentationParams, shrink_photos
 from vitrine.learning.state import ResumeState, Tensors, load_optimizer, optimizer_tensors
@@ -65,7 +65,7 @@ class NetworkParams(Section):
     precision: Literal["auto", "bf16", "fp32"]
 
     @property
-    def start(self) -> str:
+    def initial_weights(self) -> str:
         """The backbone's first weights, as `create_model` takes them."""
         return self.weights
 
@@ -82,7 +82,7 @@ class BackboneParams(NetworkParams):
         return self
 
     @property
-    def start(self) -> str:
+    def initial_weights(self) -> str:
         """The backbone's first weights, as `create_model` takes them."""
         return str(self.weights_file) if self.weights == "file" else self.weights
 
@@ -144,7 +144,7 @@ class TrainingData:
     @classmethod
     def read(cls, folder: Path) -> TrainingData:
         """Read training.csv, photos.npy and label_space.json of the split stage; test photographs have no labels."""
-        table, photos = read_photos(folder / "training.csv"), read_npy(folder / "photos.npy")
+        table, photos = read_photo_table(folder / "training.csv"), read_npy(folder / "photos.npy")
         label_space = LabelSpace.from_json(read_json(folder / "label_space.json"))
         rows = table["row"].to_numpy(dtype=np.int64)
         codes = {task: np.full(len(photos), MISSING, dtype=np.int64) for task in label_space}
@@ -217,7 +217,7 @@ class _Run:
         self.device = next(model.parameters()).device
         self.bf16 = use_bf16(strategy.network.precision, self.device)
         self.augmentation = Augmentation(params, model.spec.preprocessing)
-        # A fifth of room above the network's size: the tightest usual crop still has a pixel for a pixel.
+        # A quarter above the network's size, so that usual crops are not enlarged.
         self.photos = shrink_photos(data.photos, math.ceil(1.25 * model.spec.preprocessing.image_size_px))
         self.codes = {task: torch.from_numpy(np.array(codes)) for task, codes in data.codes.items()}
         self.steps_per_epoch = len(self._batches(np.arange(len(data.train))))

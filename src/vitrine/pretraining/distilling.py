@@ -74,7 +74,7 @@ class Teacher(nn.Module):
         return Views(features, self.network.get_classifier()(features), maps[-1])  # type: ignore[operator]
 
     @torch.no_grad()
-    def measure(self, photos: NDArray[np.uint8], device: torch.device) -> None:
+    def fit_feature_stats(self, photos: NDArray[np.uint8], device: torch.device) -> None:
         """Set mean and spread of the features to those over photographs, seen whole.
 
         Shape:
@@ -82,7 +82,9 @@ class Teacher(nn.Module):
         """
         features = torch.cat(
             [
-                self._views(self.preprocessing.evaluate(photos[start : start + 64], device)).features.double().cpu()
+                self._views(self.preprocessing.eval_transform(photos[start : start + 64], device))
+                .features.double()
+                .cpu()
                 for start in range(0, len(photos), 64)
             ]
         )

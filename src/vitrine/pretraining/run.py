@@ -107,7 +107,7 @@ class Stream:
         for name, num in (("photos", self.num_photos), ("renders", self.num_renders)):
             if num and not len(getattr(pictures, name)):
                 raise TrainingError(f"render_fraction: {params.render_fraction:g} asks for {name}; there are none")
-        # A fifth of room above the network's size: the tightest usual crop still has a pixel for a pixel.
+        # A quarter above the network's size, so that usual crops are not enlarged.
         self.photos, self.renders = (
             shrink_photos(each, math.ceil(1.25 * side_px)) for each in (pictures.photos, pictures.renders)
         )
@@ -159,7 +159,7 @@ def create_student(params: StudentParams, pictures: Pictures, teacher: Teacher, 
     torch.manual_seed(seed)
     decoding = Decoding(params.image_size_px, 1.0)
     space = pictures.label_space
-    model = create_model(params.architecture, params.start, space, decoding, params.image_size_px, 0.0, 0.0)
+    model = create_model(params.architecture, params.initial_weights, space, decoding, params.image_size_px, 0.0, 0.0)
     return Student(model, teacher)
 
 
@@ -205,7 +205,7 @@ class DistillationRun:
             self._restore(saved)
         else:
             picked = np.linspace(0, len(self.stream.photos) - 1, STATISTICS_PICTURES).astype(np.int64)
-            self.teacher.measure(self.stream.photos[np.unique(picked)], self.device)
+            self.teacher.fit_feature_stats(self.stream.photos[np.unique(picked)], self.device)
 
     @property
     def model(self) -> MultiTaskModel:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from vitrine.reporting.compare import ENDS, classify_changes
+from vitrine.artifacts import INTERVALS
 from vitrine.reporting.templating import render
 
 Hashes = Mapping[str, Mapping[str, str | None]]
@@ -103,7 +103,7 @@ class Metric:
         if self.rerun == self.committed:
             return "same"
         # The epoch that val chose is a whole number but no count: another processor may choose another.
-        if isinstance(self.committed, int) and isinstance(self.rerun, int) and self.name.split(".")[-1] != "epoch":
+        if isinstance(self.committed, int) and isinstance(self.rerun, int) and self.name != "epoch":
             return "count changed"
         if self.ci_low is None or self.ci_high is None:
             return "no interval"
@@ -111,25 +111,14 @@ class Metric:
 
 
 def compare_metrics(committed: Mapping[str, Any], rerun: Mapping[str, Any]) -> list[Metric]:
-    """Pair the metrics of both runs; both are nested numbers by file."""
-    flat: dict[str, dict[str, dict[str, float]]] = {}
-    for when, run in (("old", committed), ("new", rerun)):
-        for file, document in run.items():
-            for name, value in _flatten(document):
-                flat.setdefault(file, {}).setdefault(name, {})[when] = value
+    """Pair the metrics of both runs, as the files of each hold them."""
     metrics = []
-    for change in classify_changes(flat):
-        low, high = (flat[change.path].get(f"{change.name}{end}", {}).get("old") for end in ENDS)
-        metrics.append(Metric(change.path, change.name, change.old, change.new, low, high))
+    for file in sorted({*committed, *rerun}):
+        old, new = committed.get(file, {}), rerun.get(file, {})
+        for name in sorted({*old, *new} - {INTERVALS}):
+            low, high = old.get(INTERVALS, {}).get(name, (None, None))
+            metrics.append(Metric(file, name, old.get(name), new.get(name), low, high))
     return metrics
-
-
-def _flatten(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    for key, value in document.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def describe_environment() -> dict[str, Any]:
@@ -267,7 +256,8 @@ def _metric_row(metric: Metric) -> list[str]:
         committed += f" [{_shown(metric.ci_low)}, {_shown(metric.ci_high)}]"
     both = metric.committed is not None and metric.rerun is not None
     change = f"{metric.rerun - metric.committed:+.4g}" if both else ""  # type: ignore[operator]
-    return [f"{Path(metric.file).stem}: {metric.name}", committed, rerun, change, metric.verdict]
+    file = Path(metric.file).with_suffix("").as_posix().removeprefix("metrics/")
+    return [f"{file}: {metric.name}", committed, rerun, change, metric.verdict]
 
 
 def _shown(value: float | None) -> str:

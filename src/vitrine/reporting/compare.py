@@ -12,15 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vitrine.artifacts import INTERVALS
 from vitrine.errors import VitrineError
 from vitrine.reporting.templating import render
 
-HIGHER_IS_BETTER = ("accuracy", "macro_f1", "precision_at", "recall_at", "ndcg_at", "map", "mean_average_precision")
 LOWER_IS_BETTER = ("loss", "nll", "brier", "ece")
-NOT_OURS = ("random_", "majority_", "oracle_")
-"""Metrics of references, which no change can make better or worse."""
+NEUTRAL = ("num_", "epoch")
+"""Beginnings of the names of metrics of which neither more nor less is better."""
 
-ENDS = ("_ci_low", "_ci_high")
 PICTURES = ("plots/evaluate/curves.png", "plots/evaluate/calibration.png", "plots/evaluate/confusion_")
 ORDER = ("worse", "gone", "better", "within noise", "no interval", "new", "neither")
 FAILURES = ("worse", "gone")
@@ -53,24 +52,31 @@ class Change:
 
     @property
     def key(self) -> str:
-        return f"{Path(self.path).stem}: {self.name}"
+        return f"{Path(self.path).with_suffix('').as_posix().removeprefix('metrics/')}: {self.name}"
 
 
 def direction(name: str) -> int:
     """Return 1 where higher is better, -1 where lower is, 0 where neither. Only the last part of a name counts."""
     last = name.rsplit(".", 1)[-1]
-    if last.startswith(NOT_OURS):
+    if last.startswith(NEUTRAL):
         return 0
-    if any(word in last for word in HIGHER_IS_BETTER):
-        return 1
-    return -1 if last.rsplit("_", 1)[-1] in LOWER_IS_BETTER else 0
+    return -1 if last in LOWER_IS_BETTER else 1
 
 
-def classify_changes(document: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[Change]:
-    """Judge what `dvc metrics diff --json --all` found, by file and name; ends of intervals are not judged themselves.
+Intervals = Mapping[str, Mapping[str, Sequence[float]]]
+"""By file and metric: [low, high]."""
+
+
+def classify_changes(
+    document: Mapping[str, Mapping[str, Mapping[str, Any]]], old: Intervals, new: Intervals
+) -> list[Change]:
+    """Judge what `dvc metrics diff --json --all` found, by file and name.
 
     A change is beyond noise if it exceeds the root of the summed squares of the parts of both intervals that face each
     other. Both runs are mostly judged on the same photographs, so this errs towards noise.
+
+    Args:
+        old, new: the intervals at the revision and now.
 
     Source:
         Newcombe, Interval estimation for the difference between independent proportions (1998), method 10.
@@ -78,22 +84,21 @@ def classify_changes(document: Mapping[str, Mapping[str, Mapping[str, Any]]]) ->
     changes = []
     for path, metrics in sorted(document.items()):
         for name, values in sorted(metrics.items()):
-            old, new = values.get("old"), values.get("new")
-            if name.endswith(ENDS) or not all(value is None or isinstance(value, (int, float)) for value in (old, new)):
+            before, now = values.get("old"), values.get("new")
+            if not all(value is None or isinstance(value, (int, float)) for value in (before, now)):
                 continue
-            noise = _noise(metrics, name, old, new)
-            changes.append(Change(path, name, old, new, noise, _verdict(name, old, new, noise)))
+            noise = _noise(before, now, old.get(path, {}).get(name), new.get(path, {}).get(name))
+            changes.append(Change(path, name, before, now, noise, _verdict(name, before, now, noise)))
     return changes
 
 
-def _noise(metrics: Mapping[str, Mapping[str, Any]], name: str, old: float | None, new: float | None) -> float | None:
-    if old is None or new is None:
+def _noise(
+    old: float | None, new: float | None, old_ends: Sequence[float] | None, new_ends: Sequence[float] | None
+) -> float | None:
+    if old is None or new is None or old_ends is None or new_ends is None:
         return None
-    facing = ENDS if new < old else ENDS[::-1]
-    old_end, new_end = (
-        metrics.get(f"{name}{end}", {}).get(when) for end, when in zip(facing, ("old", "new"), strict=True)
-    )
-    return None if old_end is None or new_end is None else math.hypot(old - old_end, new - new_end)
+    facing = (0, 1) if new < old else (1, 0)
+    return math.hypot(old - old_ends[facing[0]], new - new_ends[facing[1]])
 
 
 def _verdict(name: str, old: float | None, new: float | None, noise: float | None) -> str:
@@ -114,7 +119,20 @@ def metric_changes(revision: str) -> list[Change]:
     Raises:
         CompareError: this is no DVC project, or there is no such revision.
     """
-    return classify_changes(_dvc("metrics", "diff", "--all", revision))
+    found = _dvc("metrics", "diff", "--all", revision)
+    at_revision = {path: _intervals(_committed(revision, path)) for path in found}
+    now = {path: _intervals(Path(path).read_bytes() if Path(path).is_file() else None) for path in found}
+    return classify_changes(found, at_revision, now)
+
+
+def _committed(revision: str, path: str) -> bytes | None:
+    result = subprocess.run(["git", "show", f"{revision}:./{path}"], capture_output=True)
+    return None if result.returncode else result.stdout
+
+
+def _intervals(content: bytes | None) -> Mapping[str, Sequence[float]]:
+    document = json.loads(content or b"{}")
+    return document.get(INTERVALS, {}) if isinstance(document, dict) else {}
 
 
 def param_changes(revision: str) -> list[tuple[str, Any, Any]]:

@@ -193,8 +193,7 @@ def confusion(counts: NDArray[np.int64], labels: Sequence[str], system: str, pat
         color = "white" if shares[row, column] > 0.55 else INK
         axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=color, fontsize=10)
     right, total = int(counts.diagonal().sum()), int(counts.sum())
-    share = f" ({100 * right / total:.1f} %)" if total else ""
-    title = f"{system} names the class of {right} of {total} test photographs right{share}"
+    title = f"{system}: {right} of {total} test photographs have the right class"
     axes.set(xlabel="predicted", ylabel="true (photographs)", title=title)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import yaml
 
 from vitrine.artifacts import read_json, read_text
 from vitrine.evaluation.metrics import ALL_TASKS
 from vitrine.evaluation.scoring import MIN_PHOTOS
-from vitrine.labels import CLASS_TASK, display_name, read_measures, read_photos
+from vitrine.labels import CLASS_TASK, display_name, read_photo_table, read_score_table
 from vitrine.reporting.templating import SIGNIFICANCE, percent, points, render, with_interval
 
 BASELINE = "svm"
@@ -28,9 +29,8 @@ class ReportData:
 
     Attributes:
         photos: the photographs (photos.csv)
-        counts: metrics/split.json
+        counts: data/splits/counts.json
         params: params.yaml, as it stands
-        search: metrics/retrieval.json
     """
 
     photos: pd.DataFrame
@@ -43,7 +43,7 @@ class ReportData:
     cost: pd.DataFrame
     retrieval: pd.DataFrame
     views: pd.DataFrame
-    search: Mapping[str, Any]
+    gains: pd.DataFrame
     near_duplicates: pd.DataFrame
 
     @classmethod
@@ -55,18 +55,18 @@ class ReportData:
         """
         plots = Path("plots")
         return cls(
-            read_photos(Path("data/splits/photos.csv")),
-            read_json(Path("metrics/split.json")),
+            read_photo_table(Path("data/splits/photos.csv")),
+            read_json(Path("data/splits/counts.json")),
             read_text(Path("params.yaml")),
-            read_measures(plots / "evaluate/scores.csv"),
-            read_measures(plots / "evaluate/comparisons.csv"),
-            read_measures(plots / "evaluate/calibration.csv"),
-            read_measures(plots / "evaluate/per_label.csv"),
-            read_measures(plots / "evaluate/cost.csv"),
-            read_measures(plots / "index/retrieval.csv"),
-            read_measures(plots / "index/views.csv"),
-            read_json(Path("metrics/retrieval.json")),
-            read_measures(plots / "split/near_duplicates.csv"),
+            read_score_table(plots / "evaluate/scores.csv"),
+            read_score_table(plots / "evaluate/comparisons.csv"),
+            read_score_table(plots / "evaluate/calibration.csv"),
+            read_score_table(plots / "evaluate/per_label.csv"),
+            read_score_table(plots / "evaluate/cost.csv"),
+            read_score_table(plots / "index/retrieval.csv"),
+            read_score_table(plots / "index/views.csv"),
+            read_score_table(plots / "index/gains.csv"),
+            read_score_table(plots / "split/near_duplicates.csv"),
         )
 
     @property
@@ -107,7 +107,7 @@ def write_report(data: ReportData) -> str:
         confidence=_confidence(data),
         cost=_cost(data),
         classes=_classes(data),
-        search={name: data.search[name] for name in data.systems},
+        search={row["model"]: row for row in data.gains.to_dict("records")},
         retrieval_header=retrieval_header(data.retrieval),
         retrieval=retrieval_rows(data.retrieval[at_once]),
         by_terms=retrieval_rows(data.retrieval[~at_once]),
@@ -120,6 +120,8 @@ def write_report(data: ReportData) -> str:
         num_near_duplicates=len(data.near_duplicates),
         networks=[f"{row['model']} ({row['architecture']})" for row in data.cost.to_dict("records")],
         params=data.params,
+        dataset=yaml.safe_load(data.params)["data"]["path"],
+        num_classes=int(data.counts["labels"][CLASS_TASK]),
     )
 
 

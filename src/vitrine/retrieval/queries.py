@@ -121,12 +121,13 @@ class Vocabulary:
                     self._words.setdefault(word, []).append((task, code))
         self.tasks = {" ".join(split_words(task)): task for task in label_space}
 
-    def lookup(self, phrase: str) -> tuple[Label, ...]:
-        """Return the labels that answer a normalized phrase; none if there is no such word."""
-        if phrase in self._whole:
-            return tuple(self._whole[phrase])
+    def lookup(self, phrase: str, task: str | None = None) -> tuple[Label, ...]:
+        """Return the labels, of one task if it is named, that answer a normalized phrase; none for an unknown word."""
+        whole = self._within(self._whole.get(phrase, ()), task)
+        if whole:
+            return whole
         found = [set(self._word(word)) for word in phrase.split()]
-        return tuple(sorted(set.intersection(*found), key=self._place)) if found else ()
+        return self._within(sorted(set.intersection(*found), key=self._place), task) if found else ()
 
     def _word(self, word: str) -> list[Label]:
         if word in self._words:
@@ -138,14 +139,14 @@ class Vocabulary:
     def _place(self, label: Label) -> tuple[int, int]:
         return self.label_space.tasks.index(label[0]), label[1]
 
-    def meaning(self, phrase: str) -> tuple[tuple[Label, ...], str | None]:
-        """Return a phrase's labels and, if it is a synonym, what it stands for."""
+    def meaning(self, phrase: str, task: str | None = None) -> tuple[tuple[Label, ...], str | None]:
+        """Return a phrase's labels, of one task if it is named, and, if it is a synonym, what it stands for."""
         if phrase in self.synonyms and phrase not in self._whole:
             meanings = self.synonyms[phrase]
-            labels = {label for text in meanings for label in self.lookup(text)}
+            labels = {label for text in meanings for label in self.lookup(text, task)}
             if labels:
                 return tuple(sorted(labels, key=self._place)), " or ".join(meanings)
-        return self.lookup(phrase), None
+        return self.lookup(phrase, task), None
 
     def correct(self, word: str) -> str | None:
         """Return the known word one edit from a longer unknown one; of several, the first in the alphabet.
@@ -212,23 +213,21 @@ class Vocabulary:
             phrase = " ".join(word.text for word in part)
             alike = all((word.wanted, word.task) == (first.wanted, first.task) for word in part)
             if alike and (phrase in self._whole or phrase in self.synonyms):
-                labels, read_as = self.meaning(phrase)
-                labels = self._within(labels, first.task)
+                labels, read_as = self.meaning(phrase, first.task)
                 if labels:
                     return length, Term(phrase, labels, first.wanted, read_as)
         if first.text in KNOWN_WORDS or (first.text in self.tasks and first.text not in self._whole):
             return 1, None
-        labels, read_as = self.meaning(first.text)
-        if not labels:
+        labels, read_as = self.meaning(first.text, first.task)
+        if not labels and not self.meaning(first.text)[0]:
             corrected = self.correct(first.text)
             if corrected:
-                labels, other = self.meaning(corrected)
+                labels, other = self.meaning(corrected, first.task)
                 read_as = other or corrected
-        labels = self._within(labels, first.task)
         return 1, Term(first.text, labels, first.wanted, read_as) if labels else None
 
-    def _within(self, labels: tuple[Label, ...], task: str | None) -> tuple[Label, ...]:
-        return labels if task is None else tuple(label for label in labels if label[0] == task)
+    def _within(self, labels: Sequence[Label], task: str | None) -> tuple[Label, ...]:
+        return tuple(label for label in labels if task in (None, label[0]))
 
     def words_of(self, label: Label) -> str:
         """Return a label as people write it."""

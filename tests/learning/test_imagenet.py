@@ -13,16 +13,22 @@ from timm.data.imagenet_info import ImageNetInfo
 from torch import Tensor, nn
 
 from vitrine.labels import LabelSpace
+from vitrine.learning.imagenet import (
+    ARCHITECTURE,
+    ImagenetWeightsError,
+    create_imagenet_model,
+    read_weights,
+    weights_path,
+)
 from vitrine.learning.model import WeightsError, create_model
 from vitrine.learning.preprocess import Decoding, Preprocessing
-from vitrine.learning.teacher import ARCHITECTURE, TeacherError, create_teacher, read_weights, weights_path
 
 SPACE = LabelSpace({"class": ("a", "b")})
 
 
 @pytest.fixture(scope="module")
 def teacher() -> nn.Module:
-    return create_teacher()
+    return create_imagenet_model()
 
 
 def images(*photos: np.ndarray) -> Tensor:
@@ -34,7 +40,7 @@ def images(*photos: np.ndarray) -> Tensor:
         squares.append(photo[top : top + side, left : left + side][None])
     model = create_model(ARCHITECTURE, "none", SPACE, Decoding(224, 1.0), 224, 0.0, 0.0)
     preprocessing: Preprocessing = model.spec.preprocessing
-    return torch.cat([preprocessing.evaluate(square, torch.device("cpu")) for square in squares])
+    return torch.cat([preprocessing.eval_transform(square, torch.device("cpu")) for square in squares])
 
 
 @pytest.mark.parametrize(
@@ -82,12 +88,12 @@ def test_a_changed_file_is_refused(tmp_path: Path) -> None:
     content[-1] ^= 1
     changed = tmp_path / "changed.pth"
     changed.write_bytes(content)
-    with pytest.raises(TeacherError, match=r"changed\.pth: SHA-256 5793.* expected; found .*make setup"):
+    with pytest.raises(ImagenetWeightsError, match=r"changed\.pth: SHA-256 5793.* expected; found .*make setup"):
         read_weights(changed)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(TeacherError, match=r"gone\.pth: No such file.*make setup"):
+    with pytest.raises(ImagenetWeightsError, match=r"gone\.pth: No such file.*make setup"):
         read_weights(tmp_path / "gone.pth")
 
 
