@@ -1,6 +1,6 @@
 """Keep what `make team13-crossval` measured: python tools/keep_team13.py.
 
-Reads   report/crossval.md, plots/crossval/scores.csv
+Reads   report/crossval.md, plots/crossval/scores.csv, plots/crossval/comparisons.csv
 Writes  report/crossval_team13.md, without the list and the picture of suspicious labels, because the photographs may
         not be published here; report/crossval_team13.csv, the scores
 """
@@ -33,3 +33,4 @@ if __name__ == "__main__":
     text = without_photographs((folder / "crossval.md").read_text(encoding="utf-8"))
     (folder / "crossval_team13.md").write_text(text, encoding="utf-8")
     shutil.copyfile("plots/crossval/scores.csv", folder / "crossval_team13.csv")
+    shutil.copyfile("plots/crossval/comparisons.csv", folder / "crossval_team13_comparisons.csv")
