@@ -8,7 +8,7 @@ export VITRINE_TEAM13_DIR ?= $(abspath $(wildcard ../shared/team13))
 export VITRINE_PHOTOS_DIR ?= $(abspath $(wildcard ../shared/photos))
 
 .DEFAULT_GOAL := help
-.PHONY: setup lock deps repro test check lock-check certify team13 team13-crossval crossval pretrain render realism app pictures plots diff gate bench kill-test readme help
+.PHONY: setup lock deps repro test check lock-check certify team13 team13-crossval crossval export pretrain render realism app pictures plots diff gate bench kill-test readme help
 
 setup: .venv/installed  ## Make the environment (about 6 GB, once)
 
@@ -33,10 +33,16 @@ team13: setup  ## Fetch Team 13's real photographs and run the pipeline on them,
 	dvc repro data/team13/dvc.yaml
 	grep -hv '^#' data/team13/dataset | sed 's/^/-S /' | xargs dvc exp run
 
-team13-crossval: setup  ## Cross-validate on Team 13's photographs, as an experiment; write report/crossval_team13.*
+team13-export: setup  ## Export all systems, measure how far they predict otherwise, and gate them
+	dvc repro export/dvc.yaml
+
+crossval: setup  ## Cross-validate on Team 13's photographs, as an experiment; write report/crossval_team13.*
 	dvc repro data/team13/dvc.yaml
 	grep -hv '^#' data/team13/dataset | sed 's/^/-S /' | xargs dvc exp run crossval/dvc.yaml
 	python tools/keep_team13.py
+
+export: setup  ## Export all systems, measure how far they predict otherwise, and gate them
+	dvc repro export/dvc.yaml
 
 crossval: setup  ## Cross-validate the networks and the baselines, by item
 	dvc repro crossval/dvc.yaml
@@ -87,8 +93,9 @@ REV ?= HEAD
 gate: setup  ## Fail if a metric is worse than at the git revision REV, beyond noise
 	vitrine gate $(REV)
 
-bench: setup  ## Measure training steps and inference against a plain loop
+bench: setup  ## Measure training steps, inference and indexing against plain loops
 	python benchmarks/throughput.py
+	python benchmarks/serving.py
 
 kill-test: setup  ## Kill training at random moments; the weights must come out the same
 	python benchmarks/kill_and_resume.py

@@ -16,10 +16,10 @@ from vitrine.artifacts import read_json, read_npy, read_npz, write_npz
 from vitrine.data.splits import assign_folds
 from vitrine.evaluation.scoring import compare, number_items
 from vitrine.labels import LabelSpace, read_photo_table
-from vitrine.learning.preprocess import Decoding
 from vitrine.learning.strategies import DeitParams, MobilevitParams, train
 from vitrine.learning.training import TrainingData, TrainingParams
 from vitrine.params import read_section
+from vitrine.photos import Decoding
 
 FOLDER = Path("data/splits")
 SECTIONS: dict[str, type[DeitParams] | type[MobilevitParams]] = {"deit": DeitParams, "mobilevit": MobilevitParams}

@@ -24,10 +24,11 @@ from torchvision import transforms
 
 from vitrine.labels import LabelSpace
 from vitrine.learning.model import MultiTaskModel, create_model, pick_device
-from vitrine.learning.preprocess import Augmentation, Decoding
+from vitrine.learning.preprocess import Augmentation
 from vitrine.learning.strategies import DeitParams, MobilevitParams
 from vitrine.learning.training import TrainingParams, multi_task_loss, use_bf16
 from vitrine.params import read_section
+from vitrine.photos import Decoding
 
 SPACE = LabelSpace(
     {task: tuple(f"{i:02d}" for i in range(n)) for task, n in (("class", 10), ("a", 13), ("b", 9), ("c", 4))}

@@ -21,7 +21,7 @@ from vitrine.evaluation.baselines import (
     neighbor_probs,
     svm_probs,
 )
-from vitrine.inference.predictor import imagenet_features
+from vitrine.inference.network import imagenet_features
 from vitrine.labels import LabelSpace, read_photo_table
 from vitrine.params import read_section
 from vitrine.predictions import Predictions

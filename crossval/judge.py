@@ -43,7 +43,7 @@ def main() -> None:
     synonyms = read_synonyms(Path("data/synonyms.yaml"))
     retrieval, gains = search_scores(systems, table, label_space, searched, synonyms)
 
-    write_csv(plots / "retrieval.csv", named_rows(retrieval, "num_terms", "model", "system"))
+    write_csv(plots / "retrieval.csv", named_rows(retrieval, "num_terms", "model", "method"))
     write_csv(plots / "scores.csv", named_rows(scores, "task", "system"))
     write_csv(plots / "comparisons.csv", named_rows(comparisons, "task", "first", "second"))
     write_csv(plots / "suspicious_labels.csv", suspects.drop(columns="row"))

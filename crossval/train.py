@@ -17,14 +17,14 @@ from pydantic import Field
 
 from vitrine.artifacts import read_csv, read_json, read_npy
 from vitrine.errors import exit_on_error
-from vitrine.inference.predictor import Network
+from vitrine.inference.network import Network
 from vitrine.labels import LabelSpace, read_photo_table
 from vitrine.learning.distillation import DistillationParams
 from vitrine.learning.model import save_model
-from vitrine.learning.preprocess import Decoding
 from vitrine.learning.strategies import DeitParams, EfficientnetParams, MobilevitParams, train
 from vitrine.learning.training import TrainingData, TrainingParams
 from vitrine.params import Section, read_section
+from vitrine.photos import Decoding
 
 
 class EpochsParams(Section):

@@ -25,8 +25,8 @@ from vitrine.errors import exit_on_error
 from vitrine.evaluation.scoring import accuracy_with_interval, number_items
 from vitrine.labels import MISSING, LabelSpace, read_photo_table
 from vitrine.learning.model import create_model
-from vitrine.learning.preprocess import Decoding
 from vitrine.params import read_section
+from vitrine.photos import Decoding
 from vitrine.pretraining.run import StudentParams
 
 FOLDS = 5

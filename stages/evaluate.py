@@ -15,7 +15,7 @@ from vitrine.errors import exit_on_error
 from vitrine.evaluation import metrics
 from vitrine.evaluation.baselines import PROBE_SIZE_PX, baseline_probs
 from vitrine.evaluation.scoring import compare_all, headline_metrics, named_rows, number_items
-from vitrine.inference.predictor import Network, imagenet_features
+from vitrine.inference.network import Network, imagenet_features
 from vitrine.inference.systems import ENSEMBLE, NETWORKS, fit_systems, save_systems, system_predictions
 from vitrine.labels import CLASS_TASK, LabelSpace, read_photo_table
 from vitrine.params import read_section

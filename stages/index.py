@@ -61,7 +61,7 @@ def main() -> None:
         )
 
     retrieval = pd.concat(measured)
-    write_csv(plots / "retrieval.csv", named_rows(retrieval, "num_terms", "model", "system"))
+    write_csv(plots / "retrieval.csv", named_rows(retrieval, "num_terms", "model", "method"))
     write_csv(plots / "views.csv", pd.DataFrame([{"model": name, **values} for name, values in views.items()]))
     write_csv(plots / "searches.csv", pd.concat(searches))
     write_csv(plots / "gains.csv", pd.DataFrame([{"model": name, **values} for name, values in gains.items()]))

@@ -78,17 +78,17 @@ def shop_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     from vitrine.artifacts import write_csv, write_json
     from vitrine.data.catalog import CORRECTION_COLUMNS, DataParams, decode_photos, read_catalog
-    from vitrine.inference.predictor import Network
+    from vitrine.inference.network import Network
     from vitrine.inference.systems import System, save_systems, system_predictions
     from vitrine.labels import LabelSpace
     from vitrine.learning.model import create_model, save_model
-    from vitrine.learning.preprocess import Decoding
+    from vitrine.photos import Decoding
     from vitrine.retrieval.index import Index
 
     root = tmp_path_factory.mktemp("shop")
     make_dataset(root / "data/made_up", side=32)
     data = DataParams(path="data/made_up", attributes=["color", "material"], aliases={}, masked_labels={})
-    (root / "params.yaml").write_text(yaml.safe_dump({"data": data.model_dump()}))
+    (root / "params.yaml").write_text(yaml.safe_dump({"data": data.model_dump(), "serving": {"backend": "auto"}}))
     table = read_catalog(root / "data/made_up", data)
     space = LabelSpace.derive(table, data.tasks)
     write_csv(root / "data/splits/photos.csv", table)

@@ -20,7 +20,7 @@ from vitrine.inference.predictor import Predictor
 from vitrine.inference.systems import System, save_systems
 from vitrine.labels import LabelSpace
 from vitrine.learning.model import create_model, save_model
-from vitrine.learning.preprocess import Decoding
+from vitrine.photos import Decoding
 from vitrine.retrieval.index import Index
 
 SPACE = LabelSpace(
@@ -34,6 +34,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").mkdir()
     (tmp_path / "data/synonyms.yaml").write_text("sack: bag\n")
+    (tmp_path / "params.yaml").write_text("serving:\n  backend: auto\n")
     torch.manual_seed(0)
     save_model(create_model("test_vit", "none", SPACE, Decoding(24, 50.0), 32, 0.0, 0.0), tmp_path / "models/small", {})
     system = System(
@@ -117,8 +118,9 @@ def test_photographs_are_added_replaced_and_removed(project: Path) -> None:
         Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)).save(project / name)
     (project / "new/notes.txt").write_text("no photograph")
     code, text = run("index", "add", "new", "--model", "small")
-    assert code == 0
+    assert code == 1, "a file was skipped"
     assert "Skipped new/notes.txt: is not an image" in text and "Added 2 photographs" in text
+    (project / "new/notes.txt").unlink()
     assert "photographs  6" in run("index", "info", "--model", "small")[1]
     code, text = run("search", "--like", "new/deep/b.jpg", "--model", "small", "--json", "--top-k", "1")
     assert json.loads(text)["hits"][0]["image_path"] == "new/deep/b.jpg"
@@ -153,6 +155,7 @@ def test_a_kill_while_adding_leaves_the_old_index_and_can_be_repeated(project: P
     killed = subprocess.run([sys.executable, "-c", KILLED_ADD], cwd=project, capture_output=True, text=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert names < {path.name for path in place.iterdir()}  # the new arrays are there, beside the old ones
+    assert len(list((place / ".adding").glob("*.npz"))) == 1  # and what was predicted
     assert len(Index.load(place)) == 4 and Index.load(place).search("blue") == before
     assert run("index", "add", "new", "--model", "small")[0] == 0
     assert len(Index.load(place)) == 7
@@ -163,7 +166,7 @@ def test_a_kill_while_adding_leaves_the_old_index_and_can_be_repeated(project: P
 def test_a_folder_of_other_things_is_refused_before_anything_is_predicted(
     project: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr(Predictor, "load", lambda *_: pytest.fail("a model is loaded"))
+    monkeypatch.setattr(Predictor, "load", lambda *_, **__: pytest.fail("a model is loaded"))
     (project / "splits").mkdir()
     (project / "splits" / name).write_text("all photographs")
     code, text = run("index", "add", ".", "--model", "small", "--index", "splits")

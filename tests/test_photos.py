@@ -96,6 +96,23 @@ def test_exif_orientation_is_followed(tmp_path: Path) -> None:
     assert photo[:, :4].mean() < 15
 
 
+@pytest.mark.parametrize(("mode", "orientation"), [("RGB", 1), ("RGB", 6), ("L", 1)])
+def test_large_jpeg_files_are_decoded_small_and_look_the_same(tmp_path: Path, mode: str, orientation: int) -> None:
+    y, x = np.mgrid[0:600, 0:900]
+    waves = np.stack([128 + 90 * np.sin(x / 31), 128 + 90 * np.cos(y / 47), 128 + 60 * np.sin((x + y) / 23)], axis=2)
+    image, exif = Image.fromarray(waves.astype(np.uint8)).convert(mode), Image.Exif()
+    exif[274] = orientation
+    image.save(tmp_path / "large.jpg", quality=95, exif=exif)
+    with Image.open(tmp_path / "large.jpg") as opened:
+        opened.load()
+        opened.getexif()[274] = 1
+        whole = opened.convert("RGB").rotate(-90 if orientation == 6 else 0, expand=True)
+    whole.save(tmp_path / "large.png")
+    found, expected = decode(tmp_path / "large.jpg", 64, 1.0), decode(tmp_path / "large.png", 64, 1.0)
+    difference = np.abs(found.astype(int) - expected.astype(int))
+    assert 0 < difference.max() <= 6 and difference.mean() < 1, "decoded at a quarter, not at another place"
+
+
 def test_of_an_animation_the_first_frame_counts(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (20, 20), name) for name in ("red", "blue")]
     for suffix in (".gif", ".png", ".webp"):

@@ -25,8 +25,8 @@ from vitrine.evaluation.crossval import BASELINES
 from vitrine.inference.systems import NETWORKS
 from vitrine.labels import LabelSpace, read_photo_table, read_score_table
 from vitrine.learning.model import create_model, tensors_of
-from vitrine.learning.preprocess import Decoding
 from vitrine.params import read_section
+from vitrine.photos import Decoding
 from vitrine.predictions import Predictions
 from vitrine.pretraining.run import PretrainingParams, StudentParams
 from vitrine.retrieval.index import Index
@@ -109,7 +109,7 @@ def declared_keys(folder: Path, stage: dict[str, Any], model: str = "") -> set[s
 
 def test_every_section_of_params_belongs_to_a_stage() -> None:
     entries = [entry for stage in STAGES.values() for entry in stage["params"] if isinstance(entry, str)]
-    assert set(PARAMS) == set(entries)
+    assert set(PARAMS) == {*entries, "serving"}, "serving is the command line's and the page's"
 
 
 def test_every_key_of_params_has_a_comment() -> None:
@@ -163,7 +163,7 @@ class Project:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        for name in ("src", "stages", "crossval"):
+        for name in ("src", "stages", "crossval", "export"):
             shutil.copytree(
                 ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info", "*.npz")
             )
@@ -319,7 +319,7 @@ def test_searches_are_ranked_and_their_measures_are_possible(project: Project) -
     assert set(searches["image_path"]) <= set(held_out)
     retrieval = pd.read_csv(project.root / "plots/index/retrieval.csv")
     assert retrieval["map"].between(0, 1).all()
-    assert (retrieval.loc[retrieval["system"] == "oracle", "map"] == 1).all()
+    assert (retrieval.loc[retrieval["method"] == "oracle", "map"] == 1).all()
     assert (pd.read_csv(project.root / "plots/index/views.csv")["n"] == 16).all()
 
 
@@ -354,6 +354,28 @@ def test_examples_in_the_documentation_run(project: Project) -> None:
         code = block.replace("data/sample", "data/small").replace("*.jpg", "*.png")
         result = project.run(sys.executable, "-c", code)
         assert result.returncode == 0 and result.stdout, result.stderr
+
+
+@pytest.mark.slow
+def test_exports_are_made_gated_and_served(project: Project) -> None:
+    project.dvc("repro", "export/dvc.yaml")
+    gates, metrics = project.json("exports/gates.json"), project.json("metrics/export.json")
+    assert set(gates) == {*NETWORKS, "ensemble"}
+    assert all(gates[name][variant] for name in gates for variant in ("openvino fp32", "onnxruntime fp32"))
+    assert metrics["fp32_logit_difference"] <= 1e-4 and metrics["ensemble_openvino_int8"] >= 0
+    parity = pd.read_csv(project.root / "plots/export/parity.csv")
+    assert {"changed_class", "changed_color", "nll_increase", "cosine_loss", "map_loss"} < set(parity.columns)
+    photo = "data/small/images/000.png"
+    found = project.run("python", "-m", "vitrine.cli", "predict", photo, "--json")
+    assert found.returncode == 0, found.stderr
+    answer = json.loads(found.stdout)[0]
+    assert answer["backend"].startswith("openvino") and answer["model"] == "ensemble"
+    predicted = Predictions.load(project.root / "predictions/ensemble.npz")
+    row = predicted.image_paths.index("images/000.png")
+    for task, said in answer["tasks"].items():
+        assert said["labels"][0]["probability"] == pytest.approx(predicted.probs[task][row].max(), abs=0.02)
+    project.git("checkout", "-q", ".")
+    project.git("clean", "-fdq")
 
 
 @pytest.mark.slow

@@ -26,7 +26,14 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 ROOT = Path(__file__).parents[1]
-PIPELINES = ("dvc.yaml", "crossval/dvc.yaml", "pretrain/dvc.yaml", "data/sample/dvc.yaml", "data/team13/dvc.yaml")
+PIPELINES = (
+    "dvc.yaml",
+    "crossval/dvc.yaml",
+    "export/dvc.yaml",
+    "pretrain/dvc.yaml",
+    "data/sample/dvc.yaml",
+    "data/team13/dvc.yaml",
+)
 HEADER = """\
 # What the stages import, as requirements.lock pins it. Written by `make lock`; do not edit.
 # Stages track these keys as params: a new version reruns the stages that use the package, and no others.

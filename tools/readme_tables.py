@@ -1,7 +1,8 @@
-"""Write the tables of README.md and docs/pretraining.md from the last runs: python tools/readme_tables.py.
+"""Write the tables of README.md and of pages in docs/ from the last runs: python tools/readme_tables.py.
 
-Reads   plots/evaluate/scores.csv, plots/crossval/scores.csv, report/crossval_team13.csv, pretrain/curves/
-Writes  both files, between `<!-- table NAME -->` and `<!-- end -->`
+Reads   plots/evaluate/scores.csv, plots/crossval/scores.csv, report/crossval_team13.csv, pretrain/curves/,
+        plots/export/parity.csv
+Writes  the three files, between `<!-- table NAME -->` and `<!-- end -->`
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from vitrine.labels import display_name, read_score_table
 from vitrine.reporting.templating import markdown_table, percent, with_interval
 
 ROOT = Path(__file__).parents[1]
-PAGES = (ROOT / "README.md", ROOT / "docs/pretraining.md")
+PAGES = (ROOT / "README.md", ROOT / "docs/pretraining.md", ROOT / "docs/export.md")
 COLUMNS = {
     "efficientnet": "EfficientNet-Lite0",
     "deit": "DeiT-Tiny",
@@ -58,11 +59,23 @@ def curve_table(curves: Mapping[str, pd.DataFrame]) -> str:
     return markdown_table(["pictures", *(f"{COLUMNS[name]}, {task}" for name, task in columns)], rows)
 
 
+def parity_table(parity: pd.DataFrame) -> str:
+    """Return the share of photographs with another label, and the verdict: a row a system, a column a variant."""
+    cells: dict[str, dict[str, str]] = {}
+    for row in parity.to_dict("records"):
+        verdict = "passes" if str(row["passed"]) == "True" else "**fails**"
+        cells.setdefault(row["model"], {})[row["variant"]] = f"{percent(row['changed'])}, {verdict}"
+    shown = list(dict.fromkeys(parity["variant"]))
+    rows = [[COLUMNS[name], *(found.get(variant, "") for variant in shown)] for name, found in cells.items()]
+    return markdown_table(["other labels", *shown], rows)
+
+
 def tables() -> dict[str, str]:
     test = read_score_table(ROOT / "plots/evaluate/scores.csv")
     curves = {name: read_score_table(ROOT / f"pretrain/curves/{name}.csv") for name in ("deit", "mobilevit")}
     return {
         "curve": curve_table(curves),
+        "parity": parity_table(read_score_table(ROOT / "plots/export/parity.csv")),
         "test": accuracy_table(test[test["split"] == "test"], "model"),
         "team13": accuracy_table(read_score_table(ROOT / "report/crossval_team13.csv"), "system"),
         "crossval": accuracy_table(read_score_table(ROOT / "plots/crossval/scores.csv"), "system"),

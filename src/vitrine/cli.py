@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -38,9 +40,51 @@ index_app = typer.Typer(help="Show an index, add photographs to it, remove some.
 app.add_typer(index_app, name="index")
 if TYPE_CHECKING:
     from vitrine.data.dataset import Description, Guess
+    from vitrine.inference.predictor import Predictor
     from vitrine.retrieval.index import Hit
 
-BATCH_SIZE = 64
+
+class Layout(StrEnum):
+    """What runs an exported system."""
+
+    onnx = "onnx"
+    openvino = "openvino"
+    web = "web"
+
+
+class Precision(StrEnum):
+    """How an exported system computes."""
+
+    fp32 = "fp32"
+    int8 = "int8"
+
+
+def _load_predictor(model: str) -> Predictor:
+    from vitrine.inference.predictor import Predictor
+    from vitrine.inference.runtimes import ServingParams
+    from vitrine.params import read_section
+
+    return Predictor.load(model, backend=read_section("serving", ServingParams).backend)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from vitrine import __version__
+        from vitrine.inference.runtimes import installed_backends
+
+        backends = ", ".join(f"{name} {version}" for name, version in installed_backends().items())
+        typer.echo(f"vitrine {__version__} ({backends})")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print version and backends.")
+    ] = False,
+) -> None:
+    """See, judge and find product photographs."""
+
 
 Model = Annotated[str, typer.Option(help="efficientnet, deit, mobilevit or ensemble: a system that `dvc repro` made.")]
 IndexFolder = Annotated[Path | None, typer.Option("--index", help="Folder of the index; without it index/MODEL.")]
@@ -141,10 +185,9 @@ def predict(
     """
     import numpy as np
 
-    from vitrine.inference.predictor import Predictor
     from vitrine.photos import PhotoError, decode_photo
 
-    predictor = Predictor.load(model)
+    predictor = _load_predictor(model)
     decoded, names = [], []
     for path in photos:
         try:
@@ -163,7 +206,7 @@ def predict(
 
 
 def _print_answers(answers: Sequence[dict[str, Any]]) -> None:
-    from vitrine.app.html import sureness
+    from vitrine.inference.predictor import sureness
     from vitrine.labels import display_name
 
     console = Console()
@@ -176,6 +219,36 @@ def _print_answers(answers: Sequence[dict[str, Any]]) -> None:
             label, warning = display_name(first["label"]), sureness(found)
             table.add_row(f"  {task}", label, f"{first['probability']:.0%}", warning, f"or {rest}" if rest else "")
         console.print(table)
+    console.print(f"{answers[0]['model']}, computed with {answers[0]['backend']}", style="dim", highlight=False)
+
+
+@app.command("export")
+def export_system(
+    out: Annotated[Path, typer.Argument(help="A new or an empty folder.")],
+    model: Annotated[str | None, typer.Option(help="Without it the ensemble; for the web mobilevit.")] = None,
+    layout: Annotated[Layout, typer.Option("--format", help="What runs it; web is a page for any host.")] = Layout.onnx,
+    precision: Annotated[Precision, typer.Option(help="int8 where it passed the parity gate.")] = Precision.fp32,
+) -> None:
+    """Take a system elsewhere: one file with preprocessing and calibration inside, and what describes it.
+
+    Run `make export` before, which makes, measures and gates what this command copies.
+    """
+    if layout is Layout.web:
+        from vitrine.app.web import compressed_megabytes, package_web
+
+        if precision is not Precision.fp32:
+            raise fail(ValueError("--precision: the web format has fp32 only"))
+        paths = package_web(out, model or "mobilevit")
+        needed = [path for path in paths if path.parent.name != "thumbnails"]
+        typer.echo(
+            f"{out}: {len(paths)} files, {compressed_megabytes(needed):.1f} MB compressed without thumbnails. Try it:\n"
+            f"  python -m http.server --directory {out} --bind 127.0.0.1 8000"
+        )
+        return
+    from vitrine.inference.package import package_export
+
+    for path in package_export(out, model or "ensemble", layout.value, precision.value):
+        typer.echo(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
 
 
 @app.command()
@@ -194,9 +267,7 @@ def search(
     index = Index.load(folder or Path("index") / model)
     embedding = None
     if like is not None:
-        from vitrine.inference.predictor import Predictor
-
-        embedding = Predictor.load(index.name).predict_files([like]).embeddings[0]
+        embedding = _load_predictor(index.name).predict_files([like]).embeddings[0]
     result = index.search(words, like=embedding, top_k=top_k, by_item=by_item)
     if as_json:
         hits = [asdict(hit) for hit in result.hits]
@@ -249,14 +320,14 @@ def index_add(
 ) -> None:
     """Add photographs to an index, or to a new one, each as an item of its own; known paths are replaced.
 
-    Files that cannot be read are named on standard error. Killed, it leaves the old index as it was. A folder that
-    holds other files and no index is refused.
+    Files that cannot be read are named on standard error, and the exit code is then 1. Killed, it leaves the old index
+    as it was, and the next call continues where it was. A folder that holds other files and no index is refused.
     """
-    import numpy as np
+    import shutil
+
     from tqdm import tqdm
 
-    from vitrine.inference.predictor import Predictor
-    from vitrine.photos import PhotoError, decode_photo
+    from vitrine.inference.stream import predict_stream
     from vitrine.retrieval.index import Index, stored_files
     from vitrine.retrieval.queries import read_synonyms
 
@@ -265,28 +336,24 @@ def index_add(
         raise fail(ValueError(f"{photos}: not a folder"))
     files = sorted(path for path in photos.rglob("*") if path.is_file() and not path.name.startswith("."))
     old = Index.load(place) if stored_files(place) else None
-    predictor = Predictor.load(old.name if old else model)
+    predictor = _load_predictor(old.name if old else model)
     synonyms = old.vocabulary.synonyms if old else read_synonyms(Path("data/synonyms.yaml"))
-    parts, faults = [], []
-    for start in tqdm(range(0, len(files), BATCH_SIZE), unit="batch", disable=None):
-        decoded, names = [], []
-        for path in files[start : start + BATCH_SIZE]:
-            try:
-                decoded.append(decode_photo(path, predictor.photo_size_px, predictor.max_megapixels))
-                names.append(path.as_posix())
-            except PhotoError as error:
-                faults.append(str(error))
-        if names:
-            found = predictor.predict(np.stack(decoded), names)
-            parts.append(Index.build(predictor.name, found, names, synonyms))
+    finished, parts, num_faults = place / ".adding", [], 0
+    with tqdm(total=len(files), unit="photo", disable=None) as bar:
+        for found, faults, num in predict_stream(predictor, files, finished):
+            for fault in faults:
+                tqdm.write(f"Skipped {fault}", file=sys.stderr)
+            num_faults += len(faults)
+            if len(found):
+                parts.append(Index.build(predictor.name, found, found.image_paths, synonyms))
+            bar.update(num)
     if parts:
         first, *more = [old, *parts] if old else parts
         first.concat(*more).save(place)
-    for fault in faults:
-        Console(stderr=True, soft_wrap=True).print(f"Skipped {fault}", markup=False, highlight=False)
+    shutil.rmtree(finished, ignore_errors=True)
     added = sum(len(part) for part in parts)
-    typer.echo(f"Added {added} photographs to {place}, skipped {len(faults)} files.")
-    if not added:
+    typer.echo(f"Added {added} photographs to {place}, skipped {num_faults} files.")
+    if num_faults or not added:
         raise typer.Exit(1)
 
 

@@ -119,7 +119,19 @@ def read_photo_table(path: Path) -> pd.DataFrame:
     return table.where(table.notna(), None)
 
 
-NAMES = ("row", "model", "system", "first", "second", "split", "task", "label", "image_path_a", "image_path_b")
+NAMES = (
+    "row",
+    "model",
+    "system",
+    "method",
+    "first",
+    "second",
+    "split",
+    "task",
+    "label",
+    "image_path_a",
+    "image_path_b",
+)
 
 
 def read_score_table(path: Path) -> pd.DataFrame:

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from vitrine.app.html import bars, level, sureness
+from vitrine.app.html import bars, level
+from vitrine.inference.predictor import sureness
 
 
 def said(probability: float, sure: bool, reliable: bool = True) -> dict[str, Any]:

@@ -120,7 +120,7 @@ def test_the_report_says_who_wins_who_loses_and_what_cannot_be_said(pooled) -> N
         difference_ci_high=-comparisons["difference_ci_low"],
     )
     assert "**deit** loses to **svm** (-" in write_crossval_report(scores, worse, suspects, retrieval, gains, 5)
-    one = retrieval[retrieval["num_terms"] == 1].set_index(["model", "system"])["map"]
+    one = retrieval[retrieval["num_terms"] == 1].set_index(["model", "method"])["map"]
     assert one["deit", "oracle"] == 1.0 > one["deit", "soft_and"] > one["mobilevit", "soft_and"] > one["deit", "random"]
     assert f"| deit | soft_and | 3 | {100 * one['deit', 'soft_and']:.1f} % [" in text
     accuracy = scores.set_index("system").loc["deit", "accuracy"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,14 @@ import torch
 from PIL import Image
 
 from vitrine.artifacts import ArtifactError
-from vitrine.inference import predictor as inference
-from vitrine.inference.predictor import Network, Predictor
+from vitrine.inference import network as networks
+from vitrine.inference.network import Network
+from vitrine.inference.predictor import Predictor
+from vitrine.inference.runtimes import TorchRuntime
 from vitrine.inference.systems import System, save_systems
 from vitrine.labels import LabelSpace
 from vitrine.learning.model import create_model, pick_device, save_model
-from vitrine.learning.preprocess import Decoding
-from vitrine.photos import PhotoError, decode_photo
+from vitrine.photos import Decoding, PhotoError, decode_photo
 from vitrine.predictions import Predictions
 
 SPACE = LabelSpace({"class": ("cup", "hat"), "color": ("blue", "red", "green")})
@@ -85,10 +87,11 @@ def test_the_ensemble_averages_calibrated_members(predictor: Predictor, models: 
 
 
 def test_an_answer_of_an_unreliable_task_is_never_sure_not_even_at_certainty(predictor: Predictor) -> None:
-    system = System(
-        predictor.systems["ensemble"].members, predictor.systems["ensemble"].temperatures, {"class": 0.9, "color": None}
-    )
-    doubtful = Predictor("ensemble", {**predictor.systems, "ensemble": system}, predictor.networks)
+    runtime = predictor.runtime
+    assert isinstance(runtime, TorchRuntime)
+    system = replace(runtime.systems["ensemble"], sure_thresholds={"class": 0.9, "color": None})
+    systems = {**runtime.systems, "ensemble": system}
+    doubtful = Predictor("ensemble", TorchRuntime("ensemble", systems, runtime.networks, ""))
     probs = {"class": np.array([[1, 0], [0.8, 0.2]], np.float32), "color": np.array([[1, 0, 0]] * 2, np.float32)}
     certain, unsure = doubtful.to_records(Predictions(SPACE, ("a", "b"), probs, np.zeros((2, 1), np.float32)))
     assert certain["tasks"]["class"]["sure"] is True and certain["tasks"]["class"]["reliable"] is True
@@ -115,7 +118,7 @@ def test_cost_counts_every_parameter(models: Path) -> None:
 
 def test_a_network_is_placed_where_training_would_place_it(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert Network.load(models / "one").device == pick_device().type
-    monkeypatch.setattr(inference, "pick_device", lambda: torch.device("meta"))
+    monkeypatch.setattr(networks, "pick_device", lambda: torch.device("meta"))
     network = Network.load(models / "one")
     assert network.device == "meta"
     assert {parameter.device.type for parameter in network.model.parameters()} == {"meta"}

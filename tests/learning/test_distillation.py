@@ -23,8 +23,8 @@ from vitrine.learning.distillation import (
     soft_label_loss,
 )
 from vitrine.learning.model import MultiTaskModel, create_model, save_model, tensors_of
-from vitrine.learning.preprocess import Decoding
 from vitrine.learning.training import Fitted, Phase, fit
+from vitrine.photos import Decoding
 
 ON = DistillationParams(weight=1.0, temperature=2.0)
 

@@ -21,7 +21,8 @@ from vitrine.learning.imagenet import (
     weights_path,
 )
 from vitrine.learning.model import WeightsError, create_model
-from vitrine.learning.preprocess import Decoding, Preprocessing
+from vitrine.learning.preprocess import Preprocessing
+from vitrine.photos import Decoding
 
 SPACE = LabelSpace({"class": ("a", "b")})
 

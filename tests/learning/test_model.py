@@ -23,7 +23,7 @@ from vitrine.learning.model import (
     save_model,
     tensors_of,
 )
-from vitrine.learning.preprocess import Decoding
+from vitrine.photos import Decoding
 
 SPACE = LabelSpace({"class": ("cup", "hat", "pen"), "type": ("a", "b"), "color.tone": ("dark", "light")})
 

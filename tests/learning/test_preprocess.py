@@ -19,7 +19,6 @@ from vitrine.learning.preprocess import (
     LUMA,
     Augmentation,
     AugmentationParams,
-    Decoding,
     Preprocessing,
     change_color,
     color_matrix,
@@ -27,6 +26,7 @@ from vitrine.learning.preprocess import (
     to_pixels,
 )
 from vitrine.params import ParamsError, read_section
+from vitrine.photos import Decoding
 
 CPU = torch.device("cpu")
 STILL = {

@@ -19,7 +19,6 @@ from vitrine.data.splits import training_table
 from vitrine.labels import MISSING, LabelSpace
 from vitrine.learning import training
 from vitrine.learning.model import MultiTaskModel, create_model, tensors_of
-from vitrine.learning.preprocess import Decoding
 from vitrine.learning.training import (
     Fitted,
     Phase,
@@ -29,6 +28,7 @@ from vitrine.learning.training import (
     multi_task_loss,
     schedule,
 )
+from vitrine.photos import Decoding
 
 
 def train(path: Path, phases: list[Phase] = PHASES, architecture: str = "test_vit", **changes: Any) -> Fitted:

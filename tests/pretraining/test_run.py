@@ -37,8 +37,8 @@ from vitrine.artifacts import (
 from vitrine.labels import MISSING, LabelSpace
 from vitrine.learning import imagenet
 from vitrine.learning.model import create_model, tensors_of
-from vitrine.learning.preprocess import Decoding
 from vitrine.learning.training import TrainingError
+from vitrine.photos import Decoding
 from vitrine.pretraining import run as run_module
 from vitrine.pretraining.distilling import Student, Teacher, Views, distillation_losses, mix_pairs
 from vitrine.pretraining.run import DistillationRun, PretrainingParams, Stream, StudentParams

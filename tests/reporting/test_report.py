@@ -69,9 +69,9 @@ def report_data(
          "ensemble_tasks": "class, tone" if m in members else None} for m in "ab"
     ]  # fmt: skip
     retrieval = [
-        {"model": m, "system": system, "num_terms": t, "num_queries": 17, "k": 4, "map": 0.333, "map_ci_low": 0.2,
+        {"model": m, "method": method, "num_terms": t, "num_queries": 17, "k": 4, "map": 0.333, "map_ci_low": 0.2,
          "map_ci_high": 0.4, "ndcg_at_10": 0.44, "precision_at_k": 0.55, "recall_at_10": 0.048}
-        for m in SYSTEMS for t in (0, 1) for system in ("hard", "soft_and", "random")
+        for m in SYSTEMS for t in (0, 1) for method in ("hard", "soft_and", "random")
     ]  # fmt: skip
     views = [{"model": m, "n": 20, "recall": 0.61, "recall_ci_low": 0.5, "recall_ci_high": 0.7} for m in SYSTEMS]
     gains = [{"model": m, "map_gain": 0.1, "map_gain_ci_low": low, "map_gain_ci_high": 0.2}

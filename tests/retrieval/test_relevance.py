@@ -114,7 +114,7 @@ def test_probabilities_beat_words_where_the_second_guess_is_right() -> None:
     index = Index.build("m", predictions, table["instance_id"], {})
     queries = [q for q in true_queries(table, SPACE, PARAMS) if q.text == "cup"]
     found, gain = measure_text("m", predictions, index, table, queries, top_k=5)
-    every = found[found["num_terms"] == 0].set_index("system")
+    every = found[found["num_terms"] == 0].set_index("method")
     assert every.loc["soft_and", "map"] == every.loc["oracle", "map"] == every.loc["oracle", "precision_at_k"] == 1
     assert every.loc["hard", "map"] == pytest.approx(every.loc["random", "map"])  # no document says cup: all are equal
     assert every.loc["random", "map"] == pytest.approx(0.5, abs=0.15)

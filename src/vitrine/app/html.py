@@ -10,6 +10,7 @@ import pandas as pd
 
 from vitrine.app.gallery import Doubt, Gallery
 from vitrine.app.state import Prediction
+from vitrine.inference.predictor import sureness
 from vitrine.labels import display_name
 from vitrine.retrieval.index import Hit
 
@@ -33,13 +34,6 @@ def spoken(text: str) -> str:
 
 def name_of(system: str) -> str:
     return escape(NAMES.get(system, system))
-
-
-def sureness(answer: Mapping[str, Any]) -> str:
-    """Return the warning that belongs to the answer of one task, none if it is sure."""
-    if not answer["reliable"]:
-        return "not reliable on this data"
-    return "" if answer["sure"] else "not sure"
 
 
 def level(answer: Mapping[str, Any]) -> str:

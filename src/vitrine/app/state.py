@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +18,11 @@ from vitrine.app.gallery import Gallery, Page
 from vitrine.artifacts import ArtifactError
 from vitrine.data.catalog import DataParams
 from vitrine.data.dataset import SUFFIXES
+from vitrine.inference.predictor import Predictor, fuse
+from vitrine.inference.runtimes import ServingParams
 from vitrine.inference.systems import ENSEMBLE
 from vitrine.params import read_section
 from vitrine.photos import PhotoError, decode_photo
-
-if TYPE_CHECKING:
-    from vitrine.inference.predictor import Predictor
 
 COMPARE = "compare"
 """Chosen instead of a system: all networks side by side."""
@@ -73,6 +72,7 @@ class AppState:
         self.systems += [name for name in self.gallery.indexes if name != ENSEMBLE]
         self.networks = [name for name in self.systems if name != ENSEMBLE]
         self.plots = {path.name: path for path in sorted((root / "plots/evaluate").glob("*.png"))}
+        self.backend = read_section("serving", ServingParams, root / "params.yaml").backend
         self.warning = ""
         self._predictors: dict[str, Predictor] = {}
         self._loading, self._correcting = threading.Lock(), threading.Lock()
@@ -84,11 +84,10 @@ class AppState:
     # -- predictions -----------------------------------------------------------------------------------------------
 
     def predictor(self, system: str) -> Predictor:
-        from vitrine.inference.predictor import Predictor  # PyTorch takes seconds; the page is there before it
-
         with self._loading:
             if system not in self._predictors:
-                self._predictors[system] = Predictor.load(system, self.root / "models")
+                folders = self.root / "models", self.root / "exports"
+                self._predictors[system] = Predictor.load(system, *folders, self.backend)
             return self._predictors[system]
 
     def warm_up(self) -> None:
@@ -137,8 +136,6 @@ class AppState:
             PhotoError: as `decode`.
             ArtifactError: a model is missing or broken.
         """
-        from vitrine.inference.predictor import fuse
-
         found = []
         for system in systems:
             predictor = self.predictor(system)

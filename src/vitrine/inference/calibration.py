@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
-from scipy.special import betainc
 
 from vitrine.labels import MISSING
 
@@ -54,6 +52,8 @@ def fit_temperature(codes: NDArray[np.int64], probs: NDArray[np.floating]) -> fl
     Source:
         Guo et al., On calibration of modern neural networks, ICML 2017.
     """
+    from scipy.optimize import minimize_scalar  # takes a quarter of a second, which predicting need not wait for
+
     if not (codes != MISSING).any():
         return 1.0
     low, high = np.log(TEMPERATURE_RANGE)
@@ -150,6 +150,8 @@ def binomial_tail(right: float, num: int, accuracy: float) -> float:
     Source:
         the binomial distribution's tail as an incomplete beta function; Clopper and Pearson (1934).
     """
+    from scipy.special import betainc
+
     return float(betainc(right, num - right + 1, accuracy)) if right > 0 else 1.0
 
 

@@ -1,134 +1,58 @@
-"""The one road from photographs to predictions, used by every stage and program that predicts."""
+"""From photographs to calibrated probabilities and embeddings: one road for the command line, the page and Python."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from scipy.special import softmax
-from torch.utils.flop_counter import FlopCounterMode
 
-from vitrine.artifacts import ArtifactError
 from vitrine.inference.calibration import is_confident
-from vitrine.inference.systems import System, load_systems, system_predictions
-from vitrine.labels import LabelSpace
-from vitrine.learning.imagenet import ARCHITECTURE
-from vitrine.learning.model import MultiTaskModel, create_model, load_model, pick_device
-from vitrine.learning.preprocess import Decoding
+from vitrine.inference.runtimes import Runtime, load_runtime
 from vitrine.photos import decode_photo
 from vitrine.predictions import Predictions, fuse_views
 
 
-class Network:
-    """A trained network; its probabilities are not calibrated."""
-
-    def __init__(self, model: MultiTaskModel) -> None:
-        self.model = model.eval()
-
-    @classmethod
-    def load(cls, folder: Path) -> Network:
-        """Load a training stage's folder onto the device that training would take.
-
-        Raises:
-            ArtifactError: the folder does not hold a whole checkpoint.
-        """
-        return cls(load_model(folder).to(pick_device()).to(memory_format=torch.channels_last))
-
-    @property
-    def device(self) -> str:
-        """Kind of device that predicts: cpu, cuda or mps."""
-        return next(self.model.parameters()).device.type
-
-    def predict(self, photos: NDArray[np.uint8], image_paths: Sequence[str]) -> Predictions:
-        """Predict decoded photographs.
-
-        Shape:
-            photos: (photos, height, width, channels), square, as `decode_photo` gives them
-        """
-        logits, embeddings = self.model.infer(photos)
-        probs = {task: softmax(scores.astype(np.float64), axis=1).astype(np.float32) for task, scores in logits.items()}
-        return Predictions(self.model.spec.label_space, tuple(image_paths), probs, embeddings)
-
-    def cost(self) -> dict[str, str | int]:
-        """Return what the network costs: its parameters, FLOPs for one photograph, and the device that counted them.
-
-        A multiplication and an addition are two FLOPs; only matrix products and convolutions are counted.
-        """
-        spec = self.model.spec
-        device = next(self.model.parameters()).device
-        image = torch.zeros(1, 3, spec.preprocessing.image_size_px, spec.preprocessing.image_size_px, device=device)
-        counter = FlopCounterMode(display=False)
-        with torch.no_grad(), counter:
-            self.model(image)
-        return {
-            "architecture": spec.architecture,
-            "image_size_px": spec.preprocessing.image_size_px,
-            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
-            "flops": int(counter.get_total_flops()),
-            "device": self.device,
-        }
-
-
-def imagenet_features(photos: NDArray[np.uint8], image_size_px: int) -> NDArray[np.float32]:
-    """Return what EfficientNet-Lite0 sees in photographs with ImageNet's weights alone: for the linear probe.
-
-    Shape:
-        photos: (photos, height, width, channels), square; returns: (photos, features)
-    Raises:
-        WeightsError: the package with the weights is missing or is not the pinned one.
-    """
-    decoding = Decoding(photos.shape[1], math.inf)  # which is done
-    model = create_model(ARCHITECTURE, "imagenet", LabelSpace({}), decoding, image_size_px, 0.0, 0.0)
-    return model.to(pick_device()).to(memory_format=torch.channels_last).infer(photos)[1]
-
-
 class Predictor:
-    """A system, ready to predict: a network or the ensemble, calibrated."""
+    """A system, ready to predict: a network or the ensemble, calibrated.
 
-    def __init__(self, name: str, systems: Mapping[str, System], networks: Mapping[str, Network]) -> None:
+    Attributes:
+        name: of the system
+        runtime: what computes
+        label_space: the tasks and their labels
+        photo_size_px: side of the squares that photographs are decoded to
+        max_megapixels: size above which photographs are refused
+        sure_thresholds: confidence per task from which on the answer is sure; None where the task is unreliable on
+            this data
+        checkpoint: identifies the networks and what calibrates them
+    """
+
+    def __init__(self, name: str, runtime: Runtime) -> None:
         self.name = name
-        self.systems = systems
-        self.networks = networks
+        self.runtime = runtime
+        self.label_space = runtime.label_space
+        self.photo_size_px = runtime.decoding.photo_size_px
+        self.max_megapixels = runtime.decoding.max_megapixels
+        self.sure_thresholds = runtime.sure_thresholds
+        self.checkpoint = runtime.checkpoint
 
     @classmethod
-    def load(cls, name: str, folder: Path = Path("models")) -> Predictor:
-        """Load system `name` from the folder that holds the networks and systems.json.
+    def load(
+        cls, name: str, models: Path = Path("models"), exports: Path = Path("exports"), backend: str = "auto"
+    ) -> Predictor:
+        """Load system `name`: as exported, where an export of these very models is there, else with PyTorch.
+
+        Args:
+            models: folder of the networks and systems.json.
+            exports: folder that `make export` wrote.
+            backend: `auto`, or what has to compute: `openvino`, `onnxruntime` or `torch`.
 
         Raises:
-            ArtifactError: there is no such system, or a file is missing or broken.
+            ArtifactError: there is no such system, a file is missing or broken, or the backend is not available.
         """
-        systems = load_systems(folder / "systems.json")
-        if name not in systems:
-            raise ArtifactError(f"{folder}: no system '{name}'. There are: {', '.join(systems)}")
-        return cls(name, systems, {member: Network.load(folder / member) for member in systems[name].networks})
-
-    @property
-    def label_space(self) -> LabelSpace:
-        return self._model.spec.label_space
-
-    @property
-    def photo_size_px(self) -> int:
-        """Side of the squares that photographs are decoded to."""
-        return self._model.spec.preprocessing.decoding.photo_size_px
-
-    @property
-    def max_megapixels(self) -> float:
-        """Size above which photographs are refused."""
-        return self._model.spec.preprocessing.decoding.max_megapixels
-
-    @property
-    def sure_thresholds(self) -> Mapping[str, float | None]:
-        """Confidence per task from which on the answer is sure; None where the task is unreliable on this data."""
-        return self.systems[self.name].sure_thresholds
-
-    @property
-    def _model(self) -> MultiTaskModel:
-        return next(iter(self.networks.values())).model
+        return cls(name, load_runtime(name, models, exports, backend))
 
     def predict(self, photos: NDArray[np.uint8], image_paths: Sequence[str]) -> Predictions:
         """Predict decoded photographs.
@@ -136,8 +60,8 @@ class Predictor:
         Shape:
             photos: (photos, height, width, channels), square, as `decode_photo` gives them
         """
-        raw = {name: network.predict(photos, image_paths) for name, network in self.networks.items()}
-        return system_predictions(self.name, self.systems, raw)
+        probs, embeddings = self.runtime.predict(photos)
+        return Predictions(self.label_space, tuple(image_paths), probs, embeddings)
 
     def predict_files(self, paths: Sequence[Path]) -> Predictions:
         """Decode and predict files.
@@ -157,8 +81,9 @@ class Predictor:
         """Say in words what is on decoded photographs.
 
         Returns:
-            for each {"photo": its name, "tasks": {task: {"sure": whether the first label reaches the threshold,
-            "reliable": whether the task has one, "labels": [{"label", "probability"}], the most probable first}}}
+            for each {"photo": its name, "model": the system, "backend": what computed, "tasks": {task: {"sure": whether
+            the first label reaches the threshold, "reliable": whether the task has one, "labels": [{"label",
+            "probability"}], the most probable first}}}
 
         Shape:
             photos: as `predict`
@@ -177,8 +102,15 @@ class Predictor:
                 named = [{"label": labels[code], "probability": round(float(probs[code]), 4)} for code in best]
                 reliable = thresholds[task] is not None
                 tasks[task] = {"sure": bool(sure[task][row]), "reliable": reliable, "labels": named}
-            answers.append({"photo": name, "tasks": tasks})
+            answers.append({"photo": name, "model": self.name, "backend": self.runtime.name, "tasks": tasks})
         return answers
+
+
+def sureness(answer: Mapping[str, Any]) -> str:
+    """Return the warning that belongs to the answer of one task, none if it is sure."""
+    if not answer["reliable"]:
+        return "not reliable on this data"
+    return "" if answer["sure"] else "not sure"
 
 
 def fuse(found: Predictions, name: str) -> Predictions:

@@ -19,7 +19,8 @@ from vitrine.artifacts import ArtifactError, read_json, read_tensors, write_json
 from vitrine.errors import VitrineError
 from vitrine.labels import LabelSpace
 from vitrine.learning.imagenet import ARCHITECTURE, ImagenetWeightsError, read_weights, weights_path
-from vitrine.learning.preprocess import Decoding, Preprocessing
+from vitrine.learning.preprocess import Preprocessing
+from vitrine.photos import Decoding
 
 INFERENCE_BATCH_SIZE = 32
 
@@ -109,7 +110,7 @@ class MultiTaskModel(nn.Module):
 
     @torch.inference_mode()
     def infer(self, photos: NDArray[np.uint8]) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.float32]]:
-        """Return logits per task and embeddings, in float32 and in fixed batches, so that results do not depend on use.
+        """Return logits per task and embeddings as float32, in fixed batches, so that results do not depend on use.
 
         Shape:
             photos: (photos, height, width, channels), square; returns: {task: (photos, labels)}, (photos, features)
@@ -121,9 +122,9 @@ class MultiTaskModel(nn.Module):
         for start in range(0, len(photos), INFERENCE_BATCH_SIZE):
             images = self.spec.preprocessing.eval_transform(photos[start : start + INFERENCE_BATCH_SIZE], device)
             features = self.embed(images)
-            embeddings.append(features.cpu().numpy())
+            embeddings.append(features.float().cpu().numpy())
             for task, scores in self.classify(features).items():
-                logits[task].append(scores.cpu().numpy())
+                logits[task].append(scores.float().cpu().numpy())
         if not embeddings:
             labels = {task: np.empty((0, self.spec.label_space.num_labels(task)), np.float32) for task in logits}
             return labels, np.empty((0, int(self.backbone.num_features)), np.float32)  # type: ignore[arg-type]

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from vitrine.params import Section
+from vitrine.photos import Decoding
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Strength = Annotated[float, Field(ge=0, lt=1)]
@@ -24,19 +25,6 @@ ASPECT_RATIO_LIMIT = 4 / 3
 
 LUMA = (0.2989, 0.587, 0.114)
 """Weights of red, green and blue in a grey value. Source: torchvision.transforms.functional.rgb_to_grayscale."""
-
-
-@dataclass(frozen=True)
-class Decoding:
-    """How files become arrays before anything else, in training, in evaluation and for new files alike.
-
-    Attributes:
-        photo_size_px: the side of the squares that photographs are decoded to
-        max_megapixels: larger files are refused
-    """
-
-    photo_size_px: int
-    max_megapixels: float
 
 
 @dataclass(frozen=True)

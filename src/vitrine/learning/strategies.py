@@ -12,7 +12,6 @@ from pydantic import Field
 from vitrine.artifacts import read_json, write_csv, write_metrics
 from vitrine.learning.distillation import DistillationParams, attach_teacher
 from vitrine.learning.model import create_model, pick_device, save_model
-from vitrine.learning.preprocess import Decoding
 from vitrine.learning.training import (
     BackboneParams,
     Fitted,
@@ -24,6 +23,7 @@ from vitrine.learning.training import (
     TrainingParams,
     fit,
 )
+from vitrine.photos import Decoding
 
 TEACHER = Path("models/efficientnet")
 """What the stage train_efficientnet writes and the others learn from."""
@@ -100,7 +100,9 @@ def train(
     if distillation is not None:
         photos = data.photos[data.train]
         trained = attach_teacher(model, teacher, photos, distillation, params.class_loss_weight)
-    return replace(fit(trained, data, strategy, params, resume), model=model)
+    fitted = fit(trained, data, strategy, params, resume)
+    average = {name: fitted.average[name] for name in model.state_dict()}  # without what the teacher added
+    return replace(fitted, model=model, average=average)
 
 
 def run_training(

@@ -14,7 +14,8 @@ from torch.nn import functional
 
 from vitrine.learning.distillation import soft_label_loss
 from vitrine.learning.model import MultiTaskModel
-from vitrine.learning.preprocess import Decoding, Preprocessing, resize_images
+from vitrine.learning.preprocess import Preprocessing, resize_images
+from vitrine.photos import Decoding
 
 STATISTICS_PICTURES = 2048
 """Pictures that tell the mean and spread of the teacher's features: enough for two digits."""

@@ -26,7 +26,6 @@ from vitrine.learning.model import MultiTaskModel, create_model, load_tensors, p
 from vitrine.learning.preprocess import (
     Augmentation,
     AugmentationParams,
-    Decoding,
     Fraction,
     Preprocessing,
     resize_images,
@@ -42,6 +41,7 @@ from vitrine.learning.training import (
     schedule,
     use_bf16,
 )
+from vitrine.photos import Decoding
 from vitrine.pretraining.distilling import (
     STATISTICS_PICTURES,
     Student,

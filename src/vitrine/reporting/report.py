@@ -146,7 +146,7 @@ def _scorecard(data: ReportData, best: str) -> list[tuple[str, str]]:
     """Name the five numbers that matter most, of the system chosen on val, and write them."""
     tasks = list(dict.fromkeys(data.calibration["task"]))[:2]
     rows = {task: _row(data, best, "test", task) for task in tasks}
-    found = data.retrieval.query("model == @best and system == 'soft_and' and num_terms == 0")
+    found = data.retrieval.query("model == @best and method == 'soft_and' and num_terms == 0")
     return [
         *((f"{display_name(task)} right", with_interval(row, "accuracy")) for task, row in rows.items()),
         ("items right, views combined", f"{int(rows[CLASS_TASK]['item_right'])} of {int(rows[CLASS_TASK]['item_n'])}"),
@@ -173,8 +173,11 @@ def _quality(data: ReportData, task: str) -> list[list[str]]:
     rows = []
     for name in [*data.systems, PROBE, BASELINE]:
         test, val = _row(data, name, "test", task), _row(data, name, "val", task)
+        if task == ALL_TASKS:
+            rows.append([name, with_interval(test, "accuracy"), percent(val["accuracy"])])
+            continue
         by_item = ""
-        if task != ALL_TASKS and test["item_n"] > 0:
+        if test["item_n"] > 0:
             by_item = f"{int(test['item_right'])}/{int(test['item_n'])}, {with_interval(test, 'item_accuracy')}"
         cells = [with_interval(test, "accuracy"), by_item, with_interval(test, "macro_f1"), percent(val["accuracy"])]
         rows.append([name, *cells])
@@ -237,19 +240,19 @@ def _classes(data: ReportData) -> list[list[Any]]:
 
 def retrieval_header(table: pd.DataFrame) -> list[str]:
     k = int(table["k"].iloc[0])
-    return ["query", "model", "system", "queries", "mAP", "nDCG@10", f"precision@{k}", "recall@10"]
+    return ["query", "model", "method", "queries", "mAP", "nDCG@10", f"precision@{k}", "recall@10"]
 
 
 def retrieval_rows(table: pd.DataFrame) -> list[list[Any]]:
     """Return the rows of `relevance.measure_text`, by number of labels in the query; what knows all or nothing once."""
     first, rows = table["model"].iloc[0], []
     for row in table.sort_values("num_terms", kind="stable").to_dict("records"):
-        known, num_terms = row["system"] in ("oracle", "random"), row["num_terms"]
+        known, num_terms = row["method"] in ("oracle", "random"), row["num_terms"]
         if known and row["model"] != first:
             continue  # the same for every model
         asked = "all queries" if num_terms == 0 else f"{num_terms} label" + ("s" if num_terms > 1 else "")
         measured = [percent(row[key]) for key in ("ndcg_at_10", "precision_at_k", "recall_at_10")]
-        cells = ["" if known else row["model"], row["system"], int(row["num_queries"])]
+        cells = ["" if known else row["model"], row["method"], int(row["num_queries"])]
         rows.append([asked, *cells, with_interval(row, "map"), *measured])
     return rows
 

@@ -30,7 +30,7 @@ CLASS_WEIGHT = 2
 ORDERS = 10
 """Random orders of equal scores over which measures are averaged."""
 
-SYSTEMS = ("hard", "bm25", "soft_or", "soft_and", "oracle", "random")
+METHODS = ("hard", "bm25", "soft_or", "soft_and", "oracle", "random")
 
 TOKEN_PATTERN = r"[^\W_]+"
 SCORE_DIGITS = 9
@@ -131,7 +131,7 @@ def average_precision_without(
 
 
 def query_scores(hard: HardIndex, ranker: bm25s.BM25, index: Index, query: Query) -> dict[str, NDArray[np.floating]]:
-    """Score the gallery by every system; `oracle` knows the true labels, `random` nothing. Shape: each (photos,)."""
+    """Score the gallery by every method; `oracle` knows the true labels, `random` nothing. Shape: each (photos,)."""
     parsed = index.vocabulary.parse(query.text)
     return {
         "hard": hard.scores(query.text),
@@ -146,47 +146,54 @@ def query_scores(hard: HardIndex, ranker: bm25s.BM25, index: Index, query: Query
 def measure_text(
     name: str, predictions: Predictions, index: Index, table: pd.DataFrame, queries: Sequence[Query], top_k: int
 ) -> tuple[pd.DataFrame, dict[str, float]]:
-    """Measure all systems on a gallery that the model was not trained on.
+    """Measure all methods on a gallery that the model was not trained on.
 
     Args:
         predictions, index, table: of the gallery alone, in the same order.
 
     Returns:
-        by system and number of terms (0: all queries), means over queries, with the interval of mAP from leaving out
-        items: model, system, num_terms, num_queries, k, map, map_ci_low, map_ci_high, ndcg_at_10, precision_at_k,
+        by method and number of terms (0: all queries), means over queries, with the interval of mAP from leaving out
+        items: model, method, num_terms, num_queries, k, map, map_ci_low, map_ci_high, ndcg_at_10, precision_at_k,
         recall_at_10; and the gain of soft_and over hard in mAP, with its interval
     """
     hard, ranker = HardIndex(predictions), bm25s.BM25()
     ranker.index([text.split() for text in documents(predictions)], show_progress=False)
     items = number_items(table["instance_id"])
     rows: list[dict[str, Any]] = []
-    without: dict[str, list[NDArray[np.float64]]] = {system: [] for system in SYSTEMS}
+    without: dict[str, list[NDArray[np.float64]]] = {method: [] for method in METHODS}
     for number, query in enumerate(queries):
         scores = query_scores(hard, ranker, index, query)
-        for system in SYSTEMS:
+        for method in METHODS:
             rng = np.random.default_rng([SEED, number])
-            orders = [rank(scores[system], rng) for _ in range(ORDERS)]
+            orders = [rank(scores[method], rng) for _ in range(ORDERS)]
             means = pd.DataFrame([measures(order, query, top_k) for order in orders]).mean()
-            rows.append({"system": system, "num_terms": query.num_terms, **means})
+            rows.append({"method": method, "num_terms": query.num_terms, **means})
             left = [average_precision_without(query.relevant, order, items) for order in orders]
-            without[system].append(np.mean(left, axis=0))
+            without[method].append(np.mean(left, axis=0))
     each = pd.DataFrame(rows)
     terms = np.array([query.num_terms for query in queries])
     table_rows = []
     for num_terms in [0, *sorted(set(terms.tolist()))]:
         chosen = np.flatnonzero((terms == num_terms) | (num_terms == 0))
-        for system in SYSTEMS:
-            of_system = each[each["system"] == system].iloc[chosen]
-            means = of_system[["map", "ndcg_at_10", "precision_at_k", "recall_at_10"]].mean()
-            low, high = jackknife_interval(means["map"], np.nanmean([without[system][k] for k in chosen], axis=0))
+        for method in METHODS:
+            of_method = each[each["method"] == method].iloc[chosen]
+            means = of_method[["map", "ndcg_at_10", "precision_at_k", "recall_at_10"]].mean()
+            low, high = jackknife_interval(means["map"], np.nanmean([without[method][k] for k in chosen], axis=0))
             ends = {"map_ci_low": max(low, 0.0), "map_ci_high": min(high, 1.0)}
             counted = {"num_terms": num_terms, "num_queries": len(chosen), "k": top_k}
-            table_rows.append({"model": name, "system": system, **counted, **means, **ends})
-    overall = {row["system"]: row["map"] for row in table_rows if row["num_terms"] == 0}
+            table_rows.append({"model": name, "method": method, **counted, **means, **ends})
+    overall = {row["method"]: row["map"] for row in table_rows if row["num_terms"] == 0}
     gain = overall["soft_and"] - overall["hard"]
     gains = np.nanmean(without["soft_and"], axis=0) - np.nanmean(without["hard"], axis=0)
     low, high = jackknife_interval(gain, gains)
     return pd.DataFrame(table_rows), {"map_gain": gain, "map_gain_ci_low": low, "map_gain_ci_high": high}
+
+
+def mean_average_precision(index: Index, queries: Sequence[Query]) -> float:
+    """Return the mean average precision of an index over queries, equal scores in one random order."""
+    rng = np.random.default_rng(SEED)
+    orders = [rank(index.and_scores(index.vocabulary.parse(query.text)), rng) for query in queries]
+    return float(np.mean([measures(order, query, 1)["map"] for order, query in zip(orders, queries, strict=True)]))
 
 
 def measure_views(index: Index, top_k: int) -> dict[str, float]:
@@ -219,7 +226,7 @@ def headline_retrieval_metrics(
     Args:
         measured: rows of `measure_text`; gain: of `measure_text`; views: of `measure_views`, for k.
     """
-    row = measured[(measured["num_terms"] == 0) & (measured["system"] == "soft_and")].iloc[0]
+    row = measured[(measured["num_terms"] == 0) & (measured["method"] == "soft_and")].iloc[0]
     found: list[tuple[str, Any, str]] = [("map", row, "map"), ("map_gain", gain, "map_gain")]
     found += [(f"views_at_{k}", views, "recall")] if "recall" in views else []
     ends = {name: (float(each[f"{key}_ci_low"]), float(each[f"{key}_ci_high"])) for name, each, key in found}

@@ -1,0 +1,77 @@
+"""Compare every export with the pipeline's predictions on val and test; say which ones may be served.
+
+Reads   exports/, predictions/, data/splits/, data/synonyms.yaml
+Writes  exports/gates.json, metrics/export.json, plots/export/parity.csv
+
+Fails where an export in float32 is beyond its limits; rounded ones that are beyond theirs are not served.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from vitrine.artifacts import read_json, read_npy, write_csv, write_json, write_metrics
+from vitrine.errors import exit_on_error
+from vitrine.evaluation.parity import TIE, cosine_loss, faults, prediction_differences
+from vitrine.evaluation.scoring import named_rows
+from vitrine.inference.export import ExportError
+from vitrine.inference.runtimes import GATES, TORCH_BF16, available_variants, open_variant
+from vitrine.labels import LabelSpace, read_photo_table
+from vitrine.params import read_section
+from vitrine.predictions import Predictions
+from vitrine.retrieval.index import Index
+from vitrine.retrieval.queries import read_synonyms
+from vitrine.retrieval.relevance import IndexParams, mean_average_precision, true_queries
+
+BATCH_SIZES = (1, 3, 32)
+
+
+def main() -> None:
+    exit_on_error()
+    data = Path("data/splits")
+    table, photos = read_photo_table(data / "photos.csv"), read_npy(data / "photos.npy")
+    label_space = LabelSpace.from_json(read_json(data / "label_space.json"))
+    held_out = (table["split"] != "train").to_numpy()
+    gallery, photos = table[held_out].reset_index(drop=True), photos[held_out]
+    queries = true_queries(gallery, label_space, read_section("index", IndexParams))
+    codes, synonyms = label_space.encode(gallery), read_synonyms(Path("data/synonyms.yaml"))
+
+    def average_precision(found: Predictions) -> float:
+        return mean_average_precision(Index.build("", found, gallery["instance_id"], synonyms), queries)
+
+    rows: list[dict[str, Any]] = []
+    for folder in sorted(path.parent for path in Path("exports").glob("*/export.json")):
+        reference = Predictions.load(Path("predictions") / f"{folder.name}.npz").select(held_out)
+        expected = average_precision(reference)
+        for variant in available_variants():
+            runtime, precision = open_variant(folder, variant, Path("models")), variant.split()[1]
+            measured = []
+            for size in BATCH_SIZES:
+                probs, embeddings = runtime.predict(photos, size)
+                differences = prediction_differences(reference.probs, probs, codes, TIE if precision == "fp32" else 0.0)
+                found = Predictions(label_space, reference.image_paths, probs, embeddings)
+                differences["cosine_loss"] = cosine_loss(reference.embeddings, embeddings)
+                differences["map_loss"] = expected - average_precision(found)
+                measured.append(differences)
+            worst = {key: max(each[key] for each in measured) for key in measured[0]}
+            beyond = "; ".join(faults(precision, worst))
+            rows.append({"model": folder.name, "variant": variant, "passed": not beyond, **worst, "beyond": beyond})
+    parity = pd.DataFrame(rows)
+    write_csv(Path("plots/export/parity.csv"), named_rows(parity, "model", "variant"))
+    gates = {name: dict(zip(of["variant"], of["passed"].tolist(), strict=True)) for name, of in parity.groupby("model")}
+    exact = parity["variant"].str.endswith("fp32")
+    metrics = {"fp32_logit_difference": parity.loc[exact, "logit_difference"].max()}
+    for row in parity[~exact & (parity["variant"] != TORCH_BF16)].itertuples():
+        metrics[f"{row.model}_{str(row.variant).replace(' ', '_')}"] = row.changed
+    write_metrics(Path("metrics/export.json"), metrics, digits=6)
+    failed = parity[exact & ~parity["passed"]]
+    if len(failed):
+        raise ExportError("\n".join(f"{row.model}, {row.variant}: {row.beyond}" for row in failed.itertuples()))
+    write_json(Path("exports") / GATES, gates)
+
+
+if __name__ == "__main__":
+    main()

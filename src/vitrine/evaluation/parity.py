@@ -1,0 +1,103 @@
+"""How far an exported system predicts otherwise than the pipeline, and whether that is near enough to serve it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitrine.inference.calibration import FLOOR, expected_calibration_error, nll, reliability
+from vitrine.labels import MISSING
+
+CALIBRATION_BINS = 10
+
+LIMITS: Mapping[str, Mapping[str, float]] = {
+    "fp32": {"logit_difference": 1e-4, "changed": 0.0},
+    "bf16": {"changed": 0.01, "nll_increase": 0.01, "cosine_loss": 0.01, "map_loss": 0.005},
+    "int8": {"changed": 0.01, "nll_increase": 0.01, "cosine_loss": 0.01, "map_loss": 0.005},
+}
+"""The most that each precision may lose; what is rounded is held to the same limits, however it is rounded."""
+
+TIE = 1e-4
+"""In float32 a label may change where the two most probable labels of the reference are no further apart."""
+
+Probs = Mapping[str, NDArray[np.floating]]
+
+
+def prediction_differences(
+    reference: Probs, found: Probs, codes: Mapping[str, NDArray[np.int64]], tie: float
+) -> dict[str, float]:
+    """Compare calibrated probabilities of the same photographs.
+
+    Keys:
+        logit_difference: largest difference of logits, centered and divided by the temperature, as log probabilities
+            give them; what is less probable than FLOOR counts as FLOOR
+        changed_TASK: share of photographs with another label; changed: the largest of these
+        nll_increase, ece_increase: the largest of any task; 0 where none is worse
+
+    What is not finite differs by everything.
+
+    Args:
+        tie: photographs whose two most probable labels are no further apart do not count as changed.
+
+    Shape:
+        reference[task], found[task]: (photos, labels); codes[task]: (photos,), MISSING where unlabeled
+    """
+    if not all(np.isfinite(found[task]).all() for task in codes):  # no limit would notice: any comparison is false
+        shares = {f"changed_{task}": 1.0 for task in codes}
+        return {
+            "logit_difference": np.inf,
+            **shares,
+            "changed": 1.0,
+            "nll_increase": np.inf,
+            "ece_increase": np.inf,
+        }
+    largest, changed, losses, errors = 0.0, {}, [0.0], [0.0]
+    for task, truth in codes.items():
+        before, after = reference[task].astype(np.float64), found[task].astype(np.float64)
+        largest = max(largest, float(np.abs(_logits(after) - _logits(before)).max(initial=0)))
+        first, second = np.sort(before, axis=1)[:, :-3:-1].T if before.shape[1] > 1 else (np.ones(len(before)),) * 2
+        other = (after.argmax(axis=1) != before.argmax(axis=1)) & (first - second > tie)
+        changed[f"changed_{task}"] = float(other.mean())
+        if (truth != MISSING).any():
+            losses.append(nll(truth, after) - nll(truth, before))
+            errors.append(_ece(truth, after) - _ece(truth, before))
+    return {
+        "logit_difference": largest,
+        **changed,
+        "changed": max(changed.values()),
+        "nll_increase": max(losses),
+        "ece_increase": max(errors),
+    }
+
+
+def cosine_loss(reference: NDArray[np.floating], found: NDArray[np.floating]) -> float:
+    """Return 1 minus the least cosine of a photograph's two embeddings; infinite if one is not finite.
+
+    Shape:
+        both: (photos, features)
+    """
+    if not np.isfinite(found).all():
+        return float("inf")
+    lengths = np.linalg.norm(reference, axis=1) * np.linalg.norm(found, axis=1)
+    cosines = np.sum(reference.astype(np.float64) * found, axis=1) / np.maximum(lengths, 1e-12)
+    return float(1 - cosines.min(initial=1))
+
+
+def faults(precision: str, measured: Mapping[str, float]) -> list[str]:
+    """Name what is beyond its limit."""
+    return [
+        f"{name} {measured[name]:.4g}, at most {limit:g}"
+        for name, limit in LIMITS[precision].items()
+        if not measured[name] <= limit
+    ]
+
+
+def _logits(probs: NDArray[np.float64]) -> NDArray[np.float64]:
+    logs = np.log(np.maximum(probs, FLOOR))
+    return np.asarray(logs - logs.mean(axis=1, keepdims=True))
+
+
+def _ece(codes: NDArray[np.int64], probs: NDArray[np.float64]) -> float:
+    return expected_calibration_error(reliability(codes, probs, CALIBRATION_BINS))

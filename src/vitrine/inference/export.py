@@ -1,0 +1,195 @@
+"""Write a system as one ONNX file: from photographs as bytes to calibrated probabilities and a unit embedding."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vitrine import __version__
+from vitrine.artifacts import atomic_path, write_json
+from vitrine.errors import VitrineError
+from vitrine.inference.calibration import FLOOR
+from vitrine.inference.network import Network
+from vitrine.inference.runtimes import DESCRIPTION, checkpoint_digest
+from vitrine.inference.systems import System, load_systems
+from vitrine.labels import display_name
+from vitrine.learning.model import MultiTaskModel
+from vitrine.learning.preprocess import Preprocessing
+
+OPSET = 20
+"""Version of ONNX's operators."""
+
+METADATA_KEY = "vitrine"
+"""Entry of the ONNX file's metadata that holds the description, as JSON."""
+
+
+class ExportError(VitrineError):
+    """A system cannot be exported."""
+
+
+class ExportedNetwork(nn.Module):
+    """A network with its preprocessing inside."""
+
+    matrix: Tensor
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: MultiTaskModel) -> None:
+        super().__init__()
+        self.model = model
+        preprocessing = model.spec.preprocessing
+        self.register_buffer("matrix", resize_matrix(preprocessing))
+        self.register_buffer("mean", torch.tensor(preprocessing.mean).view(1, 3, 1))
+        self.register_buffer("std", torch.tensor(preprocessing.std).view(1, 3, 1))
+
+    def forward(self, photos: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Shape: (batch, height, width, channels), uint8 -> {task: (batch, labels)} log probs, (batch, features)."""
+        batch, height, width, channels = photos.shape
+        side = self.matrix.shape[0]
+        rows = self.matrix @ photos.float().reshape(batch, height, width * channels)
+        pixels = rows.reshape(batch, side, width, channels).permute(0, 3, 1, 2) @ self.matrix.T / 255
+        # As one long row, or OpenVINO merges the normalization of channels into the product, and fails.
+        flat = (pixels.clamp(0, 1).flatten(2) - self.mean) / self.std
+        embeddings = self.model.embed(flat.reshape(batch, channels, side, side))
+        logits = self.model.classify(embeddings)
+        return {task: torch.log_softmax(scores, dim=1) for task, scores in logits.items()}, embeddings
+
+
+class ExportedSystem(nn.Module):
+    """A network or the ensemble, calibrated: what `system_predictions` computes, with unit embeddings."""
+
+    def __init__(self, name: str, systems: Mapping[str, System], networks: Mapping[str, Network]) -> None:
+        super().__init__()
+        self.name, self.systems = name, systems
+        self.names = list(networks)
+        self.parts = nn.ModuleList(ExportedNetwork(network.model) for network in networks.values())
+        self.tasks = tuple(next(iter(networks.values())).model.spec.label_space)
+
+    def forward(self, photos: Tensor) -> tuple[Tensor, ...]:
+        """Shape: (batch, height, width, channels), uint8 -> for every task (batch, labels); (batch, features)."""
+        raw = {name: part(photos) for name, part in zip(self.names, self.parts, strict=True)}
+        system, outputs = self.systems[self.name], []
+        for task in self.tasks:
+            members = [
+                apply_temperature(raw[member][0][task], self.systems[member].temperatures[task])
+                for member in system.members[task]
+            ]
+            probs = torch.stack(members).mean(dim=0)
+            if self.name not in raw:
+                probs = apply_temperature(torch.log(probs.clamp(min=FLOOR)), system.temperatures[task])
+            outputs.append(probs)
+        units = [functional.normalize(embeddings, dim=1, eps=1e-12) for _, embeddings in raw.values()]
+        return (*outputs, functional.normalize(torch.cat(units, dim=1), dim=1))
+
+
+def apply_temperature(log_probs: Tensor, temperature: float) -> Tensor:
+    """Do what calibration.apply_temperature does, to log probabilities. Shape: (batch, labels)."""
+    return torch.softmax(log_probs.clamp(min=math.log(FLOOR)) / temperature, dim=1)
+
+
+def resize_matrix(preprocessing: Preprocessing) -> Tensor:
+    """Return crop and antialiased resizing along one axis as a matrix: both are linear.
+
+    Runtimes differ in how they resize, and some ignore antialiasing; all multiply matrices alike.
+
+    Shape:
+        returns: (image_size_px, photo_size_px)
+    """
+    side, size = preprocessing.decoding.photo_size_px, preprocessing.image_size_px
+    crop = min(side, max(1, round(side * preprocessing.crop_fraction)))
+    start = (side - crop) // 2
+    matrix = torch.zeros(size, side)
+    matrix[:, start : start + crop] = functional.interpolate(
+        torch.eye(crop)[None, None], (size, crop), mode=preprocessing.interpolation, antialias=True, align_corners=False
+    )[0, 0]
+    return matrix
+
+
+def describe(system: str, models: Path, networks: Mapping[str, Network], num_features: int) -> dict[str, Any]:
+    """Return what an export says of itself, as JSON."""
+    spec = next(iter(networks.values())).model.spec
+    labels = [label for task in spec.label_space for label in (task, *spec.label_space.labels[task])]
+    return {
+        "system": system,
+        "label_space": spec.label_space.to_json(),
+        "display_names": {label: display_name(label) for label in labels},
+        "decoding": spec.preprocessing.to_json()["decoding"],
+        "sure_thresholds": dict(load_systems(models / "systems.json")[system].sure_thresholds),
+        "num_features": num_features,
+        "networks": {
+            name: {
+                "architecture": network.model.spec.architecture,
+                "image_size_px": network.model.spec.preprocessing.image_size_px,
+            }
+            for name, network in networks.items()
+        },
+        "checkpoint": checkpoint_digest(system, models),
+        "license": "Apache-2.0",
+        "made_by": f"vitrine {__version__}",
+    }
+
+
+def export_onnx(system: str, models: Path, folder: Path) -> None:
+    """Write folder/model.onnx and folder/export.json.
+
+    The file takes `photos`, uint8 (batch, height, width, channels), decoded to squares of `decoding.photo_size_px`, and
+    gives `probs_TASK` for every task and `embedding`. Any batch goes.
+
+    Raises:
+        ArtifactError: there is no such system, or a file is missing or broken.
+        ExportError: PyTorch or ONNX cannot express the network.
+    """
+    import onnx
+
+    systems = load_systems(models / "systems.json")
+    digest = checkpoint_digest(system, models)  # says what is missing before anything is loaded
+    networks = {name: Network.load(models / name) for name in systems[system].networks}
+    graph = ExportedSystem(system, systems, networks).cpu().eval()
+    side = next(iter(networks.values())).model.spec.preprocessing.decoding.photo_size_px
+    example = torch.zeros(2, side, side, 3, dtype=torch.uint8)  # a batch of one would become fixed
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                graph,
+                (example,),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=["photos"],
+                output_names=[*(f"probs_{task}" for task in graph.tasks), "embedding"],
+                dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=65536)},),
+                verbose=False,
+            )
+    except Exception as error:  # the exporter raises whatever its passes provoke
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ExportError(f"{system}: cannot be expressed in ONNX ({first})") from error
+    assert program is not None
+    description = describe(system, models, networks, sum(_features(network) for network in networks.values()))
+    assert description["checkpoint"] == digest
+    proto = program.model_proto
+    for node in proto.graph.node:  # drop what the exporter notes of source files: paths of this machine
+        del node.metadata_props[:]
+        node.doc_string = ""
+    del proto.graph.metadata_props[:]
+    for value in (*proto.graph.input, *proto.graph.output, *proto.graph.value_info, *proto.graph.initializer):
+        del value.metadata_props[:]
+    onnx.helper.set_model_props(
+        proto, {METADATA_KEY: json.dumps(description, sort_keys=True, ensure_ascii=False), "license": "Apache-2.0"}
+    )
+    with atomic_path(folder / "model.onnx") as temporary:
+        temporary.write_bytes(proto.SerializeToString(deterministic=True))
+    write_json(folder / DESCRIPTION, description)
+
+
+def _features(network: Network) -> int:
+    return int(network.model.backbone.num_features)  # type: ignore[arg-type]

@@ -1,0 +1,33 @@
+"""Predict photographs with an exported system: python predict_onnx.py model.onnx PHOTO...
+
+Needs onnxruntime, NumPy and Pillow (which reads the files), and nothing of Vitrine.
+"""
+
+import json
+import sys
+
+import numpy as np
+import onnxruntime
+from PIL import Image, ImageOps
+
+
+def main(model: str, *photos: str) -> None:
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    about = json.loads(session.get_modelmeta().custom_metadata_map["vitrine"])
+    side, names = about["decoding"]["photo_size_px"], about["display_names"]
+    for photo in photos:
+        with Image.open(photo) as image:
+            square = ImageOps.fit(ImageOps.exif_transpose(image).convert("RGB"), (side, side), Image.Resampling.BICUBIC)
+        outputs = session.run(None, {"photos": np.asarray(square, dtype=np.uint8)[None]})
+        found = dict(zip((output.name for output in session.get_outputs()), outputs, strict=True))
+        answers = []
+        for entry in about["label_space"]:
+            task, probs = entry["task"], found[f"probs_{entry['task']}"][0]
+            threshold = about["sure_thresholds"][task]
+            sure = threshold is not None and probs.max() >= threshold
+            answers.append(f"{task} {names[entry['labels'][probs.argmax()]]} {probs.max():.4f}{'' if sure else ' ?'}")
+        print(f"{photo}: {', '.join(answers)}")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

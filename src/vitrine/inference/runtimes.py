@@ -1,0 +1,369 @@
+"""What computes predictions: OpenVINO or ONNX Runtime on an exported system, PyTorch on the networks themselves."""
+
+from __future__ import annotations
+
+import hashlib
+import weakref
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitrine.artifacts import ArtifactError, read_json
+from vitrine.inference.systems import System, load_systems, system_predictions
+from vitrine.labels import LabelSpace
+from vitrine.params import Section
+from vitrine.photos import Decoding
+
+if TYPE_CHECKING:
+    from vitrine.inference.network import Network
+
+FILES = {
+    "openvino bf16": "model.onnx",
+    "openvino int8": "model.int8.xml",
+    "openvino fp32": "model.onnx",
+    "onnxruntime fp32": "model.onnx",
+    "onnxruntime int8": "model.int8.onnx",
+}
+"""The ways to run an export, the fastest first as measured (docs/export.md), and the file of each. `auto` takes the
+first one that is installed, that this processor can run, and that passed the parity gate."""
+
+TORCH_BF16 = "torch bf16"
+
+DESCRIPTION = "export.json"
+GATES = "gates.json"
+BATCH_SIZE = 8
+"""Photographs that OpenVINO takes at once: two or more batches run side by side."""
+
+
+class ServingParams(Section):
+    """What computes predictions for the command line and the page."""
+
+    backend: Literal["auto", "openvino", "onnxruntime", "torch"]
+
+
+Outputs = tuple[dict[str, NDArray[np.float32]], NDArray[np.float32]]
+
+
+class Runtime(Protocol):
+    """Computes calibrated probabilities and embeddings of one system.
+
+    Attributes:
+        name: backend and precision, such as `openvino bf16`
+        sure_thresholds: confidence per task from which on the answer is sure; None where the task is unreliable
+        checkpoint: as `checkpoint_digest` gives it
+    """
+
+    name: str
+    checkpoint: str
+    label_space: LabelSpace
+    decoding: Decoding
+    sure_thresholds: Mapping[str, float | None]
+
+    def predict(self, photos: NDArray[np.uint8], batch_size: int = BATCH_SIZE) -> Outputs:
+        """Return probabilities per task and embeddings.
+
+        Shape:
+            photos: (photos, height, width, channels), square; returns: {task: (photos, labels)}, (photos, features)
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Description:
+    """What an export says of itself: in export.json beside it, and in the ONNX file's metadata under `vitrine`.
+
+    Attributes:
+        checkpoint: SHA-256 of the networks and of what calibrates them; see `checkpoint_digest`
+    """
+
+    system: str
+    label_space: LabelSpace
+    decoding: Decoding
+    sure_thresholds: Mapping[str, float | None]
+    num_features: int
+    checkpoint: str
+
+    @classmethod
+    def read(cls, folder: Path) -> Description:
+        """Raises: ArtifactError when export.json is missing or is none."""
+        document = read_json(folder / DESCRIPTION)
+        try:
+            return cls(
+                document["system"],
+                LabelSpace.from_json(document["label_space"]),
+                Decoding(**document["decoding"]),
+                document["sure_thresholds"],
+                document["num_features"],
+                document["checkpoint"],
+            )
+        except (KeyError, TypeError) as error:
+            raise ArtifactError(f"{folder / DESCRIPTION}: not of an export ({error!r}). Run: make export") from None
+
+
+class TorchRuntime:
+    """The networks in PyTorch, on the device that trains."""
+
+    def __init__(
+        self,
+        system: str,
+        systems: Mapping[str, System],
+        networks: Mapping[str, Network],
+        checkpoint: str,
+        precision: str = "fp32",
+    ) -> None:
+        self.name = f"torch {precision}"
+        self.system, self.systems, self.networks = system, systems, networks
+        self.checkpoint, self.precision = checkpoint, precision
+        spec = next(iter(networks.values())).model.spec
+        self.label_space, self.decoding = spec.label_space, spec.preprocessing.decoding
+        self.sure_thresholds = systems[system].sure_thresholds
+
+    @classmethod
+    def load(cls, system: str, models: Path, precision: str = "fp32") -> TorchRuntime:
+        from vitrine.inference.network import Network  # PyTorch takes seconds
+
+        systems = _systems(system, models)
+        networks = {name: Network.load(models / name) for name in systems[system].networks}
+        return cls(system, systems, networks, checkpoint_digest(system, models), precision)
+
+    def predict(self, photos: NDArray[np.uint8], batch_size: int = BATCH_SIZE) -> Outputs:
+        """Do what Runtime says; in float32 batches are those of training's validation, whatever is asked for."""
+        names = [str(row) for row in range(len(photos))]
+        raw = {name: network.predict(photos, names, self.precision) for name, network in self.networks.items()}
+        found = system_predictions(self.system, self.systems, raw)
+        return dict(found.probs), found.embeddings
+
+
+class _ExportRuntime:
+    """What both runtimes of exported files share."""
+
+    def __init__(self, folder: Path, variant: str, description: Description) -> None:
+        self.name, self.path = variant, folder / FILES[variant]
+        self.label_space, self.decoding = description.label_space, description.decoding
+        self.sure_thresholds, self.num_features = description.sure_thresholds, description.num_features
+        self.checkpoint = description.checkpoint
+        if not self.path.is_file():
+            raise ArtifactError(f"{self.path}: not found. Run: make export")
+
+    def _outputs(self, batches: Sequence[Sequence[NDArray[np.float32]]]) -> Outputs:
+        """Join batches; each holds a probability array per task in the label space's order, then the embeddings."""
+        if not batches:
+            labels = {task: np.empty((0, self.label_space.num_labels(task)), np.float32) for task in self.label_space}
+            return labels, np.empty((0, self.num_features), np.float32)
+        *probs, embeddings = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+        return dict(zip(self.label_space, probs, strict=True)), embeddings
+
+
+class OnnxRuntime(_ExportRuntime):
+    """An exported system in ONNX Runtime."""
+
+    def __init__(self, folder: Path, variant: str, description: Description) -> None:
+        import onnxruntime
+
+        super().__init__(folder, variant, description)
+        try:
+            self.session = onnxruntime.InferenceSession(self.path, providers=["CPUExecutionProvider"])
+        except Exception as error:  # of any kind, all of the runtime's own
+            raise _broken(self.path, error) from error
+
+    def predict(self, photos: NDArray[np.uint8], batch_size: int = BATCH_SIZE) -> Outputs:
+        return self._outputs(
+            [
+                self.session.run(None, {"photos": np.ascontiguousarray(photos[start : start + batch_size])})
+                for start in range(0, len(photos), batch_size)
+            ]
+        )
+
+
+class OpenvinoRuntime(_ExportRuntime):
+    """An exported system in OpenVINO; what it compiles is kept in .cache beside the exports.
+
+    Float models are compiled for batches of any size: with a fixed one OpenVINO 2026.4 computes MobileViT wrongly. INT8
+    models are compiled for every size on its own: with any size their convolutions crash on small maps.
+    """
+
+    def __init__(self, folder: Path, variant: str, description: Description) -> None:
+        import openvino
+
+        super().__init__(folder, variant, description)
+        self.settings = {
+            # Said outright: by default it rounds to bfloat16 where the processor can.
+            "INFERENCE_PRECISION_HINT": "bf16" if variant.endswith("bf16") else "f32",
+            "PERFORMANCE_HINT": "THROUGHPUT",
+            # A directory a variant: the cache would give float32 layers to a model that is to run in bfloat16.
+            "CACHE_DIR": str(folder.parent.resolve().parent / ".cache" / variant.replace(" ", "_")),
+        }
+        self.core: Any = openvino.Core()
+        self.compiled: dict[int, Any] = {}
+        # Models that live until the interpreter goes abort the process: their threads are gone by then.
+        weakref.finalize(self, self.compiled.clear)
+        self.fixed_size = variant.endswith("int8")
+        self._compile(1)
+
+    def _compile(self, batch_size: int) -> Any:
+        """Return the model for batches of a size; compiled when it is first asked for."""
+        key = batch_size if self.fixed_size else 0
+        if key not in self.compiled:
+            side = self.decoding.photo_size_px
+            try:
+                model: Any = self.path
+                if self.fixed_size:
+                    model = self.core.read_model(self.path)
+                    model.reshape([batch_size, side, side, 3])
+                self.compiled[key] = self.core.compile_model(model, "CPU", self.settings)
+            except Exception as error:  # of any kind, all of the runtime's own
+                raise _broken(self.path, error) from error
+        return self.compiled[key]
+
+    def predict(self, photos: NDArray[np.uint8], batch_size: int = BATCH_SIZE) -> Outputs:
+        """Do what Runtime says; of INT8 a last batch that is not full is filled up, and what was added is dropped."""
+        if not len(photos):
+            return self._outputs([])
+        model = self._compile(batch_size)
+        # Requests in turns, and no callbacks: those wait for Python's lock, and can wait for good when a process ends.
+        requests = [model.create_infer_request() for _ in range(model.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))]
+        batches: list[list[NDArray[np.float32]]] = []
+
+        def collect(number: int) -> None:
+            request, start = requests[number % len(requests)], number * batch_size
+            request.wait()
+            batches.append([np.array(each.data[: len(photos) - start]) for each in request.output_tensors])
+
+        num_batches = -(-len(photos) // batch_size)
+        for number in range(num_batches):
+            if number >= len(requests):
+                collect(number - len(requests))
+            batch = np.ascontiguousarray(photos[number * batch_size : (number + 1) * batch_size])
+            if self.fixed_size:
+                batch = np.concatenate([batch, np.repeat(batch[-1:], batch_size - len(batch), axis=0)])
+            requests[number % len(requests)].start_async({0: batch})
+        for number in range(max(0, num_batches - len(requests)), num_batches):
+            collect(number)
+        return self._outputs(batches)
+
+
+def load_runtime(system: str, models: Path, exports: Path, backend: str) -> Runtime:
+    """Choose and load what computes a system's predictions.
+
+    With `auto`, an export is taken if it is of these very models; a model trained since then is run with PyTorch.
+
+    Args:
+        backend: as ServingParams has it.
+
+    Raises:
+        ArtifactError: the system is unknown, the backend is not installed, its export is missing or older
+            than the models, or a file is broken.
+    """
+    _systems(system, models)
+    folder, gates = exports / system, passed_gates(exports, system)
+    description = Description.read(folder) if (folder / DESCRIPTION).is_file() else None
+    current = description is not None and description.checkpoint == checkpoint_digest(system, models)
+    if backend == "torch" or (backend == "auto" and not current):
+        bf16 = current and TORCH_BF16 in gates and "BF16" in processor_precisions()
+        return TorchRuntime.load(system, models, "bf16" if bf16 else "fp32")
+    if backend != "auto" and find_spec(backend) is None:
+        raise ArtifactError(f"{backend} is not installed. Install the extra: pip install -e '.[export]'")
+    if not current:
+        current_export(system, models, exports)
+    allowed = ("openvino", "onnxruntime") if backend == "auto" else (backend,)
+    for variant in available_variants():
+        chosen, precision = variant.split()
+        if chosen in allowed and (precision == "fp32" or variant in gates):
+            return open_variant(folder, variant, models)
+    return TorchRuntime.load(system, models)
+
+
+def available_variants() -> list[str]:
+    """Return what is installed and what this processor has instructions for, the fastest first."""
+    bf16 = "BF16" in processor_precisions()
+    installed = [each for each in FILES if find_spec(each.split()[0]) is not None]
+    return [each for each in [*installed, TORCH_BF16] if bf16 or not each.endswith("bf16")]
+
+
+def open_variant(folder: Path, variant: str, models: Path) -> Runtime:
+    """Open one of `available_variants` of the export in a folder, which is named like its system.
+
+    Raises:
+        ArtifactError: a file is missing or broken.
+    """
+    if variant == TORCH_BF16:
+        return TorchRuntime.load(folder.name, models, "bf16")
+    kind = OpenvinoRuntime if variant.startswith("openvino") else OnnxRuntime
+    return kind(folder, variant, Description.read(folder))
+
+
+def current_export(system: str, models: Path, exports: Path) -> Description:
+    """Return the description of a system's export.
+
+    Raises:
+        ArtifactError: there is none, or it is of other models.
+    """
+    folder, digest = exports / system, checkpoint_digest(system, models)
+    if not (folder / DESCRIPTION).is_file():
+        raise ArtifactError(f"{folder}: holds no export. Run: make export")
+    description = Description.read(folder)
+    if description.checkpoint != digest:
+        raise ArtifactError(f"{folder}: is of other models than those in {models}. Run: make export")
+    return description
+
+
+def passed_gates(exports: Path, system: str) -> set[str]:
+    """Return the variants of a system that passed the parity gate; none before it was measured."""
+    path = exports / GATES
+    found: Mapping[str, Mapping[str, Any]] = read_json(path) if path.is_file() else {}
+    return {variant for variant, passed in found.get(system, {}).items() if passed}
+
+
+def installed_backends() -> dict[str, str]:
+    """Return the versions of the backends that are installed, by name."""
+    found = {}
+    for name in ("openvino", "onnxruntime", "torch"):
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def processor_precisions() -> set[str]:
+    """Return the precisions that OpenVINO finds instructions for, such as BF16; none where it is not installed."""
+    if find_spec("openvino") is None:
+        return set()
+    import openvino
+
+    return set(openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+
+
+def checkpoint_digest(system: str, models: Path) -> str:
+    """Return the SHA-256 of all that decides a system's predictions: its networks, members, temperatures, thresholds.
+
+    Raises:
+        ArtifactError: there is no such system, or a file is missing.
+    """
+    systems = _systems(system, models)
+    digest = hashlib.sha256(repr([(name, systems[name]) for name in (*systems[system].networks, system)]).encode())
+    for name in systems[system].networks:
+        for file in ("model.json", "model.safetensors"):
+            path = models / name / file
+            if not path.is_file():
+                raise ArtifactError(f"{path}: not found. Make it with: dvc repro")
+            with path.open("rb") as opened:
+                digest.update(hashlib.file_digest(opened, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _systems(system: str, models: Path) -> dict[str, System]:
+    systems = load_systems(models / "systems.json")
+    if system not in systems:
+        raise ArtifactError(f"{models}: no system '{system}'. There are: {', '.join(systems)}")
+    return systems
+
+
+def _broken(path: Path, error: Exception) -> ArtifactError:
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return ArtifactError(f"{path}: cannot be loaded ({first}). Delete it and run: make export")
