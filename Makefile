@@ -10,7 +10,7 @@ export VITRINE_PHOTOS_DIR ?= $(abspath $(wildcard ../shared/photos))
 .DEFAULT_GOAL := help
 .PHONY: setup lock deps repro test check lock-check certify team13 team13-crossval crossval export pretrain render realism app pictures plots diff gate bench kill-test readme help
 
-setup: .venv/installed  ## Make the environment (about 6 GB, once)
+setup: .venv/installed  ## Make the environment (about 8 GB, once)
 
 .venv/installed: requirements.lock pyproject.toml
 	python3 -m venv .venv

@@ -50,6 +50,7 @@ class Layout(StrEnum):
     onnx = "onnx"
     openvino = "openvino"
     web = "web"
+    executorch = "executorch"
 
 
 class Precision(StrEnum):
@@ -231,7 +232,7 @@ def export_system(
 ) -> None:
     """Take a system elsewhere: one file with preprocessing and calibration inside, and what describes it.
 
-    Run `make export` before, which makes, measures and gates what this command copies.
+    Run `make export` before, which makes, measures and gates what this command copies; only executorch is made here.
     """
     if layout is Layout.web:
         from vitrine.app.web import compressed_megabytes, package_web
@@ -245,9 +246,17 @@ def export_system(
             f"  python -m http.server --directory {out} --bind 127.0.0.1 8000"
         )
         return
-    from vitrine.inference.package import package_export
+    if layout is Layout.executorch:
+        from vitrine.inference.device import package_executorch
 
-    for path in package_export(out, model or "ensemble", layout.value, precision.value):
+        if precision is not Precision.fp32:
+            raise fail(ValueError("--precision: the executorch format has fp32 only"))
+        paths = package_executorch(out, model or "ensemble")
+    else:
+        from vitrine.inference.package import package_export
+
+        paths = package_export(out, model or "ensemble", layout.value, precision.value)
+    for path in paths:
         typer.echo(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
 
 

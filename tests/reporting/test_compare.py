@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -153,6 +154,17 @@ def test_the_summary_of_two_commits(repository: Repository) -> None:
     pictures = repository.root / "docs/pull_request_pictures"
     assert (pictures / "curves_before.png").read_bytes() != (pictures / "curves_now.png").read_bytes()
     assert (pictures / "curves_now.png").read_bytes() == (repository.root / "plots/evaluate/curves.png").read_bytes()
+
+
+def test_the_summary_says_what_is_compared(repository: Repository) -> None:
+    repository.commit(0.002, 0.65, 1.25)
+    CliRunner().invoke(app, ["summary", "HEAD~1"])
+    first = (repository.root / "summary.md").read_text(encoding="utf-8").splitlines()[0]
+    assert re.fullmatch(r"## What `[0-9a-f]{7,}` changes against `[0-9a-f]{7,}`", first)
+    (repository.root / "params.yaml").write_text("train:\n  learning_rate: 0.003\n")
+    CliRunner().invoke(app, ["summary", "HEAD"])
+    first = (repository.root / "summary.md").read_text(encoding="utf-8").splitlines()[0]
+    assert re.fullmatch(r"## What the working tree changes against `[0-9a-f]{7,}`", first)
 
 
 def test_on_github_pictures_are_addressed_by_commit(repository: Repository) -> None:

@@ -114,7 +114,7 @@ def resize_matrix(preprocessing: Preprocessing) -> Tensor:
     return matrix
 
 
-def describe(system: str, models: Path, networks: Mapping[str, Network], num_features: int) -> dict[str, Any]:
+def describe(system: str, models: Path, networks: Mapping[str, Network]) -> dict[str, Any]:
     """Return what an export says of itself, as JSON."""
     spec = next(iter(networks.values())).model.spec
     labels = [label for task in spec.label_space for label in (task, *spec.label_space.labels[task])]
@@ -124,7 +124,7 @@ def describe(system: str, models: Path, networks: Mapping[str, Network], num_fea
         "display_names": {label: display_name(label) for label in labels},
         "decoding": spec.preprocessing.to_json()["decoding"],
         "sure_thresholds": dict(load_systems(models / "systems.json")[system].sure_thresholds),
-        "num_features": num_features,
+        "num_features": sum(int(each.model.backbone.num_features) for each in networks.values()),  # type: ignore
         "networks": {
             name: {
                 "architecture": network.model.spec.architecture,
@@ -136,6 +136,16 @@ def describe(system: str, models: Path, networks: Mapping[str, Network], num_fea
         "license": "Apache-2.0",
         "made_by": f"vitrine {__version__}",
     }
+
+
+def load_networks(system: str, models: Path) -> dict[str, Network]:
+    """Load the networks of a system, by name.
+
+    Raises:
+        ArtifactError: there is no such system, or a file is missing or broken.
+    """
+    checkpoint_digest(system, models)  # says what is missing before anything is loaded
+    return {name: Network.load(models / name) for name in load_systems(models / "systems.json")[system].networks}
 
 
 def export_onnx(system: str, models: Path, folder: Path) -> None:
@@ -151,8 +161,7 @@ def export_onnx(system: str, models: Path, folder: Path) -> None:
     import onnx
 
     systems = load_systems(models / "systems.json")
-    digest = checkpoint_digest(system, models)  # says what is missing before anything is loaded
-    networks = {name: Network.load(models / name) for name in systems[system].networks}
+    networks = load_networks(system, models)
     graph = ExportedSystem(system, systems, networks).cpu().eval()
     side = next(iter(networks.values())).model.spec.preprocessing.decoding.photo_size_px
     example = torch.zeros(2, side, side, 3, dtype=torch.uint8)  # a batch of one would become fixed
@@ -174,8 +183,7 @@ def export_onnx(system: str, models: Path, folder: Path) -> None:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ExportError(f"{system}: cannot be expressed in ONNX ({first})") from error
     assert program is not None
-    description = describe(system, models, networks, sum(_features(network) for network in networks.values()))
-    assert description["checkpoint"] == digest
+    description = describe(system, models, networks)
     proto = program.model_proto
     for node in proto.graph.node:  # drop what the exporter notes of source files: paths of this machine
         del node.metadata_props[:]
@@ -189,7 +197,3 @@ def export_onnx(system: str, models: Path, folder: Path) -> None:
     with atomic_path(folder / "model.onnx") as temporary:
         temporary.write_bytes(proto.SerializeToString(deterministic=True))
     write_json(folder / DESCRIPTION, description)
-
-
-def _features(network: Network) -> int:
-    return int(network.model.backbone.num_features)  # type: ignore[arg-type]

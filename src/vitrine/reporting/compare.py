@@ -199,7 +199,9 @@ def write_summary(revision: str, out: Path, repository_url: str | None) -> None:
         CompareError: as `metric_changes`, or a picture is not in the revision.
     """
     changes, params = metric_changes(revision), param_changes(revision)
-    base, head = (_git("rev-parse", "--short", name).decode().strip() for name in (revision, "HEAD"))
+    base, head = (f"`{_git('rev-parse', '--short', name).decode().strip()}`" for name in (revision, "HEAD"))
+    if _git("status", "--porcelain", "--untracked-files=no", "--", "metrics", "params.yaml"):
+        head = "the working tree"
     shown_first = (*ARROWS, *FAILURES)
     beyond = sorted((c for c in changes if c.verdict in shown_first), key=lambda c: (ORDER.index(c.verdict), c.key))
     rest = [c for c in changes if c.old != c.new and c.verdict not in (*shown_first, "neither")]

@@ -1,0 +1,61 @@
+"""Write a system for phones and small boards: an ExecuTorch program whose products XNNPACK computes."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import torch
+
+from vitrine.artifacts import write_json
+from vitrine.inference.export import ExportedSystem, ExportError, describe, load_networks
+from vitrine.inference.package import new_folder
+from vitrine.inference.runtimes import DESCRIPTION
+from vitrine.inference.systems import load_systems
+
+PRODUCTS = ("addmm", "baddbmm", "bmm", "conv", "linear", "matmul", "mm", "scaled_dot_product")
+"""Operators that FLOPs are counted of, by a part of their names."""
+
+
+def package_executorch(out: Path, system: str, models: Path = Path("models")) -> list[Path]:
+    """Write model.pte and export.json into a new folder, whole or not at all, and return its files.
+
+    The program takes one photograph, uint8 (1, height, width, channels), and gives what the ONNX file gives: per task
+    (1, labels) in the order of the label space, then (1, features).
+
+    Raises:
+        ArtifactError: the folder holds files, there is no such system, or a file is missing.
+        ExportError: ExecuTorch is not installed, cannot express the system, or leaves products to slow kernels.
+    """
+    try:
+        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+        from executorch.exir import to_edge_transform_and_lower
+    except ModuleNotFoundError as error:
+        raise ExportError(f"{error.name} is not installed. Install the extra: pip install -e '.[device]'") from None
+    systems, networks = load_systems(models / "systems.json"), load_networks(system, models)
+    graph = ExportedSystem(system, systems, networks).cpu().eval()
+    graph.to(memory_format=torch.contiguous_format)  # ExecuTorch's passes stumble over channels last
+    side = next(iter(networks.values())).model.spec.preprocessing.decoding.photo_size_px
+    photo = torch.zeros(1, side, side, 3, dtype=torch.uint8)
+    with new_folder(out) as folder:
+        try:
+            with torch.no_grad(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                program = torch.export.export(graph, (photo,))
+                lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+                left = left_products(lowered.exported_program().graph_module)
+                content = lowered.to_executorch().buffer
+        except Exception as error:  # its passes raise whatever they meet
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ExportError(f"{system}: cannot be expressed in ExecuTorch ({first})") from error
+        if left:
+            raise ExportError(f"{system}: XNNPACK does not take these products: {', '.join(left)}")
+        (folder / "model.pte").write_bytes(content)
+        write_json(folder / DESCRIPTION, describe(system, models, networks))
+    return sorted(out.iterdir())
+
+
+def left_products(graph: torch.fx.GraphModule) -> list[str]:
+    """Name the matrix products and convolutions of a lowered graph that no backend took."""
+    names = [str(node.target) for node in graph.graph.nodes if node.op == "call_function"]
+    return sorted({name for name in names if any(product in name for product in PRODUCTS)})
