@@ -58,7 +58,7 @@ def main() -> None:
     expected = Predictions.load(Path("predictions") / f"{SYSTEM}.npz").select(np.flatnonzero(held_out)[:num])
     with tempfile.TemporaryDirectory() as temporary, sync_playwright() as playwright:
         paths = package_web(Path(temporary) / "page", SYSTEM)
-        needed = [path for path in paths if path.parent.name != "thumbnails"]
+        megabytes = compressed_megabytes([path for path in paths if path.parent.name != "thumbnails"])
         server = serve(Path(temporary) / "page")
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium") or shutil.which("google-chrome"), args=["--no-sandbox"]
@@ -74,7 +74,7 @@ def main() -> None:
             times.append(time.perf_counter() - start)
         browser.close()
         server.shutdown()
-    print(f"{compressed_megabytes(needed):.1f} MB compressed without thumbnails; ready after {ready:.1f} s, ", end="")
+    print(f"{megabytes:.1f} MB compressed without thumbnails; ready after {ready:.1f} s, ", end="")
     print(f"first answer {times[0]:.2f} s later, then {np.median(times):.2f} s a photograph")
     for task, probs in expected.probs.items():
         theirs = np.array([each[task] for each in found])
