@@ -45,7 +45,8 @@ def quantize_openvino(folder: Path, photos: NDArray[np.uint8]) -> None:
         (node.get_friendly_name(), node.get_type_name(), [_name(each) for each in node.inputs()])
         for node in model.get_ordered_ops()
     ]
-    transformer = any(kind == "Softmax" for name, kind, _ in edges if name in backbone_nodes(edges))
+    backbone = backbone_nodes(edges)
+    transformer = any(kind == "Softmax" for name, kind, _ in edges if name in backbone)
     quantized = nncf.quantize(
         model,
         nncf.Dataset([photos[row : row + 1] for row in range(len(photos))]),
