@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -41,3 +43,12 @@ def test_team_13s_report_leaves_out_what_shows_photographs() -> None:
     assert "p.jpg" not in kept
     with pytest.raises(ValueError, match="Make it with: make team13-crossval"):
         keep_team13.without_photographs("# Cross-validation\n")
+
+
+def test_the_makefile_defines_every_target_once() -> None:
+    root = Path(__file__).parents[1]
+    parsed = subprocess.run(["make", "--dry-run", "help"], cwd=root, capture_output=True, text=True, check=True)
+    assert parsed.stderr == ""  # make warns of a target that is defined twice
+    lines = (root / "Makefile").read_text().splitlines()
+    phony = next(line for line in lines if line.startswith(".PHONY:")).split()[1:]
+    assert sorted(phony) == sorted(match[1] for line in lines if (match := re.match(r"([a-z0-9-]+):", line)))

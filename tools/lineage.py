@@ -18,7 +18,6 @@ import sys
 from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
-from typing import Any
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -144,7 +143,7 @@ def _update(stage: CommentedMap, folder: Path, root: Path) -> None:
     code = [os.path.relpath(file, folder) for file in (script, *sorted(modules))]
     stage["deps"] = CommentedSeq([*code, *(dep for dep in stage["deps"] if not dep.endswith((".py", ".j2")))])
 
-    names = CommentedSeq(sorted({"python", *distributions(packages)}))
+    names = CommentedSeq(sorted(distributions(packages)))
     names.fa.set_flow_style()
     environment = os.path.relpath(root / "environment.yaml", folder)
     params = CommentedSeq(entry for entry in stage.get("params", []) if environment not in entry)
@@ -183,12 +182,14 @@ def read_lock(path: Path) -> dict[str, str]:
 
 
 def environment_text(keys: set[str], pins: dict[str, str]) -> str:
-    """Return environment.yaml: the version of Python and of every package that a stage tracks."""
-    known: dict[str, Any] = {**pins, "python": f"{sys.version_info.major}.{sys.version_info.minor}"}
-    missing = sorted(keys - set(known))
+    """Return environment.yaml: the version of every package that a stage tracks.
+
+    Python's own version is not in it: 3.11 to 3.13 give the same bytes.
+    """
+    missing = sorted(keys - set(pins))
     if missing:
         raise LineageError(f"requirements.lock lacks {', '.join(missing)}: add to pyproject.toml and run: make lock")
-    return HEADER + "".join(f'{key}: "{known[key]}"\n' for key in sorted(keys))
+    return HEADER + "".join(f'{key}: "{pins[key]}"\n' for key in sorted(keys))
 
 
 def generated() -> dict[Path, str]:

@@ -39,11 +39,11 @@ def generated_faults(texts: dict[Path, str]) -> list[str]:
 
 
 def installed_faults(environment: dict[str, str]) -> list[str]:
-    """Compare the running Python and the installed packages with environment.yaml."""
+    """Compare the installed packages with environment.yaml."""
     faults = []
     for name, expected in environment.items():
         try:
-            found = f"{sys.version_info.major}.{sys.version_info.minor}" if name == "python" else version(name)
+            found = version(name)
         except PackageNotFoundError:
             found = "nothing"
         if found != expected:
