@@ -19,6 +19,7 @@ from vitrine.params import read_section
 from vitrine.predictions import Predictions
 from vitrine.reporting.figures import photo_grid, search_rows
 from vitrine.retrieval.index import Index
+from vitrine.retrieval.matching import fit_match_rule, judge_matches
 from vitrine.retrieval.queries import read_synonyms
 from vitrine.retrieval.relevance import (
     IndexParams,
@@ -42,10 +43,13 @@ def main() -> None:
     gallery = table[held_out].reset_index(drop=True)
     queries = true_queries(gallery, label_space, params)
 
-    measured, searches, gains, views = [], [], {}, {}
+    measured, matches, searches, gains, views = [], [], [], {}, {}
     for path in sorted(Path("predictions").glob("*.npz")):
         name, predictions = path.stem, Predictions.load(path)
-        Index.build(name, predictions, table["instance_id"], synonyms).save(Path("index") / name)
+        index = Index.build(name, predictions, table["instance_id"], synonyms)
+        index.rule = fit_match_rule(index, table)
+        index.save(Path("index") / name)
+        matches.append({"model": name, **judge_matches(index, table)})
         seen = predictions.select(held_out)
         index = Index.build(name, seen, gallery["instance_id"], synonyms)
         found, gains[name] = measure_text(name, seen, index, gallery, queries, params.top_k)
@@ -63,6 +67,7 @@ def main() -> None:
     retrieval = pd.concat(measured)
     write_csv(plots / "retrieval.csv", named_rows(retrieval, "num_terms", "model", "method"))
     write_csv(plots / "views.csv", pd.DataFrame([{"model": name, **values} for name, values in views.items()]))
+    write_csv(plots / "matches.csv", pd.DataFrame(matches))
     write_csv(plots / "searches.csv", pd.concat(searches))
     write_csv(plots / "gains.csv", pd.DataFrame([{"model": name, **values} for name, values in gains.items()]))
     for name in views:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -207,18 +206,19 @@ def predict(
 
 
 def _print_answers(answers: Sequence[dict[str, Any]]) -> None:
-    from vitrine.inference.predictor import sureness
+    from vitrine.inference.wording import CERTAINTIES, certainty_sentence
     from vitrine.labels import display_name
 
     console = Console()
     for answer in answers:
-        console.print(answer["photo"], markup=False, highlight=False, soft_wrap=True)
+        said = f"{answer['image_path']}: {answer['answer']}. {certainty_sentence(answer['tasks'])}"
+        console.print(said, markup=False, highlight=False, soft_wrap=True)
         table = Table(show_header=False, **PLAIN)
         for task, found in answer["tasks"].items():
             first, *others = found["labels"]
             rest = ", ".join(f"{display_name(other['label'])} {other['probability']:.0%}" for other in others)
-            label, warning = display_name(first["label"]), sureness(found)
-            table.add_row(f"  {task}", label, f"{first['probability']:.0%}", warning, f"or {rest}" if rest else "")
+            label, certainty = display_name(first["label"]), CERTAINTIES[found["certainty"]]
+            table.add_row(f"  {task}", label, f"{first['probability']:.0%}", certainty, f"or {rest}" if rest else "")
         console.print(table)
     console.print(f"{answers[0]['model']}, computed with {answers[0]['backend']}", style="dim", highlight=False)
 
@@ -279,9 +279,7 @@ def search(
         embedding = _load_predictor(index.name).predict_files([like]).embeddings[0]
     result = index.search(words, like=embedding, top_k=top_k, by_item=by_item)
     if as_json:
-        hits = [asdict(hit) for hit in result.hits]
-        document = {"hits": hits, "message": result.message, "unknown_words": result.query.unknown_words}
-        typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
+        typer.echo(json.dumps(result.to_record(index.name), indent=2, ensure_ascii=False))
     else:
         if result.message:
             Console(stderr=True).print(result.message, markup=False, highlight=False)
@@ -292,10 +290,12 @@ def search(
 
 
 def _print_hits(hits: Sequence[Hit]) -> None:
+    from vitrine.labels import display_name
+
     table = Table(_whole(hit.image_path for hit in hits), "score", "why", **PLAIN)
     for hit in hits:
-        why = [f"{'' if m.wanted else 'not '}{m.label} {m.probability:.0%}" for m in hit.matches]
-        why += [] if hit.similarity is None else [f"like it {hit.similarity:.2f}"]
+        why = [f"{'' if m.wanted else 'not '}{display_name(m.label)} {m.probability:.0%}" for m in hit.matches]
+        why += [] if hit.similarity is None else [f"similarity {hit.similarity:.0%}"]
         table.add_row(hit.image_path, f"{hit.score:.3f}", ", ".join(why))
     Console().print(table)
 

@@ -61,13 +61,9 @@ def test_answers_for_indexed_photographs_are_those_of_the_predictor(gallery: Gal
     answer = gallery.answer_of("ensemble", 5)
     assert list(answer) == list(expected["tasks"])
     for task, said in expected["tasks"].items():
-        assert (answer[task]["sure"], answer[task]["reliable"]) == (said["sure"], said["reliable"])
+        assert answer[task]["certainty"] == said["certainty"]
         assert [entry["label"] for entry in answer[task]["labels"]] == [entry["label"] for entry in said["labels"]]
-    assert [(said["sure"], said["reliable"]) for said in answer.values()] == [
-        (True, True),
-        (False, True),
-        (False, False),
-    ]
+    assert [said["certainty"] for said in answer.values()] == ["confident", "unsure", "unreliable"]
 
 
 def test_photographs_beyond_the_limit_of_the_split_stage_are_refused(gallery: Gallery) -> None:

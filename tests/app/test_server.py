@@ -73,14 +73,14 @@ def test_predictions_are_those_of_the_package(client: Any, folder: Path) -> None
     predictor = Predictor.load("ensemble", folder / "models")
     expected = predictor.to_records(predictor.predict_files([photo]))[0]["tasks"]
     answers = predict(client, photo)["answers"]
-    assert list(answers) == ["ensemble"]
-    for task, said in answers["ensemble"].items():
-        assert said["sure"] == expected[task]["sure"]
+    assert [answer["model"] for answer in answers] == ["ensemble"]
+    for task, said in answers[0]["tasks"].items():
+        assert said["certainty"] == expected[task]["certainty"]
         assert [e["label"] for e in said["labels"]] == [e["label"] for e in expected[task]["labels"]]
         assert np.allclose(
             [e["probability"] for e in said["labels"]], [e["probability"] for e in expected[task]["labels"]], atol=1e-3
         )
-    assert set(predict(client, photo, "compare")["answers"]) == {"deit", "mobilevit"}
+    assert {answer["model"] for answer in predict(client, photo, "compare")["answers"]} == {"deit", "mobilevit"}
 
 
 def test_searches_are_those_of_the_index(client: Any, folder: Path) -> None:

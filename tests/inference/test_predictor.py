@@ -94,10 +94,9 @@ def test_an_answer_of_an_unreliable_task_is_never_sure_not_even_at_certainty(pre
     doubtful = Predictor("ensemble", TorchRuntime("ensemble", systems, runtime.networks, ""))
     probs = {"class": np.array([[1, 0], [0.8, 0.2]], np.float32), "color": np.array([[1, 0, 0]] * 2, np.float32)}
     certain, unsure = doubtful.to_records(Predictions(SPACE, ("a", "b"), probs, np.zeros((2, 1), np.float32)))
-    assert certain["tasks"]["class"]["sure"] is True and certain["tasks"]["class"]["reliable"] is True
-    assert unsure["tasks"]["class"]["sure"] is False and unsure["tasks"]["class"]["reliable"] is True
+    assert [answer["tasks"]["class"]["certainty"] for answer in (certain, unsure)] == ["confident", "unsure"]
     for answer in (certain, unsure):
-        assert answer["tasks"]["color"]["sure"] is False and answer["tasks"]["color"]["reliable"] is False
+        assert answer["tasks"]["color"]["certainty"] == "unreliable"
         assert answer["tasks"]["color"]["labels"][0] == {"label": "blue", "probability": 1.0}
 
 

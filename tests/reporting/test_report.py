@@ -151,7 +151,7 @@ def test_how_sure_it_is_stands_in_the_verdict() -> None:
     assert said in text and "| 0.66 | 25.0 % | 5 | 87.5 % |" in text
     assert "a confidence of 0.66 on. No test photograph reaches it." in write_report(report_data(0, 1, sure=0.0))
     unreliable = write_report(report_data(0, 1, sure=0.0, threshold=float("nan")))
-    assert "It never calls a class sure" in unreliable and "| unreliable on this data | 0.0 % |" in unreliable
+    assert "It is never confident of a class" in unreliable and "| not reliable on this data | 0.0 % |" in unreliable
 
 
 def test_the_headline_system_is_the_best_on_val_and_the_report_says_so() -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from vitrine.artifacts import ArtifactError
 from vitrine.labels import LabelSpace
 from vitrine.predictions import Predictions
-from vitrine.retrieval.index import BLOCK, FLOOR, Index, best_rows
+from vitrine.retrieval.index import BLOCK, FLOOR, Index, MatchRule, best_rows, raised
 from vitrine.retrieval.relevance import HardIndex, documents, search_table
 
 SPACE = LabelSpace({"class": ("travel_handbag", "water_bottle"), "color": ("blue", "red")})
@@ -37,7 +37,7 @@ INDEX = Index.build("m", GALLERY, ["A", "A", "B", "C"], {"sack": ["bag"]})
 
 def test_an_and_multiplies_and_an_or_weights_by_rarity() -> None:
     query = INDEX.vocabulary.parse("blue bag")
-    expected = (np.array([0.8, 0.3, 0.7, 0.8]) + FLOOR) * (np.array([0.9, 0.6, 0.2, 0.9]) + FLOOR)
+    expected = raised(np.array([0.8, 0.3, 0.7, 0.8])) * raised(np.array([0.9, 0.6, 0.2, 0.9]))
     np.testing.assert_allclose(INDEX.and_scores(query), expected, rtol=1e-5)
     idf_blue, idf_bag = (math.log(5 / (1 + total)) + 1 for total in (2.6, 2.6))
     np.testing.assert_allclose(INDEX.or_scores(query)[1], idf_blue * 0.3 + idf_bag * 0.6, rtol=1e-5)
@@ -48,9 +48,9 @@ def test_hits_come_best_first_equals_in_order_and_explain_themselves() -> None:
     assert [hit.row for hit in hits] == [0, 3, 2, 1]
     assert hits[0].image_path == "z.jpg" and hits[0].instance_id == "A" and hits[0].similarity is None
     why = [(match.term, match.wanted, match.label) for match in hits[0].matches]
-    assert why == [("blue", True, "blue"), ("sack", True, "travel handbag"), ("red", False, "red")]
+    assert why == [("blue", True, "blue"), ("sack", True, "travel_handbag"), ("red", False, "red")]
     assert [match.probability for match in hits[0].matches] == pytest.approx([0.8, 0.9, 0.8])
-    assert hits[0].score == pytest.approx(math.prod(p + FLOOR for p in (0.8, 0.9, 0.8)), rel=1e-5)
+    assert hits[0].score == pytest.approx(math.prod((p + FLOOR) / (1 + FLOOR) for p in (0.8, 0.9, 0.8)), rel=1e-5)
 
 
 def test_alternatives_of_one_task_add_up_and_those_of_several_may_both_hold() -> None:
@@ -77,16 +77,44 @@ def test_likeness_ranks_alone_and_with_words() -> None:
     both = INDEX.search("bag", like=like).hits
     scores = {hit.row: hit.score for hit in both}
     assert both[0].row == 3  # as like as 1, but a surer bag
-    assert scores[3] == pytest.approx((0.9 + FLOOR) * (math.cos(0.5) + FLOOR), rel=1e-4)
+    likely = 1 / (1 + math.exp(-(INDEX.rule.slope * math.cos(0.5) + INDEX.rule.offset)))
+    assert scores[3] == pytest.approx((0.9 + FLOOR) * (likely + FLOOR) / (1 + FLOOR) ** 2, rel=1e-4)
+
+
+def test_a_match_reaches_the_least_score_and_is_likely_of_the_same_class() -> None:
+    index = Index.build("m", GALLERY, ["A", "A", "B", "C"], {}, MatchRule(0.6, slope=10, offset=-7))
+    words = index.search("bag")
+    assert [(hit.row, hit.is_match) for hit in words.hits] == [(0, True), (3, True), (1, True), (2, False)]
+    assert words.num_matches == 3 and index.search("bag", top_k=1).num_matches == 3
+    assert index.search("bag", by_item=True).num_matches == 2
+    assert index.search("bag", only=np.array([False, True, True, False])).num_matches == 1
+    assert index.search("bag not blue").num_matches == 0
+    like = index.search(like=GALLERY.embeddings[2])  # cosines of 0.54, 0.88, 1 and 0.88; more likely than not from 0.7
+    assert {hit.row: hit.is_match for hit in like.hits} == {0: False, 1: True, 2: True, 3: True}
+    both = index.search("bag", like=GALLERY.embeddings[2])
+    assert {hit.row: hit.is_match for hit in both.hits} == {0: False, 1: True, 2: False, 3: True}
+
+
+def test_scores_do_not_exceed_one() -> None:
+    certain = Index.build("m", predictions([1.0, 1.0], [1.0, 0.0]), ["A", "B"], {})
+    assert certain.search("blue bag").hits[0].score == 1
+    found = [hit.score for hit in certain.search("bag", like=7 * certain.embeddings[0]).hits]
+    assert max(found + [hit.score for hit in certain.search(like=certain.embeddings[0]).hits]) <= 1
+
+
+def test_the_end_of_a_long_query_is_named() -> None:
+    message = INDEX.search("blue " * 99 + "handbags zebra").message
+    assert message == "Only the first 500 characters were read, not 'handbags zebra'."
+    assert INDEX.search("x" * 600).hits == ()
 
 
 def test_nothing_known_is_answered_with_a_hint() -> None:
     empty, unknown = INDEX.search(""), INDEX.search("zebra")
     assert empty.hits == unknown.hits == ()
     assert empty.message == "Nothing to search for. Try words such as: blue, travel handbag."
-    assert unknown.message == "Nothing here is called 'zebra'. Try words such as: blue, travel handbag."
+    assert unknown.message == "Not understood: 'zebra'. Try words such as: blue, travel handbag."
     partly = INDEX.search("zebra bleu")
-    assert partly.hits and partly.message == "Nothing here is called 'zebra'. Took 'bleu' for 'blue'."
+    assert partly.hits and partly.message == "Showing results for 'blue'. Not understood: 'zebra'."
     assert INDEX.search("blue").message is None
 
 
@@ -97,7 +125,7 @@ def test_any_text_gets_an_answer(text: str, top_k: int, by_item: bool) -> None:
     assert len(found.hits) <= top_k
     assert bool(found.hits) or bool(found.message) or top_k == 0
     scores = [hit.score for hit in found.hits]
-    assert scores == sorted(scores, reverse=True)
+    assert scores == sorted(scores, reverse=True) and max(scores, default=0) <= 1
 
 
 @pytest.mark.parametrize("num", [5, 3 * BLOCK, 41 * BLOCK + 7])

@@ -61,6 +61,7 @@ def understood(text: str) -> list[str]:
         ("color:blue material:glass", ["blue", "glass"]),
         ("class:soap material:soap", ["soap bar", "soap"]),
         ("material:blue", []),
+        ("color:blue,class:soap", ["blue", "soap bar"]),
         ("soap", ["soap"]),
         ("blue color", ["blue"]),
         ("blue blue", ["blue"]),
@@ -74,7 +75,7 @@ def test_queries_mean_what_people_mean(text: str, expected: list[str]) -> None:
 
 def test_what_nothing_knows_is_reported_once_and_never_dropped() -> None:
     parsed = VOCABULARY.parse("zebra blue moonstone zebra material:red of")
-    assert parsed.unknown_words == ("zebra", "moonstone", "red")
+    assert parsed.unknown_words == ("zebra", "moonstone", "material:red")
     assert [term.text for term in parsed.terms] == ["blue"]
 
 

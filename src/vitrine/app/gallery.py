@@ -15,8 +15,8 @@ from PIL import Image
 
 from vitrine.artifacts import ArtifactError, read_json, write_csv
 from vitrine.data.catalog import CORRECTION_COLUMNS, CORRECTIONS, DataParams, dataset_name, read_corrections
-from vitrine.inference.calibration import is_confident
 from vitrine.inference.systems import System, load_systems
+from vitrine.inference.wording import certainty_of
 from vitrine.labels import LabelSpace, read_photo_table
 from vitrine.photos import decode_photo
 from vitrine.retrieval.index import Index, SearchResult
@@ -26,7 +26,11 @@ THUMBNAIL_PX = 320
 
 @dataclass(frozen=True)
 class Page:
-    """Some of a search's hits, how many there are in total, and how many answer each label of each task."""
+    """Some of a search's hits, how many there are in total, and how many answer each label of each task.
+
+    Attributes:
+        num_found: photographs that can be shown: the filters' choice
+    """
 
     result: SearchResult
     num_found: int
@@ -150,13 +154,12 @@ class Gallery:
         return found
 
     def answer_of(self, system: str, row: int) -> dict[str, dict[str, Any]]:
-        """Return what a system answers for a photograph, as `Predictor.to_records` does."""
+        """Return the tasks that a system answers for a photograph, as `Predictor.to_records` does."""
         answer = {}
         for task, labels in self.probs_of(system, row).items():
-            threshold = self._thresholds[system][task]
             named = [{"label": label, "probability": probability} for label, probability in labels]
-            sure = is_confident(np.array([[probability for _, probability in labels]]), threshold)
-            answer[task] = {"sure": bool(sure[0]), "reliable": threshold is not None, "labels": named}
+            certainty = certainty_of(labels[0][1], self._thresholds[system][task])
+            answer[task] = {"certainty": certainty, "labels": named}
         return answer
 
     # -- search ----------------------------------------------------------------------------------------------------

@@ -10,12 +10,9 @@ import pandas as pd
 
 from vitrine.app.gallery import Doubt, Gallery
 from vitrine.app.state import Prediction
-from vitrine.inference.predictor import sureness
+from vitrine.inference.wording import CERTAINTIES
 from vitrine.labels import display_name
 from vitrine.retrieval.index import Hit
-
-LEVELS = (("high", 0.75), ("medium", 0.4), ("low", 0.0))
-"""Words for probabilities and from where on they hold: color is never all that tells."""
 
 NAMES = {
     "efficientnet": "EfficientNet",
@@ -34,14 +31,6 @@ def spoken(text: str) -> str:
 
 def name_of(system: str) -> str:
     return escape(NAMES.get(system, system))
-
-
-def level(answer: Mapping[str, Any]) -> str:
-    """Return the word for the confidence of one task's answer: "high" only if it is sure, none if it is unreliable."""
-    if not answer["reliable"]:
-        return ""
-    words = [word for word, least in LEVELS if answer["labels"][0]["probability"] >= least]
-    return words[0] if answer["sure"] or len(words) < len(LEVELS) else words[1]
 
 
 def photo_url(system: str, row: int) -> str:
@@ -78,22 +67,22 @@ def examples(system: str, rows: Sequence[int]) -> str:
 
 
 def bars(task: str, answer: Mapping[str, Any]) -> str:
-    """One task: a bar for each of its three most probable labels, the first one strong, its level in color and words.
+    """One task: a bar for each of its three most probable labels, the first one strong, and how certain it is.
 
     Args:
         answer: the answer of this task, as `Predictor.to_records` gives it.
     """
-    warning = sureness(answer)
-    unsure = f'<span class="unsure">{warning}</span>' if warning else ""
+    certainty = answer["certainty"]
     rows = []
     for place, entry in enumerate(answer["labels"][:3]):
-        word, probability = level(answer) if place == 0 else "", entry["probability"]
+        word, probability = certainty if place == 0 else "", entry["probability"]
         rows.append(
             f'<div class="bar{" first" if place == 0 else ""}"><span>{spoken(entry["label"])}</span>'
             f'<span class="track"><span class="fill {word}" style="width:{100 * probability:.1f}%"></span></span>'
-            f'<span class="value"><b>{probability:.0%}</b> {word}</span></div>'
+            f'<span class="value">{probability:.0%}</span></div>'
         )
-    return f'<div class="task"><h4>{spoken(task)}{unsure}</h4>{"".join(rows)}</div>'
+    told = f'<span class="certainty {certainty}">{CERTAINTIES[certainty]}</span>'
+    return f'<div class="task"><h4>{spoken(task)}{told}</h4>{"".join(rows)}</div>'
 
 
 def answers(found: Sequence[Prediction], num_photos: int) -> str:

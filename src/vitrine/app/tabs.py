@@ -348,19 +348,9 @@ class Endpoints:
             found = self.state.predict([photo], self.state.chosen(model))
         except (PhotoError, ArtifactError) as error:
             return {"error": str(error)}
-        return {"answers": {prediction.system: prediction.answer["tasks"] for prediction in found}}
+        return {"answers": [prediction.answer for prediction in found]}
 
     def search(self, words: str, model: str, top_k: float) -> dict[str, Any]:
         num = max(1, min(int(top_k or 10), MAX_HITS))
         result = self.state.search(model, words or "", {}, None, "", num).result
-        hits = [
-            {
-                "image_path": hit.image_path,
-                "score": round(hit.score, 6),
-                "matches": [
-                    {"label": m.label, "wanted": m.wanted, "probability": round(m.probability, 6)} for m in hit.matches
-                ],
-            }
-            for hit in result.hits
-        ]
-        return {"hits": hits, "message": result.message, "unknown_words": result.query.unknown_words}
+        return result.to_record(model)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vitrine.inference.calibration import is_confident
 from vitrine.inference.runtimes import Runtime, load_runtime
+from vitrine.inference.wording import certainty_of, headline
 from vitrine.photos import decode_photo
 from vitrine.predictions import Predictions, fuse_views
 
@@ -81,9 +81,10 @@ class Predictor:
         """Say in words what is on decoded photographs.
 
         Returns:
-            for each {"photo": its name, "model": the system, "backend": what computed, "tasks": {task: {"sure": whether
-            the first label reaches the threshold, "reliable": whether the task has one, "labels": [{"label",
-            "probability"}], the most probable first}}}
+            for each {"image_path": its name, "model": the system, "backend": what computed, "answer": what it is, in
+            one sentence, "tasks": {task: {"certainty": "confident" if the first label reaches the task's threshold,
+            "unsure" below it, "unreliable" where the task has none on this data, "labels": [{"label", "probability"}],
+            the most probable first}}}
 
         Shape:
             photos: as `predict`
@@ -92,25 +93,18 @@ class Predictor:
 
     def to_records(self, found: Predictions, top_k: int = 3) -> list[dict[str, Any]]:
         """Say in words what predictions say, as `predict_records` does."""
-        answers, thresholds = [], self.sure_thresholds
-        sure = {task: is_confident(found.probs[task], thresholds[task]) for task in self.label_space}
+        answers = []
         for row, name in enumerate(found.image_paths):
             tasks = {}
             for task, labels in self.label_space.labels.items():
                 probs = found.probs[task][row]
                 best = np.argsort(-probs, kind="stable")[:top_k]
                 named = [{"label": labels[code], "probability": round(float(probs[code]), 4)} for code in best]
-                reliable = thresholds[task] is not None
-                tasks[task] = {"sure": bool(sure[task][row]), "reliable": reliable, "labels": named}
-            answers.append({"photo": name, "model": self.name, "backend": self.runtime.name, "tasks": tasks})
+                certainty = certainty_of(float(probs.max()), self.sure_thresholds[task])
+                tasks[task] = {"certainty": certainty, "labels": named}
+            known = {"image_path": name, "model": self.name, "backend": self.runtime.name}
+            answers.append({**known, "answer": headline(tasks), "tasks": tasks})
         return answers
-
-
-def sureness(answer: Mapping[str, Any]) -> str:
-    """Return the warning that belongs to the answer of one task, none if it is sure."""
-    if not answer["reliable"]:
-        return "not reliable on this data"
-    return "" if answer["sure"] else "not sure"
 
 
 def fuse(found: Predictions, name: str) -> Predictions:

@@ -13,12 +13,13 @@ import yaml
 from vitrine.artifacts import read_json, read_text
 from vitrine.evaluation.metrics import ALL_TASKS
 from vitrine.evaluation.scoring import MIN_PHOTOS
+from vitrine.inference.wording import CERTAINTIES
 from vitrine.labels import CLASS_TASK, display_name, read_photo_table, read_score_table
 from vitrine.reporting.templating import SIGNIFICANCE, percent, points, render, with_interval
 
 BASELINE = "svm"
 PROBE = "linear_probe"
-UNRELIABLE = "unreliable on this data"
+UNRELIABLE = CERTAINTIES["unreliable"]
 
 Row = Mapping[str, Any]
 

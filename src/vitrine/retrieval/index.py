@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from vitrine.artifacts import ArtifactError, read_json, read_npy, write_json, write_npy
 from vitrine.labels import LabelSpace
 from vitrine.predictions import Predictions
-from vitrine.retrieval.queries import ParsedQuery, Term, Vocabulary
+from vitrine.retrieval.queries import MAX_QUERY_CHARACTERS, ParsedQuery, Term, Vocabulary
 
 FLOOR = 1e-3
 """Added to every probability of an AND, so that one label that a model missed does not end everything."""
@@ -46,7 +46,8 @@ class Hit:
 
     Attributes:
         row: its place in the index
-        score: of an AND the product of what the query asks for; of an OR a sum
+        score: how well it answers, at most 1; see `Index.search`
+        is_match: whether it answers well enough, by the index's `MatchRule`
         similarity: cosine with the photograph that was given; None without one
     """
 
@@ -54,21 +55,65 @@ class Hit:
     image_path: str
     instance_id: str
     score: float
-    matches: tuple[Match, ...]
+    is_match: bool
     similarity: float | None
+    matches: tuple[Match, ...]
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """Hits, the best first; how the query was understood; and a sentence where there is something to say."""
+    """Hits, the best first.
+
+    Attributes:
+        query: how the text was understood
+        num_matches: photographs of the whole index that answer well enough (items, if searched by item)
+        message: a sentence where there is something to say
+    """
 
     hits: tuple[Hit, ...]
     query: ParsedQuery
+    num_matches: int
     message: str | None
+
+    def to_record(self, model: str) -> dict[str, Any]:
+        """Return what the command line and the page's interface print as JSON; docs/schema.json describes it."""
+        hits = [asdict(hit) for hit in self.hits]
+        for hit in hits:
+            hit["score"] = round(hit["score"], 6)
+            hit["similarity"] = None if hit["similarity"] is None else round(hit["similarity"], 6)
+            hit["matches"] = [{**match, "probability": round(match["probability"], 6)} for match in hit["matches"]]
+        return {
+            "model": model,
+            "num_matches": self.num_matches,
+            "message": self.message,
+            "unknown_words": list(self.query.unknown_words),
+            "hits": hits,
+        }
+
+
+@dataclass(frozen=True)
+class MatchRule:
+    """From when on a photograph counts as a match; `vitrine.retrieval.matching` fits it on val.
+
+    Attributes:
+        least_score: of an AND
+        slope, offset: of the log odds that two photographs are of one class, by the cosine of their embeddings
+    """
+
+    least_score: float = 0.5
+    slope: float = 10.0
+    offset: float = -5.0
+
+    def same_class(self, cosines: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Probability that a photograph is of the class of one with this cosine. Shape: (photos,) -> (photos,)."""
+        return np.asarray(1 / (1 + np.exp(-(self.slope * cosines + self.offset))), dtype=np.float32)
 
 
 class Index:
     """What one system predicts of many photographs, laid out for search.
+
+    Attributes:
+        rule: from when on a photograph counts as a match
 
     Shape:
         image_paths, instance_ids: (photos,), text
@@ -85,6 +130,8 @@ class Index:
         instance_ids: NDArray[np.str_],
         probs: NDArray[np.float32],
         embeddings: NDArray[np.float32],
+        *,
+        rule: MatchRule = MatchRule(),
     ) -> None:
         self.name = name
         self.label_space = label_space
@@ -93,6 +140,7 @@ class Index:
         self.instance_ids = instance_ids
         self.probs = probs
         self.embeddings = embeddings
+        self.rule = rule
         sizes = [label_space.num_labels(task) for task in label_space]
         self._start = dict(zip(label_space, np.cumsum([0, *sizes[:-1]]).tolist(), strict=True))
 
@@ -101,7 +149,12 @@ class Index:
 
     @classmethod
     def build(
-        cls, name: str, predictions: Predictions, instance_ids: Iterable[str], synonyms: Mapping[str, Sequence[str]]
+        cls,
+        name: str,
+        predictions: Predictions,
+        instance_ids: Iterable[str],
+        synonyms: Mapping[str, Sequence[str]],
+        rule: MatchRule = MatchRule(),
     ) -> Index:
         """Index what system `name` predicts.
 
@@ -119,6 +172,7 @@ class Index:
             np.array(list(instance_ids), dtype=np.str_),
             np.ascontiguousarray(np.concatenate([predictions.probs[task].T for task in predictions.label_space])),
             (predictions.embeddings / lengths).astype(np.float32),
+            rule=rule,
         )
 
     def save(self, folder: Path) -> None:
@@ -137,7 +191,8 @@ class Index:
             if not (folder / files[name]).exists():
                 write_npy(folder / files[name], array)
         document = {"system": self.name, "label_space": self.label_space.to_json(), "photos": len(self)}
-        write_json(folder / "index.json", {**document, "files": files, "synonyms": self.vocabulary.synonyms})
+        more = {"files": files, "match_rule": asdict(self.rule), "synonyms": self.vocabulary.synonyms}
+        write_json(folder / "index.json", {**document, **more})
         for stale in old - set(files.values()):
             (folder / stale).unlink(missing_ok=True)
 
@@ -152,7 +207,8 @@ class Index:
         try:
             arrays = [read_npy(folder / document["files"][name]) for name in ARRAYS]
             label_space = LabelSpace.from_json(document["label_space"])
-            index = cls(document["system"], label_space, document["synonyms"], *arrays)
+            rule = MatchRule(**document["match_rule"])
+            index = cls(document["system"], label_space, document["synonyms"], *arrays, rule=rule)
             num_labels = sum(label_space.num_labels(task) for task in label_space)
             shapes = [array.shape[0] for array in arrays[:2]] + [arrays[2].shape[1], arrays[3].shape[0]]
             whole = set(shapes) == {document["photos"]} and arrays[2].shape[0] == num_labels
@@ -180,13 +236,13 @@ class Index:
         arrays = [
             np.concatenate([getattr(part, name) for part in parts], axis=1 if name == "probs" else 0) for name in ARRAYS
         ]
-        return Index(self.name, self.label_space, self.vocabulary.synonyms, *arrays)
+        return Index(self.name, self.label_space, self.vocabulary.synonyms, *arrays, rule=self.rule)
 
     def drop(self, image_paths: set[str]) -> Index:
         """Return an index without some photographs."""
         kept = np.array([path not in image_paths for path in self.image_paths.tolist()], dtype=bool)
         arrays = [getattr(self, name)[:, kept] if name == "probs" else getattr(self, name)[kept] for name in ARRAYS]
-        return Index(self.name, self.label_space, self.vocabulary.synonyms, *arrays)
+        return Index(self.name, self.label_space, self.vocabulary.synonyms, *arrays, rule=self.rule)
 
     # -- scores ----------------------------------------------------------------------------------------------------
 
@@ -213,10 +269,10 @@ class Index:
         return np.asarray(found if term.wanted else np.maximum(1 - found, 0), dtype=np.float32)
 
     def and_scores(self, query: ParsedQuery) -> NDArray[np.float32]:
-        """Score an AND: the product of the terms' probabilities, each a little raised. Shape: (photos,)."""
+        """Score an AND, 0 to 1: the product of the terms' probabilities, each a little raised. Shape: (photos,)."""
         scores = np.ones(len(self), dtype=np.float32)
         for term in query.terms:
-            scores *= self.term_probs(term) + np.float32(FLOOR)
+            scores *= raised(self.term_probs(term))
         return scores
 
     def or_scores(self, query: ParsedQuery) -> NDArray[np.float32]:
@@ -250,8 +306,9 @@ class Index:
     ) -> SearchResult:
         """Rank photographs by words, by likeness to an embedding, or by both; equals in the index's order.
 
-        With both, likeness counts as one more thing that must hold, its cosine as the probability. Any text is
-        answered: with hits, or with a message that says what to do.
+        The score is that of the words' AND; of likeness alone it is the cosine. With both, the probability of being of
+        the same class is one more thing that must hold. A match reaches the rule's least score, and is more probably of
+        the same class than not. Any text is answered: with hits, or with a message that says what to do.
 
         Args:
             by_item: keep the best photograph of every item.
@@ -260,29 +317,35 @@ class Index:
             like: (features,), as this system's Predictor gives it; only: (photos,), keeps the search to some
         """
         query = self.vocabulary.parse(text)
-        message = self._message(text, query, like is not None)
+        message = self._message(query, like is not None)
         if not query.terms and like is None:
-            return SearchResult((), query, message)
+            return SearchResult((), query, 0, message)
         scores = self.and_scores(query)
+        matched = scores >= self.rule.least_score
         cosines = None
         if like is not None:
-            cosines = self.similarity(like)
-            scores *= np.maximum(cosines, 0) + np.float32(FLOOR)
+            cosines = np.clip(self.similarity(like), -1, 1)
+            same = self.rule.same_class(cosines)
+            matched &= same >= 0.5
+            scores = scores * raised(same) if query.terms else np.maximum(cosines, 0)
         if only is not None:
             scores[~only] = -1
+            matched &= only
         rows = self._best(scores, top_k, by_item)
         hits = tuple(
             Hit(
                 row,
                 str(self.image_paths[row]),
                 str(self.instance_ids[row]),
-                float(scores[row]),
-                tuple(self._explain(term, row) for term in query.terms),
+                min(float(scores[row]), 1.0),
+                bool(matched[row]),
                 None if cosines is None else float(cosines[row]),
+                tuple(self._explain(term, row) for term in query.terms),
             )
             for row in rows
         )
-        return SearchResult(hits, query, message)
+        num_matches = len(set(self.instance_ids[matched].tolist())) if by_item else int(matched.sum())
+        return SearchResult(hits, query, num_matches, message)
 
     def _best(self, scores: NDArray[np.float32], top_k: int, by_item: bool) -> list[int]:
         wanted = top_k
@@ -302,17 +365,29 @@ class Index:
         here = np.array([row])
         best = max(term.labels, key=lambda label: float(self.label_probs(*label)[row]))
         probability = float(self.term_probs(term, here)[0])
-        return Match(term.text, term.wanted, self.vocabulary.words_of(best), probability)
+        return Match(term.text, term.wanted, self.label_space.labels[best[0]][best[1]], probability)
 
-    def _message(self, text: str, query: ParsedQuery, has_photo: bool) -> str | None:
-        parts = []
+    def _message(self, query: ParsedQuery, has_photo: bool) -> str | None:
+        parts = [f"Showing results for '{term.read_as}'." for term in query.terms if term.read_as]
         if query.unknown_words:
-            parts.append(f"Nothing here is called {', '.join(repr(word) for word in query.unknown_words)}.")
-        parts += [f"Took '{t.text}' for '{t.read_as}'." for t in query.terms if t.read_as]
+            parts.append(f"Not understood: {', '.join(repr(shortened(word)) for word in query.unknown_words)}.")
+        if query.unread:
+            parts.append(
+                f"Only the first {MAX_QUERY_CHARACTERS} characters were read, not '{shortened(query.unread)}'."
+            )
         if not query.terms and not has_photo:
-            parts.insert(0, "Nothing to search for." if not query.unknown_words else "")
+            parts += [] if parts else ["Nothing to search for."]
             parts.append(f"Try words such as: {', '.join(self.vocabulary.suggestions())}.")
-        return " ".join(part for part in parts if part) or None
+        return " ".join(parts) or None
+
+
+def raised(probs: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Raise probabilities a little, so that one of 0 does not end a product; 1 stays 1."""
+    return np.asarray((probs + np.float32(FLOOR)) / np.float32(1 + FLOOR))
+
+
+def shortened(text: str, length: int = 40) -> str:
+    return text if len(text) <= length else f"{text[:length].rstrip()}…"
 
 
 def stored_files(folder: Path) -> set[str]:

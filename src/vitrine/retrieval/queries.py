@@ -53,10 +53,11 @@ class _Word(NamedTuple):
 
 @dataclass(frozen=True)
 class ParsedQuery:
-    """A query's terms, and the words that no label answers to."""
+    """A query's terms, what no label answers to (`class:zebra` with its task), and what was too long to be read."""
 
     terms: tuple[Term, ...]
     unknown_words: tuple[str, ...]
+    unread: str = ""
 
 
 def normalize(word: str) -> str:
@@ -75,6 +76,12 @@ def normalize(word: str) -> str:
 def split_words(text: str) -> list[str]:
     """Split a text at everything that is neither letter nor digit, and normalize its words."""
     return [normalize(word) for word in re.findall(r"[^\W_]+", text)]
+
+
+def whole_words(text: str, length: int) -> str:
+    """Return the beginning of a text of at most `length` characters, without a word that is cut."""
+    kept = text[:length]
+    return kept if text[length].isspace() or " " not in kept.strip() else kept[: kept.rindex(" ")]
 
 
 def read_synonyms(path: Path) -> dict[str, list[str]]:
@@ -165,7 +172,8 @@ class Vocabulary:
         among the labels of that task alone. "or" joins its neighbors into one term, and words that share a label mean
         that one ("shampoo bottle"). Other terms must all hold.
         """
-        words = self._read(text[:MAX_QUERY_CHARACTERS])
+        kept = text if len(text) <= MAX_QUERY_CHARACTERS else whole_words(text, MAX_QUERY_CHARACTERS)
+        words = self._read(kept)
         terms: list[Term] = []
         unknown: list[str] = []
         start, joining = 0, False
@@ -183,17 +191,19 @@ class Vocabulary:
                     term = Term(f"{last.text} {term.text}", both, term.wanted, last.read_as or term.read_as)
             if term is not None:
                 terms.append(term)
-            elif word not in KNOWN_WORDS and (word not in self.tasks or words[start].task):
+            elif words[start].task:
+                unknown.append(f"{words[start].task}:{word}")
+            elif word not in KNOWN_WORDS and word not in self.tasks:
                 unknown.append(word)
             joining = term is None and (joining or word == "or")
             start += length
-        return ParsedQuery(tuple(dict.fromkeys(terms)), tuple(dict.fromkeys(unknown)))
+        return ParsedQuery(tuple(dict.fromkeys(terms)), tuple(dict.fromkeys(unknown)), text[len(kept) :].strip())
 
     def _read(self, text: str) -> list[_Word]:
         """Split a query into words, each with its negation and its facet."""
         words: list[_Word] = []
         negated = False
-        for chunk in text.split():
+        for chunk in re.split(r"[\s,;]+", text):
             negated = negated or chunk.startswith("-")
             facet, separator, value = chunk.lstrip("-").partition(":")
             task = self.tasks.get(" ".join(split_words(facet))) if separator and value else None

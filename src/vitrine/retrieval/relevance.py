@@ -291,7 +291,8 @@ def search_table(
     for text, relevant in queries:
         for rank, hit in enumerate(index.search(text, top_k=top_k, only=only).hits, start=1):
             why = "; ".join(
-                f"{match.probability:.2f} {'' if match.wanted else 'not '}{match.label}" for match in hit.matches
+                f"{match.probability:.2f} {'' if match.wanted else 'not '}{label_words(match.label)}"
+                for match in hit.matches
             )
             found = {"model": name, "query": text, "rank": rank, "image_path": hit.image_path, "score": hit.score}
             rows.append({**found, "matches": why, "relevant": int(relevant[hit.row]), "row": hit.row})

@@ -1,0 +1,59 @@
+"""Answers in one sentence, the same in the command line, the page and the programming interface."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from vitrine.labels import CLASS_TASK, display_name
+
+CERTAINTIES = {"confident": "confident", "unsure": "unsure", "unreliable": "not reliable on this data"}
+"""The scale of certainty as records have it, and as people read it."""
+
+
+def certainty_of(confidence: float, threshold: float | None) -> str:
+    """Return the certainty of an answer: its confidence against the threshold of its task, None if there is none."""
+    if threshold is None:
+        return "unreliable"
+    return "confident" if confidence >= threshold else "unsure"
+
+
+def headline(tasks: Mapping[str, Mapping[str, Any]]) -> str:
+    """Say what is on a photograph, from confident answers alone: "Blue wrist watch, metal".
+
+    The first attribute stands before the class, the others after it. A class that is not confident is said to be only
+    possible.
+
+    Args:
+        tasks: as `Predictor.to_records` gives them.
+    """
+    labels = {task: display_name(found["labels"][0]["label"]) for task, found in tasks.items()}
+    stated = [task for task, found in tasks.items() if task != CLASS_TASK and found["certainty"] == "confident"]
+    attributes = [labels[task] for task in stated]
+    name = labels[CLASS_TASK]
+    if tasks[CLASS_TASK]["certainty"] == "confident":
+        first = next((task for task in tasks if task != CLASS_TASK), None)
+        adjective = attributes.pop(0) + " " if stated[:1] == [first] else ""
+        text = ", ".join([adjective + (in_sentence(name) if adjective else name), *attributes])
+    else:
+        text = ", ".join([f"Possibly {in_sentence(name)}", *attributes])
+    return text[:1].upper() + text[1:]
+
+
+def in_sentence(name: str) -> str:
+    """Write a name with a small letter, unless it begins with an acronym."""
+    return name if name[1:2].isupper() else name[:1].lower() + name[1:]
+
+
+def certainty_sentence(tasks: Mapping[str, Mapping[str, Any]]) -> str:
+    """Say how certain every task is: "Confident: class 92%, color 81%; not reliable on this data: condition."."""
+    parts = []
+    for certainty, words in CERTAINTIES.items():
+        named = [
+            display_name(task) + ("" if certainty == "unreliable" else f" {found['labels'][0]['probability']:.0%}")
+            for task, found in tasks.items()
+            if found["certainty"] == certainty
+        ]
+        parts += [f"{words}: {', '.join(named)}"] if named else []
+    text = "; ".join(parts) + "."
+    return text[:1].upper() + text[1:]
