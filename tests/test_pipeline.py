@@ -59,7 +59,7 @@ def test_the_environment_is_what_stages_import_as_the_lock_pins_it() -> None:
     stale = [path for path, text in lineage.generated().items() if path.read_text(encoding="utf-8") != text]
     assert stale == [], "Run: make deps"
     versions = yaml.safe_load((ROOT / "environment.yaml").read_text(encoding="utf-8"))
-    assert {"numpy", "pillow", "scikit-learn", "timm", "torch", "mitsuba", "python"} < set(versions)
+    assert {"numpy", "pillow", "scikit-learn", "timm", "torch", "mitsuba"} < set(versions)
     assert "gradio" not in versions
 
 
@@ -413,7 +413,6 @@ BUMPS = {
     "bm25s": ["index"],
     "markdown-it-py": ["report"],
     "numpy": list(STAGES),
-    "python": list(STAGES),
     "mitsuba": [],  # only the renderer's
 }
 
