@@ -11,46 +11,55 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from vitrine.artifacts import ArtifactError, read_json, write_csv
 from vitrine.data.catalog import CORRECTION_COLUMNS, CORRECTIONS, DataParams, dataset_name, read_corrections
 from vitrine.inference.systems import System, load_systems
 from vitrine.inference.wording import certainty_of
-from vitrine.labels import LabelSpace, read_photo_table
+from vitrine.labels import CLASS_TASK, LabelSpace, display_name, label_words, read_photo_table
 from vitrine.photos import decode_photo
-from vitrine.retrieval.index import Index, SearchResult
+from vitrine.retrieval.index import Hit, Index, SearchResult
 
 THUMBNAIL_PX = 320
+WHOLE_PX = 2048
+
+SAME_PHOTO = 0.99
+"""Cosine from which on two embeddings are of one photograph; other views of an item reach less."""
 
 
 @dataclass(frozen=True)
 class Page:
-    """Some of a search's hits, how many there are in total, and how many answer each label of each task.
+    """Some of a search's hits.
 
     Attributes:
-        num_found: photographs that can be shown: the filters' choice
+        asked: whether there were words or a photograph to search for, not filters alone
+        num_found: photographs that can be shown, matches or not
+        facets: per task and label how many photographs have it, of those that the other tasks' filters keep
     """
 
     result: SearchResult
+    asked: bool
     num_found: int
     facets: Mapping[str, Mapping[str, int]]
 
 
 @dataclass(frozen=True)
-class Doubt:
-    """A labeled photograph that a system is not sure of, or sees otherwise.
+class Disagreement:
+    """A photograph whose label in labels.csv is not the one that a system finds most probable.
 
     Attributes:
-        task, given, seen: which label is in doubt, what labels.csv says (None if nothing), what the system says
-        probability: of the given label, or of the seen one where none is given
+        given: the label of labels.csv
+        probability: of the given label
+        ranked: all labels of the task and their probabilities, the most probable first
+        split: val or test
     """
 
     row: int
-    task: str
-    given: str | None
-    seen: str
+    given: str
     probability: float
+    ranked: tuple[tuple[str, float], ...]
+    split: str
 
 
 class Gallery:
@@ -77,6 +86,7 @@ class Gallery:
         self.max_megapixels = max_megapixels
         self._thresholds = {name: systems[index.name].sure_thresholds for name, index in indexes.items()}
         self.table = table.set_index("image_path")
+        self._corrected: list[tuple[dict[str, str], Any]] = []
         self._predicted = {
             name: {task: self._codes(index, task) for task in index.label_space} for name, index in indexes.items()
         }
@@ -125,6 +135,26 @@ class Gallery:
         pixels = decode_photo(path, THUMBNAIL_PX, self.max_megapixels)
         file = io.BytesIO()
         Image.fromarray(pixels).save(file, "WEBP", quality=82)
+        return file.getvalue()
+
+    def whole(self, system: str, row: int) -> bytes:
+        """Return a photograph uncut, at most WHOLE_PX long, as WebP without what its file says besides the pixels.
+
+        Raises:
+            KeyError: there is no such system or row.
+            PhotoError: the file is gone or broken.
+        """
+        index = self.indexes[system]
+        if not 0 <= row < len(index):
+            raise KeyError(row)
+        path = self.file(system, row)
+        square = decode_photo(path, THUMBNAIL_PX, self.max_megapixels)  # checks the file, and reads any mode
+        with Image.open(path) as image:
+            plain = image.mode in ("RGB", "L")
+            drawn = ImageOps.exif_transpose(image).convert("RGB") if plain else Image.fromarray(square)
+        drawn.thumbnail((WHOLE_PX, WHOLE_PX))
+        file = io.BytesIO()
+        drawn.save(file, "WEBP", quality=90)
         return file.getvalue()
 
     def file(self, system: str, row: int) -> Path:
@@ -189,12 +219,11 @@ class Gallery:
         only = np.ones(len(index), dtype=bool)
         for rows in kept.values():
             only &= rows
-        result = index.search(words, like=like, top_k=num, only=only)
-        nothing_asked = like is None and not words.strip()
-        if nothing_asked:
-            result = index.search("", like=np.zeros(index.embeddings.shape[1]), top_k=num, only=only)
-        asked = bool(result.hits)
-        return Page(result, int(only.sum()) if asked else 0, self._facets(system, kept))
+        asked = like is not None or bool(words.strip())
+        wanted = like if asked else np.zeros(index.embeddings.shape[1])
+        result = index.search(words, like=wanted, top_k=num, only=only)
+        found = int(only.sum()) if result.hits else 0
+        return Page(result, asked, found, self._facets(system, kept))
 
     def _facets(self, system: str, kept: Mapping[str, NDArray[np.bool_]]) -> dict[str, dict[str, int]]:
         """Count each label among the photographs that the other tasks' choices keep."""
@@ -209,21 +238,54 @@ class Gallery:
             facets[task] = {label: int(count) for label, count in zip(labels, counts, strict=True)}
         return facets
 
+    def similar(self, system: str, embedding: NDArray[np.floating], num: int) -> tuple[Hit, ...]:
+        """Return the photographs most like an embedding, one an item, without the photograph itself."""
+        hits = self.indexes[system].search(like=embedding, top_k=num + 1, by_item=True).hits
+        return tuple(hit for hit in hits if (hit.similarity or 0) < SAME_PHOTO)[:num]
+
+    def suggestions(self, num: int = 4) -> list[str]:
+        """Return queries that photographs answer: the most frequent pairs of an attribute's label and a class.
+
+        Every label stands in one pair at most.
+        """
+        tasks = (*self.label_space.tasks[1:2], CLASS_TASK)
+        pairs = self.table[list(tasks)].dropna().value_counts(sort=False).sort_index()
+        used: set[str] = set()
+        found: list[str] = []
+        for pair in pairs.sort_values(ascending=False, kind="stable").index:
+            if len(found) < num and not used & set(pair):
+                used |= set(pair)
+                words = zip(tasks, pair, strict=True)
+                found.append(" ".join(self._shortest_words(task, label) for task, label in words))
+        return found
+
+    def _shortest_words(self, task: str, label: str) -> str:
+        """Return a label as people read it, if a query of these words means that label alone; else its own words."""
+        vocabulary, name = next(iter(self.indexes.values())).vocabulary, display_name(label).lower()
+        meant = [term.labels for term in vocabulary.parse(name).terms]
+        alone = ((task, self.label_space.labels[task].index(label)),)
+        return name if meant == [alone] else label_words(label)
+
     # -- review ----------------------------------------------------------------------------------------------------
 
-    def doubts(self, system: str, task: str, num: int) -> list[Doubt]:
-        """Rank labeled val and test photographs by how improbable their label is; none were trained on."""
+    def disagreements(self, system: str, task: str) -> list[Disagreement]:
+        """List val and test photographs whose label a system does not predict, the least probable label first.
+
+        No model was trained on them.
+        """
         index, labels = self.indexes[system], self.label_space.labels[task]
+        held_out = self.table[self.table["split"] != "train"]
         found = []
         for row, name in enumerate(index.image_paths.tolist()):
-            if name not in self.table.index or self.table.loc[name, "split"] == "train":
+            if name not in held_out.index or held_out.loc[name, task] not in labels:
                 continue
             probs = np.array([index.label_probs(task, code)[row] for code in range(len(labels))])
-            given, best = self.table.loc[name, task], int(probs.argmax())
-            known = given if isinstance(given, str) and given in labels else None
-            probability = float(probs[labels.index(known)] if known else probs[best])
-            found.append(Doubt(row, task, known, labels[best], probability))
-        return sorted(found, key=lambda doubt: (doubt.probability, doubt.row))[:num]
+            given, split = str(held_out.loc[name, task]), str(held_out.loc[name, "split"])
+            order = np.argsort(-probs, kind="stable")
+            if labels[order[0]] != given:
+                ranked = tuple((labels[code], float(probs[code])) for code in order)
+                found.append(Disagreement(row, given, float(probs[labels.index(given)]), ranked, split))
+        return sorted(found, key=lambda each: (each.probability, each.row))
 
     def correct(self, system: str, row: int, task: str, label: str) -> str:
         """Append one correction to data/corrections.csv, which the split stage applies; return the photograph's path.
@@ -237,10 +299,30 @@ class Gallery:
         if task not in self.label_space.labels or label not in self.label_space.labels[task]:
             raise ArtifactError(f"'{label}' is no label of {task}")
         path = self.root / CORRECTIONS
-        old = read_corrections(path)
-        new = pd.DataFrame(
-            [[dataset_name(self.root, self.data.path), name, task, label]], columns=list(CORRECTION_COLUMNS)
-        )
-        write_csv(path, pd.concat([old, new], ignore_index=True))
+        line = dict(zip(CORRECTION_COLUMNS, (self._dataset, name, task, label), strict=True))
+        write_csv(path, pd.concat([read_corrections(path), pd.DataFrame([line])], ignore_index=True))
+        self._corrected.append((line, self.table.loc[name, task]))
         self.table.loc[name, task] = label
         return name
+
+    def undo(self) -> str:
+        """Take back the last correction that was made here; return the photograph's path.
+
+        Raises:
+            ArtifactError: there is none, or it is no longer the last line of data/corrections.csv.
+        """
+        if not self._corrected:
+            raise ArtifactError("There is nothing to undo.")
+        line, old = self._corrected[-1]
+        path = self.root / CORRECTIONS
+        lines = read_corrections(path)
+        if not len(lines) or lines.iloc[-1].to_dict() != line:
+            raise ArtifactError(f"{CORRECTIONS}: its last line is another one now, so nothing was undone")
+        write_csv(path, lines.iloc[:-1])
+        self._corrected.pop()
+        self.table.loc[line["image_path"], line["task"]] = old
+        return line["image_path"]
+
+    @property
+    def _dataset(self) -> str:
+        return dataset_name(self.root, self.data.path)

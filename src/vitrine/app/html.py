@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
 import pandas as pd
 
-from vitrine.app.gallery import Doubt, Gallery
+from vitrine.app.gallery import Gallery, Page
 from vitrine.app.state import Prediction
-from vitrine.inference.wording import CERTAINTIES
-from vitrine.labels import display_name
+from vitrine.inference.wording import CERTAINTIES, certainty_sentence, headline, in_sentence
+from vitrine.labels import CLASS_TASK, display_name
 from vitrine.retrieval.index import Hit
 
 NAMES = {
@@ -22,6 +23,7 @@ NAMES = {
     "linear_probe": "Linear probe",
     "svm": "HOG + color SVM",
 }
+BACKENDS = {"openvino": "OpenVINO", "onnxruntime": "ONNX Runtime", "torch": "PyTorch"}
 
 
 def spoken(text: str) -> str:
@@ -29,8 +31,16 @@ def spoken(text: str) -> str:
     return escape(display_name(text))
 
 
+def capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
 def name_of(system: str) -> str:
     return escape(NAMES.get(system, system))
+
+
+def photographs(num: int) -> str:
+    return f"{num} photograph" if num == 1 else f"{num} photographs"
 
 
 def photo_url(system: str, row: int) -> str:
@@ -40,7 +50,7 @@ def photo_url(system: str, row: int) -> str:
 def masthead(num_photos: int) -> str:
     return (
         '<header class="masthead"><h1>Vitrine</h1>'
-        f"<p>{num_photos} product photographs: what they show, and how to find them.</p></header>"
+        f"<p>Identify and find product photographs; {num_photos} are in the gallery.</p></header>"
     )
 
 
@@ -50,6 +60,10 @@ def banner(text: str) -> str:
 
 def empty(title: str, text: str) -> str:
     return f'<div class="empty" role="status"><strong>{escape(title)}</strong>{escape(text)}</div>'
+
+
+def waiting(text: str) -> str:
+    return f'<div class="empty" role="status"><span class="spinner"></span>{escape(text)}</div>'
 
 
 def fold(title: str) -> str:
@@ -64,6 +78,14 @@ def examples(system: str, rows: Sequence[int]) -> str:
         for number, row in enumerate(rows, start=1)
     )
     return f'<div class="examples" role="group" aria-label="Example photographs">{buttons}</div>'
+
+
+def json_attribute(value: Any) -> str:
+    """Write a value as JSON for an attribute that page.js reads."""
+    return escape(json.dumps(value, ensure_ascii=False), quote=True)
+
+
+# -- answers --------------------------------------------------------------------------------------------------------
 
 
 def bars(task: str, answer: Mapping[str, Any]) -> str:
@@ -85,75 +107,155 @@ def bars(task: str, answer: Mapping[str, Any]) -> str:
     return f'<div class="task"><h4>{spoken(task)}{told}</h4>{"".join(rows)}</div>'
 
 
-def answers(found: Sequence[Prediction], num_photos: int) -> str:
-    """What systems predict of one photograph, or of several of one item together, and the time that each took."""
+def answers(found: Sequence[Prediction]) -> str:
+    """What systems predict of one photograph: one sentence, how certain it is, then the details of every task."""
     parts = []
     for prediction in found:
-        tasks = "".join(bars(task, answer) for task, answer in prediction.answer["tasks"].items())
-        together = f"{num_photos} photographs together, " if num_photos > 1 else ""
+        tasks = prediction.answer["tasks"]
+        backend, _, precision = str(prediction.answer["backend"]).partition(" ")
+        computed = f"{BACKENDS.get(backend, backend)} {precision}".strip()
         parts.append(
             f'<section class="answer" data-system="{escape(prediction.system)}">'
-            f"<h3>{name_of(prediction.system)}<small>{together}{1000 * prediction.seconds:.0f} ms</small></h3>"
-            f"{tasks}</section>"
+            f'<h3>{escape(headline(tasks))}</h3><p class="certain">{escape(certainty_sentence(tasks))}</p>'
+            f"{''.join(bars(task, answer) for task, answer in tasks.items())}"
+            f'<p class="note">{name_of(prediction.system)}, {1000 * prediction.seconds:.0f} ms with {escape(computed)}'
+            "</p></section>"
         )
     return f'<div class="answers">{"".join(parts)}</div>'
 
 
-def hit_words(gallery: Gallery, system: str, hit: Hit) -> str:
-    """A hit's caption: what it seems to be, how well it answers, and why."""
-    best = {task: labels[0][0] for task, labels in gallery.probs_of(system, hit.row).items()}
-    title = spoken(" ".join([*(label for task, label in list(best.items())[1:2]), next(iter(best.values()))]))
+def similar(gallery: Gallery, system: str, hits: Sequence[Hit], several: bool) -> str:
+    """Neighbors of a photograph, and whose they are where several systems answer."""
+    whose = f" to {name_of(system)}" if several else ""
+    return f'<h2 class="section">Most similar in the gallery{whose}</h2>{cards(gallery, system, hits, "six")}'
+
+
+# -- hits -----------------------------------------------------------------------------------------------------------
+
+
+def title_of(labels: Mapping[str, str | None]) -> str:
+    """Write labels as a few words: "Blue water bottle"."""
+    first = next((task for task in labels if task != CLASS_TASK), CLASS_TASK)
+    named = [label for label in (labels.get(first), labels.get(CLASS_TASK)) if label]
+    words = [display_name(label) for label in dict.fromkeys(named)]
+    return escape(capital(" ".join([*words[:-1], *(in_sentence(word) if named[1:] else word for word in words[-1:])])))
+
+
+def caption(gallery: Gallery, system: str, hit: Hit) -> str:
+    """A hit's caption: its labels, and where the system disagrees with them, what it predicts; then why it was found.
+
+    A photograph without labels has what is predicted, and says so.
+    """
+    predicted: dict[str, str | None] = {t: pairs[0][0] for t, pairs in gallery.probs_of(system, hit.row).items()}
+    given = {task: label for task, label in gallery.labels_of(system, hit.row).items() if label}
+    if CLASS_TASK in given:
+        shown = list(given)[:2]
+        wrong = [spoken(str(predicted[task])) for task in shown if predicted[task] != given[task]]
+        mark = f'<span class="differs">✗ predicted {", ".join(wrong)}</span>' if wrong else ""
+        title = f"<b>{title_of({task: given[task] for task in shown})}</b>{mark}"
+    else:
+        title = f'<b>{title_of(predicted)}</b><span class="differs">predicted</span>'
     why = [f"{'' if m.wanted else 'not '}{spoken(m.label)} {m.probability:.0%}" for m in hit.matches]
-    why += [f"like it {hit.similarity:.2f}"] if hit.similarity is not None and hit.similarity else []
-    score = f"score {hit.score:.2f}: " if hit.matches else ""
-    return f'<b>{title}</b><span class="why">{score}{", ".join(why)}</span>'
+    why += [] if hit.similarity is None or not hit.similarity else [f"similarity {max(hit.similarity, 0):.0%}"]
+    return f'{title}<span class="why">{", ".join(why)}</span>'
 
 
 def cards(gallery: Gallery, system: str, hits: Sequence[Hit], layout: str = "") -> str:
-    parts = []
-    for hit in hits:
-        image = f'<img src="{photo_url(system, hit.row)}" alt="" loading="lazy">'
-        caption = f'<span class="words">{hit_words(gallery, system, hit)}</span>'
-        parts.append(f'<button type="button" data-picked="{escape(system)}/{hit.row}">{image}{caption}</button>')
+    """Photographs to click; page.js opens them large, one after the other within their group."""
+    parts = [
+        f'<button type="button" data-hit="{escape(system)}/{hit.row}">'
+        f'<img src="{photo_url(system, hit.row)}" alt="" loading="lazy">'
+        f'<span class="words">{caption(gallery, system, hit)}</span></button>'
+        for hit in hits
+    ]
     return f'<div class="cards {layout}">{"".join(parts)}</div>'
 
 
-def side_by_side(parts: Sequence[tuple[str, str]]) -> str:
-    columns = "".join(f"<section><h3>{name_of(system)}</h3>{html}</section>" for system, html in parts)
+def count_line(page: Page, what: str) -> str:
+    """Say how many photographs match, or that none does."""
+    num = page.result.num_matches
+    if not page.asked:
+        return photographs(page.num_found)
+    if num:
+        return f"{photographs(num)} {'matches' if num == 1 else 'match'}{what}"
+    return f"No confident match{' for' if what else ''}{what}; closest:"
+
+
+def results(gallery: Gallery, system: str, page: Page) -> str:
+    """Matches first; then, under a line of their own, what came closest."""
+    hits = page.result.hits
+    matches, others = [hit for hit in hits if hit.is_match], [hit for hit in hits if not hit.is_match]
+    if not page.asked or not matches:
+        return cards(gallery, system, hits)
+    closest = f'<h3 class="below">No confident matches; closest:</h3>{cards(gallery, system, others, "faint")}'
+    return cards(gallery, system, matches) + (closest if others else "")
+
+
+def side_by_side(parts: Sequence[tuple[str, str, str]]) -> str:
+    """Columns of results. Args: parts: of each system its name, its line above and its results."""
+    columns = "".join(
+        f'<section><h3>{name_of(system)}</h3><p class="note">{escape(line)}</p>{html}</section>'
+        for system, line, html in parts
+    )
     return f'<div class="columns">{columns}</div>'
 
 
 def chips(words: Sequence[str]) -> str:
-    buttons = "".join(f'<button type="button" data-picked="{escape(word)}">{spoken(word)}</button>' for word in words)
+    buttons = "".join(f'<button type="button" data-picked="{escape(word)}">{escape(word)}</button>' for word in words)
     return f'<div class="chips"><span>Try</span>{buttons}</div>'
 
 
-def detail(gallery: Gallery, system: str, row: int) -> str:
-    """One indexed photograph: large, with all that is known and predicted."""
-    path, split = str(gallery.indexes[system].image_paths[row]), gallery.split_of(system, row)
-    given = {task: label for task, label in gallery.labels_of(system, row).items() if label}
-    truth = ", ".join(f"{spoken(task)} {spoken(label)}" for task, label in given.items())
-    tasks = "".join(bars(task, answer) for task, answer in gallery.answer_of(system, row).items())
-    trained = " The models were trained on it." if split == "train" else ""
-    told = f"<p>Labeled: {truth}.{trained}</p>" if truth else "<p>Added without labels.</p>"
+def detail(gallery: Gallery, system: str, row: int, num_similar: int) -> str:
+    """One indexed photograph, large, with all that is known, predicted and like it; page.js shows it over the page."""
+    index = gallery.indexes[system]
+    path, split = str(index.image_paths[row]), gallery.split_of(system, row)
+    given, tasks = gallery.labels_of(system, row), gallery.answer_of(system, row)
+    title = title_of(given) if given.get(CLASS_TASK) else escape(headline(tasks))
+    about = {"train": "the models were trained on it", "val": "in val", "test": "in test"}.get(split or "", "added")
+    rows = []
+    for task, answer in tasks.items():
+        best, label = answer["labels"][0], given.get(task)
+        mark = (
+            ""
+            if not label
+            else '<span class="right">✓</span>'
+            if label == best["label"]
+            else ('<span class="wrong">✗</span>')
+        )
+        told = "right" if "✓" in mark else "wrong" if mark else ""
+        rows.append(
+            f"<tr><th>{spoken(task)}</th><td>{spoken(label) if label else 'none'}</td>"
+            f'<td>{spoken(best["label"])} {best["probability"]:.0%} {mark}<span class="unseen">{told}</span></td>'
+            f'<td><span class="certainty {answer["certainty"]}">{CERTAINTIES[answer["certainty"]]}</span></td></tr>'
+        )
+    like = cards(gallery, system, gallery.similar(system, index.embeddings[row], num_similar), "six")
     return (
-        f'<div class="detail"><img src="{photo_url(system, row)}" alt="{escape(path)}">'
-        f"<div><p>{escape(path)} as {name_of(system)} sees it</p>{told}{tasks}</div></div>"
+        f'<div class="detail" data-place="{escape(system)}/{row}">'
+        f'<img src="{photo_url(system, row)}/whole" alt="{escape(path)}">'
+        f'<div><h2>{title}</h2><p class="note">{escape(path)}, {about}</p>'
+        f"<table><thead><tr><th>Task</th><th>Label</th><th>{name_of(system)} predicts</th><th>Certainty</th></tr>"
+        f"</thead><tbody>{''.join(rows)}</tbody></table>"
+        f'<div class="actions"><button type="button" data-like="{escape(system)}/{row}">Find similar photographs'
+        f'</button><a href="{photo_url(system, row)}/whole" target="_blank" rel="noopener">Open original</a></div>'
+        f'</div></div><h3 class="below">Similar photographs</h3>{like}'
     )
 
 
-def doubts(system: str, found: Sequence[Doubt], pressed: int | None) -> str:
-    """The review queue: labels that a system finds improbable."""
-    parts = []
-    for doubt in found:
-        given = f"labeled {spoken(doubt.given)}" if doubt.given else "no label"
-        why = f"{doubt.probability:.0%} probable; looks like {spoken(doubt.seen)}"
-        parts.append(
-            f'<button type="button" data-picked="{doubt.row}" aria-pressed="{str(doubt.row == pressed).lower()}">'
-            f'<img src="{photo_url(system, doubt.row)}" alt="" loading="lazy">'
-            f'<span class="words"><b>{given}</b><span class="why">{why}</span></span></button>'
+# -- accuracy -------------------------------------------------------------------------------------------------------
+
+
+def scorecard(scores: pd.DataFrame, system: str, tasks: Sequence[str]) -> str:
+    """The headline system's accuracy on test, a tile a task."""
+    test = scores[(scores["split"] == "test") & (scores["model"] == system)].set_index("task")
+    tiles = []
+    for task in tasks:
+        score = test.loc[task]
+        interval = f"{score['accuracy_ci_low']:.0%} to {score['accuracy_ci_high']:.0%}"
+        tiles.append(
+            f'<div class="tile"><span>{spoken(task)}</span><b>{score["accuracy"]:.0%}</b>'
+            f"<small>{interval}</small></div>"
         )
-    return f'<div class="cards">{"".join(parts)}</div>'
+    return f'<div class="tiles">{"".join(tiles)}</div>'
 
 
 def score_table(scores: pd.DataFrame, tasks: Sequence[str]) -> str:
@@ -175,10 +277,37 @@ def score_table(scores: pd.DataFrame, tasks: Sequence[str]) -> str:
 
 
 def figures(pictures: Mapping[str, str]) -> str:
-    """Pictures of the report. Args: pictures: names of served plots and what they show."""
+    """Pictures of the report, which page.js opens large. Args: pictures: names of served plots and their titles."""
     parts = [
-        f'<figure><a href="/plot/{escape(name)}" target="_blank" rel="noopener">'
-        f'<img src="/plot/{escape(name)}" alt="{escape(text)}" loading="lazy"></a></figure>'
+        f'<figure><button type="button" data-figure="/plot/{escape(name)}" aria-label="Enlarge: {escape(text)}">'
+        f'<img src="/plot/{escape(name)}" alt="{escape(text)}" loading="lazy"></button></figure>'
         for name, text in pictures.items()
     ]
     return f'<div class="figures">{"".join(parts)}</div>'
+
+
+def history_chart(points: Sequence[tuple[str, float]], title: str) -> str:
+    """A small chart of one score over commits. Args: points: names of commits and their scores, oldest first."""
+    if len(points) < 2:
+        return '<p class="note">The history begins with the second commit that changes the scores.</p>'
+    width, height, edge = 640, 150, 28
+    values = [value for _, value in points]
+    low, high = min(values), max(values)
+    span = max(high - low, 0.02)
+    x = [edge + (width - 2 * edge) * place / (len(points) - 1) for place in range(len(points))]
+    y = [edge + (height - 2 * edge) * (high - value) / span for value in values]
+    line = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
+    dots = "".join(
+        f'<circle cx="{a:.1f}" cy="{b:.1f}" r="5"><title>{escape(name)}: {value:.1%}</title></circle>'
+        for a, b, (name, value) in zip(x, y, points, strict=True)
+    )
+    ends = "".join(
+        f'<text x="{x[place]:.1f}" y="{y[place] - 12:.1f}" text-anchor="{anchor}">{values[place]:.1%}</text>'
+        for place, anchor in ((0, "start"), (-1, "end"))
+    )
+    return (
+        f'<figure class="history"><svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}: '
+        f'{values[0]:.1%} to {values[-1]:.1%} over {len(points)} commits"><polyline points="{line}"/>{dots}{ends}</svg>'
+        f"<figcaption>{escape(title)}, {len(points)} commits from {escape(points[0][0])} to {escape(points[-1][0])}"
+        "</figcaption></figure>"
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ import uvicorn
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from vitrine.app import html
+from vitrine.app.routes import add_page_routes, own_head
 from vitrine.app.state import MAX_UPLOAD_BYTES, AppState
-from vitrine.app.tabs import PRIVATE, SEARCH, Endpoints, PredictTab, ReviewTab, SearchTab, accuracy_tab
-from vitrine.photos import PhotoError
+from vitrine.app.tabs import PRIVATE, IdentifyTab, SearchTab, accuracy_tab, labels_tab, restore
 
 LOCAL_HOSTS = ("127.0.0.1", "localhost")
 MAX_SESSIONS = 200
@@ -65,20 +66,23 @@ def create_page(state: AppState) -> gr.Blocks:
         gr.HTML(html.masthead(len(state.gallery.indexes[state.systems[0]])))
         warning = gr.HTML("")
         with gr.Tabs() as tabs:
-            with gr.Tab("Look"):
-                predict = PredictTab(state)
-            with gr.Tab("Search", id="search"):
+            with gr.Tab("Identify", id="identify") as first:
+                identify = IdentifyTab(state)
+            with gr.Tab("Search", id="search") as second:
                 search = SearchTab(state)
-            with gr.Tab("How good is it"):
+            with gr.Tab("Accuracy", id="accuracy") as third:
                 accuracy_tab(state)
-            with gr.Tab("Review"):
-                review = ReviewTab(state)
-        with gr.Column(visible=False):
-            Endpoints(state)
-        search.connect(tabs, predict)
+            with gr.Tab("Fix labels", id="labels") as fourth:
+                labels_tab(state)
+        for tab in (first, second, third, fourth):
+            tab.select(None, js=f"() => vitrine.set({{tab: '{tab.id}'}})")
+        address, go = gr.Textbox(visible="hidden", label="Address"), gr.Button("Go", visible="hidden", elem_id="go")
+        search.connect(tabs, identify)
         page.load(lambda: html.banner(state.warning), None, warning, **PRIVATE, queue=False)
-        page.load(search.show_results, search.inputs, search.outputs, **PRIVATE, **SEARCH)
-        page.load(review.list_doubts, review.inputs, review.doubts, **PRIVATE, **SEARCH)
+        for trigger in (page.load, go.click):
+            outputs = [tabs, identify.model, *search.restored]
+            read = "() => location.search"
+            search.then_search(trigger(partial(restore, state), address, outputs, js=read, queue=False, **PRIVATE))
         page.queue(max_size=200)
     return page
 
@@ -100,24 +104,14 @@ async def create_app(root: Path, host: str) -> fastapi.FastAPI:
     @app.middleware("http")
     async def add_headers(request: fastapi.Request, call_next: Any) -> Any:
         response = await call_next(request)
+        if request.url.path == "/" and response.headers.get("content-type", "").startswith("text/html"):
+            page = b"".join([chunk async for chunk in response.body_iterator]).decode()
+            response = fastapi.responses.HTMLResponse(own_head(page), response.status_code)
         for name, value in SECURITY_HEADERS.items():
             response.headers.setdefault(name, value)
         return response
 
-    @app.get("/photo/{system}/{row}")
-    def photo(system: str, row: int) -> fastapi.Response:
-        try:
-            file = state.gallery.thumbnail(system, row)
-        except (KeyError, PhotoError):
-            return fastapi.Response(status_code=404)
-        return fastapi.Response(file, media_type="image/webp", headers={"Cache-Control": "max-age=3600"})
-
-    @app.get("/plot/{name}")
-    def plot(name: str) -> fastapi.Response:
-        if name not in state.plots:
-            return fastapi.Response(status_code=404)
-        return fastapi.Response(state.plots[name].read_bytes(), media_type="image/png")
-
+    add_page_routes(app, state)
     threading.Thread(target=state.warm_up, daemon=True).start()
     theme = gr.themes.Base(
         primary_hue="teal", neutral_hue="stone", font=["system-ui", "sans-serif"], font_mono=["monospace"]
@@ -130,8 +124,7 @@ async def create_app(root: Path, host: str) -> fastapi.FastAPI:
         page,
         path="/",
         theme=theme,
-        # Gradio rewrites style sheets that it is given as such, and drops what it does not know.
-        head=f"<style>{Path(__file__).with_name('page.css').read_text(encoding='utf-8')}</style>",
+        favicon_path=str(Path(__file__).parent / "static/icon.svg"),
         show_error=False,
         max_file_size=MAX_UPLOAD_BYTES,
         footer_links=[],

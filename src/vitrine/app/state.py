@@ -73,6 +73,7 @@ class AppState:
         self.networks = [name for name in self.systems if name != ENSEMBLE]
         self.plots = {path.name: path for path in sorted((root / "plots/evaluate").glob("*.png"))}
         self.backend = read_section("serving", ServingParams, root / "params.yaml").backend
+        self.has_report = (root / "report/index.html").is_file()
         self.warning = ""
         self._predictors: dict[str, Predictor] = {}
         self._loading, self._correcting = threading.Lock(), threading.Lock()
@@ -120,13 +121,16 @@ class AppState:
         for text in paths:
             path = Path(text)
             if path.suffix.lower() not in SUFFIXES:
-                raise PhotoError(f"only photographs are taken: {', '.join(suffix[1:] for suffix in SUFFIXES)}")
+                known = ", ".join(suffix[1:] for suffix in SUFFIXES)
+                raise PhotoError(f"Can't read this file: only photographs are taken ({known})")
             try:
                 if path.is_file() and path.stat().st_size > MAX_UPLOAD_BYTES:
                     raise PhotoError(f"is larger than {MAX_UPLOAD_BYTES // 1024**2} MB")
                 decoded.append(decode_photo(path, size_px, self.gallery.max_megapixels))
             except PhotoError as error:
-                raise PhotoError("This photograph " + str(error).removeprefix(f"{path}: ")) from None
+                reason = str(error).removeprefix(f"{path}: ")
+                subject = "it " if reason.startswith(("is ", "cannot ")) else ""
+                raise PhotoError(f"Can't read this image: {subject}{reason}") from None
         return np.stack(decoded)
 
     def predict(self, paths: Sequence[str], systems: Sequence[str]) -> list[Prediction]:
@@ -181,6 +185,11 @@ class AppState:
         with self._correcting:
             return self.gallery.correct(system, row, task, label)
 
+    def undo(self) -> str:
+        """Take the last correction back; return the photograph's path. Raises: ArtifactError: there is none."""
+        with self._correcting:
+            return self.gallery.undo()
+
     def example_rows(self) -> list[int]:
         """Return photographs of different classes that no model was trained on."""
         index = self.gallery.indexes[self.systems[0]]
@@ -189,10 +198,3 @@ class AppState:
             if self.gallery.split_of(index.name, row) == "test":
                 rows.setdefault(self.gallery.labels_of(index.name, row)["class"], row)
         return list(rows.values())[:NUM_EXAMPLES] or list(range(min(NUM_EXAMPLES, len(index))))
-
-    def suggestions(self) -> list[str]:
-        """Return queries to try, from the labels themselves: one to three words of different tasks."""
-        words = next(iter(self.gallery.indexes.values())).vocabulary.suggestions()
-        *attributes, last = words
-        made = [f"{attributes[0]} {last}" if attributes else last, *attributes[:3]]
-        return [*made, f"{last} not {attributes[0]}"] if attributes else made

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable
 from html import escape
 from typing import Any
+from urllib.parse import parse_qs
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,16 +18,16 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 import gradio as gr
 
 from vitrine.app import html
+from vitrine.app.history import score_history
 from vitrine.app.state import COMPARE, MAX_HITS, AppState
 from vitrine.artifacts import ArtifactError, read_json
-from vitrine.data.catalog import CatalogError
-from vitrine.labels import display_name, read_score_table
+from vitrine.labels import CLASS_TASK, display_name, read_score_table
 from vitrine.photos import PhotoError, decode_photo
 
 PAGE_SIZE = 24
 NUM_SIMILAR = 6
 EXAMPLE_PX = 256
-NO_PHOTO = "Choose one, drop it here, paste it, or take an example."
+NO_PHOTO = "Add a photograph or take an example; the answer appears here."
 
 PICKED = """element.addEventListener('click', (event) => {
   const button = event.target.closest('button[data-picked]');
@@ -74,8 +76,8 @@ def label_choices(labels: Iterable[str]) -> list[tuple[str, str]]:
     return [(display_name(label), label) for label in labels]
 
 
-class PredictTab:
-    """A photograph, or several of one item: what is on it, and what in the gallery is like it."""
+class IdentifyTab:
+    """A photograph: what is on it, and what in the gallery is like it. Below, many photographs at once."""
 
     def __init__(self, state: AppState) -> None:
         self.state = state
@@ -83,40 +85,42 @@ class PredictTab:
             with gr.Column(scale=2, min_width=300):
                 sources: Any = ["upload", "clipboard", "webcam"]
                 self.photo = raw_upload(gr.Image(label="Photograph", sources=sources, height=320, elem_id="look-photo"))
-                with gr.Accordion("More photographs of the same item", open=False):
-                    self.more = raw_upload(
-                        gr.File(label="Up to eleven more", file_count="multiple", file_types=["image"], height=120)
-                    )
-                model = gr.Radio(comparable_choices(state), value=state.systems[0], label="Model", elem_id="look-model")
+                self.model = gr.Radio(
+                    comparable_choices(state), value=state.systems[0], label="Model", elem_id="look-model"
+                )
                 gr.HTML('<p class="note">Examples that no model was trained on</p>')
                 examples = gr.HTML(html.examples(state.systems[0], state.example_rows()), js_on_load=PICKED)
             with gr.Column(scale=3, min_width=320):
-                answers = gr.HTML(html.empty("No photograph yet", NO_PHOTO))
+                answers = gr.HTML(html.empty("No photograph yet", NO_PHOTO), elem_id="answer")
                 self.search_like = gr.Button("Search for photographs like it", visible=False, elem_classes="quiet")
-        self.similar = gr.HTML("", js_on_load=PICKED, elem_id="similar")
-        self.opened, self.opened_place = gr.HTML(""), gr.State("")
-        self.like_opened = gr.Button("Find photographs like this", visible=False, elem_classes="quiet")
-        outputs = [answers, self.similar, self.search_like, self.opened, self.like_opened]
-        for trigger in (self.photo.change, self.more.change, model.change):
-            trigger(self.show_prediction, [self.photo, self.more, model], outputs, **PRIVATE, **PREDICT).then(
-                None, js=SHOW_ON_PHONES
-            )
+        similar = gr.HTML("", elem_id="similar")
+        space = state.gallery.label_space
+        named = [*space.tasks, *(label for task in space for label in space.labels[task])]
+        names = html.json_attribute({name: display_name(name) for name in named})
+        gr.HTML(f'<vitrine-batch data-model="{state.systems[0]}" data-names="{names}"></vitrine-batch>')
+        outputs = [answers, similar, self.search_like]
+        for trigger in (self.photo.change, self.model.change):
+            started = trigger(self.show_waiting, self.photo, outputs, queue=False, **PRIVATE)
+            done = started.then(self.show_prediction, [self.photo, self.model], outputs, **PRIVATE, **PREDICT)
+            done.then(None, js=SHOW_ON_PHONES)
+        self.model.change(None, self.model, js="(model) => vitrine.set({model})")
         examples.select(self.take_example, None, self.photo, **PRIVATE, **SEARCH)
 
-    def show_prediction(self, photo: str | None, more: list[str] | None, model: str) -> tuple[str, str, Any, str, Any]:
-        paths = [path for path in (photo, *(more or [])) if path]
-        hidden = gr.update(visible=False)
-        nothing = "", hidden, "", hidden
-        if not paths:
-            return html.empty("No photograph yet", NO_PHOTO), *nothing
+    def show_waiting(self, photo: str | None) -> tuple[str, str, Any]:
+        """Empty the panels of the last photograph before this one is answered."""
+        text = html.waiting("Identifying…") if photo else html.empty("No photograph yet", NO_PHOTO)
+        return text, "", gr.update(visible=False)
+
+    def show_prediction(self, photo: str | None, model: str) -> tuple[str, str, Any]:
+        if not photo:
+            return self.show_waiting(None)
         try:
-            found = self.state.predict(paths, self.state.chosen(model))
+            found = self.state.predict([photo], self.state.chosen(model))
         except (PhotoError, ArtifactError) as error:
-            return html.empty("No answer for this photograph", str(error)), *nothing
+            return html.empty("No answer for this file", str(error)), "", gr.update(visible=False)
         system, gallery = found[0].system, self.state.gallery
-        hits = gallery.indexes[system].search(like=found[0].embedding, top_k=NUM_SIMILAR, by_item=True).hits
-        similar = '<h2 class="section">Most like it in the gallery</h2>' + html.cards(gallery, system, hits, "six")
-        return html.answers(found, len(paths)), similar, gr.update(visible=True), "", hidden
+        hits = gallery.similar(system, found[0].embedding, NUM_SIMILAR)
+        return html.answers(found), html.similar(gallery, system, hits, len(found) > 1), gr.update(visible=True)
 
     def take_example(self, event: gr.EventData) -> NDArray[np.uint8]:
         try:
@@ -127,7 +131,10 @@ class PredictTab:
 
 
 class SearchTab:
-    """Words, labels to choose, a photograph to be like: what the gallery has of it."""
+    """Words, labels to choose, a photograph to be like: what the gallery has of it.
+
+    The address has the search's state: page.js writes it after every search, and `restore` reads it.
+    """
 
     def __init__(self, state: AppState) -> None:
         self.state = state
@@ -136,11 +143,11 @@ class SearchTab:
                 label="Words", placeholder="blue plastic bottle, not used", scale=4, elem_id="words", max_length=500
             )
             button = gr.Button("Search", variant="primary", scale=1, min_width=110)
-        chips = gr.HTML(html.chips(state.suggestions()), js_on_load=PICKED)
+        chips = gr.HTML(html.chips(state.gallery.suggestions()), js_on_load=PICKED)
         with gr.Row():
             gr.HTML(html.fold("Model and filters"), elem_id="unfold-filters")
             with gr.Column(scale=1, min_width=240, elem_id="filters"):
-                model = gr.Radio(
+                self.model = gr.Radio(
                     comparable_choices(state), value=state.systems[0], label="Model", elem_id="search-model"
                 )
                 with gr.Accordion("Like a photograph", open=False) as self.like_fold:
@@ -154,48 +161,35 @@ class SearchTab:
                         boxes.append(gr.CheckboxGroup(choices, show_label=False, label=task, elem_classes="facet"))
             with gr.Column(scale=4, min_width=320):
                 count = gr.HTML("")
-                opened = gr.HTML("")
-                with gr.Row():
-                    like_opened = gr.Button("Find photographs like this", visible=False, elem_classes="quiet")
-                    forget = gr.Button("Forget the photograph", visible=False, elem_classes="quiet")
-                results = gr.HTML("", js_on_load=PICKED, elem_id="results")
+                clear = gr.Button("Clear photo", visible=False, elem_classes="quiet")
+                results = gr.HTML("", elem_id="results")
                 further = gr.Button("Show more", visible=False, elem_classes="quiet")
-        like, opened_place, num = gr.State(""), gr.State(""), gr.State(PAGE_SIZE)
-        self.inputs = [words, model, self.like_photo, like, num, *boxes]
-        self.outputs = [results, count, further, forget, *boxes]
-        self._like_outputs = [like, self.like_photo, words, opened]
+        like, num = gr.State(""), gr.State(PAGE_SIZE)
+        self.inputs = [words, self.model, self.like_photo, like, num, *boxes]
+        self.outputs = [results, count, further, clear, *boxes]
+        self.restored = [words, self.model, self.like_photo, like, num, *boxes]
+        tasks = json.dumps(list(state.gallery.label_space.tasks))
+        self._remembered = [words, self.model, like, *boxes]
+        self._remember = f"(...values) => vitrine.remember({tasks}, ...values)"
 
-        changes = (words.submit, button.click, model.change, self.like_photo.change, *(box.input for box in boxes))
-        for trigger in changes:
-            self._then_search(trigger(lambda: PAGE_SIZE, None, num, queue=False, **PRIVATE))
-        self._then_search(further.click(lambda num: num + PAGE_SIZE, num, num, queue=False, **PRIVATE))
-        self._then_search(chips.select(picked_words, None, words, queue=False, **PRIVATE))
-        cleared = [like, self.like_photo]
-        self._then_search(forget.click(lambda: ("", None), None, cleared, queue=False, **PRIVATE))
-        results.select(self.open, None, [opened, like_opened, opened_place], **PRIVATE, **SEARCH)
-        self._found_from = [(like_opened, opened_place)]
+        asked = (words.submit, button.click, *(box.input for box in boxes))
+        for trigger in (*asked, self.model.input, self.like_photo.input):
+            self.then_search(trigger(lambda: PAGE_SIZE, None, num, queue=False, **PRIVATE))
+        self.then_search(further.click(lambda num: num + PAGE_SIZE, num, num, queue=False, **PRIVATE))
+        self.then_search(chips.select(picked_words, None, words, queue=False, **PRIVATE))
+        self.then_search(clear.click(lambda: ("", None), None, [like, self.like_photo], queue=False, **PRIVATE))
 
-    def _then_search(self, event: Any) -> None:
-        event.then(self.show_results, self.inputs, self.outputs, **PRIVATE, **SEARCH)
+    def then_search(self, event: Any) -> None:
+        """Search after an event, then write what was asked into the address."""
+        shown = event.then(self.show_results, self.inputs, self.outputs, **PRIVATE, **SEARCH)
+        shown.then(None, self._remembered, js=self._remember)
 
-    def connect(self, tabs: gr.Tabs, predict: PredictTab) -> None:
-        """Bring photographs here: those of the other tab, and those that a button asks to be like."""
-        predict.similar.select(
-            self.open, None, [predict.opened, predict.like_opened, predict.opened_place], **PRIVATE, **SEARCH
+    def connect(self, tabs: gr.Tabs, identify: IdentifyTab) -> None:
+        """Bring the photograph of the other tab here."""
+        taken = identify.search_like.click(
+            self.take_along, identify.photo, [self.like_photo, self.like_fold, tabs], **PRIVATE, **SEARCH
         )
-        predict.search_like.click(
-            self.take_along, [predict.photo, predict.more], [self.like_photo, self.like_fold, tabs], **PRIVATE, **SEARCH
-        )
-        for button, place in (*self._found_from, (predict.like_opened, predict.opened_place)):
-            self._then_search(
-                button.click(
-                    lambda place: (place, None, "", "", gr.Tabs(selected="search")),
-                    place,
-                    [*self._like_outputs, tabs],
-                    queue=False,
-                    **PRIVATE,
-                )
-            )
+        self.then_search(taken)
 
     def show_results(
         self, words: str | None, model: str, photo: str | None, like: str, num: int, *chosen: list[str]
@@ -210,95 +204,72 @@ class SearchTab:
         except (PhotoError, ArtifactError) as error:
             unchanged = [gr.skip() for _ in labels]
             return html.empty("This search is not possible", str(error)), "", gr.skip(), gr.skip(), *unchanged
-        first = next(iter(pages.values()))
+        what = f" “{words.strip()}”" if words.strip() else ""
+        what += (" and are like the photograph" if what else " the photograph") if photo or like else ""
         parts = []
         for name, page in pages.items():
             advice = "Remove a filter or a word." if any(chosen) else page.result.message or "Try other words."
-            cards = html.cards(gallery, name, page.result.hits)
-            parts.append((name, cards if page.result.hits else html.empty("Nothing found", advice)))
-        results = parts[0][1] if len(parts) == 1 else html.side_by_side(parts)
-        best_first = ", the best first" if words.strip() or photo or like else ""
-        count = f"{first.num_found} photographs{best_first}. {first.result.message or ''}" if first.result.hits else ""
+            found = html.results(gallery, name, page) if page.result.hits else html.empty("Nothing found", advice)
+            parts.append((name, html.count_line(page, what) if page.result.hits else "", found))
+        first = next(iter(pages.values()))
+        line, results = (parts[0][1], parts[0][2]) if len(parts) == 1 else ("", html.side_by_side(parts))
+        understood = (first.result.message or "") if first.result.hits and words.strip() else ""
+        told = f'<p class="count" role="status"><b>{escape(line)}</b> {escape(understood)}</p>'
         updates = [
             gr.update(choices=[(f"{display_name(label)} ({first.facets[task][label]})", label) for label in names])
             for task, names in gallery.label_space.labels.items()
         ]
         more = gr.update(visible=num < min(first.num_found, MAX_HITS))
-        forget = gr.update(visible=bool(photo or like))
-        return results, f'<p class="note" role="status">{escape(count)}</p>', more, forget, *updates
+        return results, told, more, gr.update(visible=bool(photo or like)), *updates
 
-    def open(self, event: gr.EventData) -> tuple[str, Any, str]:
-        try:
-            system, row = self.state.locate(str(event.picked))
-        except ArtifactError as error:
-            raise gr.Error(str(error)) from None
-        return html.detail(self.state.gallery, system, row), gr.update(visible=True), f"{system}/{row}"
-
-    def take_along(self, photo: str | None, more: list[str] | None) -> tuple[Any, Any, Any]:
+    def take_along(self, photo: str | None) -> tuple[Any, Any, Any]:
         """Bring an uploaded photograph here, as its pixels alone."""
-        paths = [path for path in (photo, *(more or [])) if path]
-        if not paths:
+        if not photo:
             raise gr.Error(NO_PHOTO)
         try:
-            drawn = self.state.decode(paths[:1], EXAMPLE_PX)[0]
+            drawn = self.state.decode([photo], EXAMPLE_PX)[0]
         except PhotoError as error:
             raise gr.Error(str(error)) from None
         return drawn, gr.Accordion(open=True), gr.Tabs(selected="search")
+
+
+TABS = ("identify", "search", "accuracy", "labels")
+
+
+def restore(state: AppState, address: str) -> tuple[Any, ...]:
+    """Read the part of an address after `?`: return the tab, both models, and what SearchTab.restored lists.
+
+    What is unknown there is left out: an address is typed by anybody.
+    """
+    asked = parse_qs(address.lstrip("?")[:4000])
+    first = {key: values[0] for key, values in asked.items()}
+    tab = first.get("tab") if first.get("tab") in TABS else TABS[0]
+    choices = [name for _, name in comparable_choices(state)]
+    model = first.get("model") if first.get("model") in choices else state.systems[0]
+    try:
+        like = "/".join(map(str, state.locate(first.get("like", ""))))
+    except ArtifactError:
+        like = ""
+    boxes = [
+        [label for label in asked.get(task, []) if label in labels]
+        for task, labels in state.gallery.label_space.labels.items()
+    ]
+    words = first.get("q", "")[:500]
+    return gr.Tabs(selected=tab), model, words, model, None, like, PAGE_SIZE, *boxes
 
 
 def picked_words(event: gr.EventData) -> str:
     return str(event.picked)[:100]
 
 
-class ReviewTab:
-    """Labels that a model finds improbable, to be corrected."""
-
-    def __init__(self, state: AppState) -> None:
-        self.state = state
-        tasks = state.gallery.label_space.tasks
-        gr.HTML(
-            '<p class="note">Labels of val and test photographs that a model finds improbable: wrong labels, '
-            "or hard photographs. A correction is a line in data/corrections.csv.</p>"
-        )
-        with gr.Row():
-            model = gr.Radio(model_choices(state), value=state.systems[0], label="Model")
-            task = gr.Radio(label_choices(tasks), value=tasks[0], label="Task")
-        place = gr.State("")
-        with gr.Row(elem_classes="aligned"):
-            label = gr.Dropdown([], label="Right label", interactive=True, scale=3, elem_id="right-label")
-            save = gr.Button("Save the correction", variant="primary", scale=1)
-        message, opened = gr.HTML(""), gr.HTML("")
-        self.doubts = gr.HTML("", js_on_load=PICKED, elem_id="doubts")
-        self.inputs = [task, model, place]
-        for trigger in (model.change, task.change):
-            trigger(self.list_doubts, self.inputs, self.doubts, **PRIVATE, **SEARCH)
-        self.doubts.select(self.open, [task, model], [place, opened, label, self.doubts], **PRIVATE, **SEARCH)
-        save.click(self.save, [place, task, label, model], [message, self.doubts], **PRIVATE, **SEARCH)
-
-    def list_doubts(self, task: str, model: str, place: str) -> str:
-        pressed = int(place.split("/")[1]) if place.startswith(f"{model}/") else None
-        found = self.state.gallery.doubts(model, task, PAGE_SIZE)
-        return html.doubts(model, found, pressed) if found else html.empty("Nothing to review", "")
-
-    def open(self, event: gr.EventData, task: str, model: str) -> tuple[str, str, Any, str]:
-        try:
-            system, row = self.state.locate(f"{model}/{event.picked}")
-        except ArtifactError as error:
-            raise gr.Error(str(error)) from None
-        gallery, place = self.state.gallery, f"{system}/{row}"
-        choices = label_choices(gallery.label_space.labels[task])
-        label = gr.update(choices=choices, value=gallery.labels_of(system, row).get(task))
-        return place, html.detail(gallery, system, row), label, self.list_doubts(task, model, place)
-
-    def save(self, place: str, task: str, label: str | None, model: str) -> tuple[str, str]:
-        if not place or not label:
-            return html.banner("First choose a photograph and its right label."), self.list_doubts(task, model, place)
-        try:
-            path = self.state.correct(place, task, label)
-        except (ArtifactError, CatalogError) as error:
-            return html.banner(str(error)), self.list_doubts(task, model, place)
-        text = f"{path}: {task} is now {display_name(label)}, in data/corrections.csv. dvc repro applies it."
-        return f'<p class="note" role="status">{escape(text)}</p>', self.list_doubts(task, model, place)
+def labels_tab(state: AppState) -> None:
+    """Labels that a model disagrees with, one after the other: page.js asks for them and sends corrections."""
+    gr.HTML(
+        '<p class="note">Val and test photographs whose label a model does not predict: wrong labels, or hard '
+        "photographs. A correction is one line in data/corrections.csv; the next <code>dvc repro</code> applies it.</p>"
+        f'<vitrine-labels data-tasks="{html.json_attribute(label_choices(state.gallery.label_space.tasks))}" '
+        f'data-models="{html.json_attribute(model_choices(state))}"></vitrine-labels>'
+    )
 
 
 def accuracy_tab(state: AppState) -> None:
@@ -309,48 +280,33 @@ def accuracy_tab(state: AppState) -> None:
     except ArtifactError as error:
         gr.HTML(html.empty("Not measured yet", str(error)))
         return
-    photos, items = split["photos"], split["items"]
-    note = (
-        f"Trained on {photos['train']} photographs of {items['train']} items, judged on {photos['test']} photographs "
-        f"of {items['test']} others. In small print: 95 % intervals over items."
-    )
+    photos, items, tasks = split["photos"], split["items"], state.gallery.label_space.tasks
     best = state.systems[0]
     texts = {
-        "curves.png": "Training curves of the networks",
-        f"confusion_{best}.png": "Which classes the best system mixes up",
+        f"confusion_{best}.png": "Which classes are mixed up",
         "calibration.png": "Whether confidence can be believed",
-        f"pca_{best}.png": "Embeddings of all photographs in two dimensions",
+        f"pca_{best}.png": "Photographs by what the model sees in them",
+        "curves.png": "How training went",
     }
     pictures = {name: text for name, text in texts.items() if name in state.plots}
-    table = html.score_table(scores, state.gallery.label_space.tasks)
+    history = f"Class accuracy of {html.NAMES.get(best, best)}"
+    points = score_history(state.root, f"metrics/evaluate/{best}.json", CLASS_TASK)
+    link = '<a href="/report" target="_blank" rel="noopener">Read the whole report</a>'
     gr.HTML(
-        f'<h2 class="section">How good is it</h2>{table}<p class="note">{note}</p>'
+        f'<h2 class="section">How often the answers are right</h2>{html.scorecard(scores, best, tasks)}'
+        f'<p class="note">{html.name_of(best)}, on {photos["test"]} test photographs of {items["test"]} items that no model saw; '
+        f"trained on "
+        f"{photos['train']} photographs of {items['train']} others. {link if state.has_report else ''}</p>"
+        f'<details class="howto"><summary>How to read this</summary><p>{READING}</p></details>'
+        f'<h2 class="section">All systems</h2>{html.score_table(scores, tasks)}'
         f'<h2 class="section">In pictures</h2>{html.figures(pictures)}'
+        f'<h2 class="section">Over time</h2>{html.history_chart(points, history)}'
     )
 
 
-class Endpoints:
-    """The programming interface: invisible fields, and the two calls that programs may make."""
-
-    def __init__(self, state: AppState) -> None:
-        self.state = state
-        photo, words = raw_upload(gr.Image(label="photo")), gr.Textbox(label="words")
-        compared = gr.Radio(comparable_choices(state), value=state.systems[0], label="model")
-        model = gr.Radio(model_choices(state), value=state.systems[0], label="model")
-        top_k, answer, button = gr.Number(10, label="top_k"), gr.JSON(), gr.Button()
-        button.click(self.predict, [photo, compared], answer, api_name="predict", **PREDICT)
-        button.click(self.search, [words, model, top_k], answer, api_name="search", **SEARCH)
-
-    def predict(self, photo: str, model: str) -> dict[str, Any]:
-        if not photo:
-            return {"error": "no photo"}
-        try:
-            found = self.state.predict([photo], self.state.chosen(model))
-        except (PhotoError, ArtifactError) as error:
-            return {"error": str(error)}
-        return {"answers": [prediction.answer for prediction in found]}
-
-    def search(self, words: str, model: str, top_k: float) -> dict[str, Any]:
-        num = max(1, min(int(top_k or 10), MAX_HITS))
-        result = self.state.search(model, words or "", {}, None, "", num).result
-        return result.to_record(model)
+READING = (
+    "Each number is the share of test photographs whose most probable label is right. Views of one item are alike, so "
+    "the 95 % intervals beside them count items, not photographs: two systems whose intervals overlap widely cannot be "
+    "told apart by this test. A task is called not reliable on this data where val shows no confidence from which on "
+    "its answers are right often enough (evaluate.sure_accuracy)."
+)
