@@ -327,30 +327,3 @@ def accuracy_tab(state: AppState) -> None:
         f'<h2 class="section">How good is it</h2>{table}<p class="note">{note}</p>'
         f'<h2 class="section">In pictures</h2>{html.figures(pictures)}'
     )
-
-
-class Endpoints:
-    """The programming interface: invisible fields, and the two calls that programs may make."""
-
-    def __init__(self, state: AppState) -> None:
-        self.state = state
-        photo, words = raw_upload(gr.Image(label="photo")), gr.Textbox(label="words")
-        compared = gr.Radio(comparable_choices(state), value=state.systems[0], label="model")
-        model = gr.Radio(model_choices(state), value=state.systems[0], label="model")
-        top_k, answer, button = gr.Number(10, label="top_k"), gr.JSON(), gr.Button()
-        button.click(self.predict, [photo, compared], answer, api_name="predict", **PREDICT)
-        button.click(self.search, [words, model, top_k], answer, api_name="search", **SEARCH)
-
-    def predict(self, photo: str, model: str) -> dict[str, Any]:
-        if not photo:
-            return {"error": "no photo"}
-        try:
-            found = self.state.predict([photo], self.state.chosen(model))
-        except (PhotoError, ArtifactError) as error:
-            return {"error": str(error)}
-        return {"answers": [prediction.answer for prediction in found]}
-
-    def search(self, words: str, model: str, top_k: float) -> dict[str, Any]:
-        num = max(1, min(int(top_k or 10), MAX_HITS))
-        result = self.state.search(model, words or "", {}, None, "", num).result
-        return result.to_record(model)
