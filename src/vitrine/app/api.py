@@ -26,7 +26,7 @@ from vitrine.data.dataset import SUFFIXES
 from vitrine.photos import PhotoError
 
 MAX_BODY_BYTES = MAX_PHOTOS * MAX_UPLOAD_BYTES + 64 * 1024
-"""Of a request: all its photographs, and what a form writes around them."""
+"""Of a request: all its photographs, and what a form writes around them. Larger ones do not reach a route."""
 
 MAX_WAITING = 64
 MAX_WAITING_BYTES = 1024**3
@@ -50,9 +50,9 @@ class Uploads:
         """Receive a form's files; give their paths.
 
         Raises:
-            HTTPException: the request is too large or too slow, not such a form, or too many wait.
+            HTTPException: a file is too large or the request too slow, it is not such a form, or too many wait.
         """
-        length = body_length(request)
+        length = int(request.headers["content-length"])
         if self.num_requests >= MAX_WAITING or self.num_bytes + length > MAX_WAITING_BYTES:
             raise unavailable("Too many predictions are waiting. Try again.")
         self.num_requests += 1
@@ -96,17 +96,6 @@ def write_files(files: list[UploadFile], folder: Path) -> list[str]:
             shutil.copyfileobj(file.file, out)
         paths.append(str(path))
     return paths
-
-
-def body_length(request: fastapi.Request) -> int:
-    """Return the announced size of a request's body. Raises: HTTPException when there is none, or it is too large."""
-    text = request.headers.get("content-length", "")
-    if not text.isdecimal() or "transfer-encoding" in request.headers:
-        raise HTTPException(411, "Say in Content-Length how long the request is.")
-    if len(text) > 12 or int(text) > MAX_BODY_BYTES:
-        limit = MAX_UPLOAD_BYTES // 1024**2
-        raise HTTPException(413, f"At most {MAX_PHOTOS} photographs of {limit} MB each are taken at once.")
-    return int(text)
 
 
 def unavailable(sentence: str) -> HTTPException:

@@ -18,7 +18,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from vitrine.app import html
-from vitrine.app.api import answer_errors, create_router
+from vitrine.app.api import MAX_BODY_BYTES, answer_errors, create_router
 from vitrine.app.state import MAX_UPLOAD_BYTES, AppState
 from vitrine.app.tabs import PRIVATE, SEARCH, PredictTab, ReviewTab, SearchTab, accuracy_tab
 from vitrine.app.watch import Watch, log_as_json
@@ -109,7 +109,7 @@ async def create_app(root: Path, host: str) -> fastapi.FastAPI:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*LOCAL_HOSTS])
     # No origin but our own: without it Gradio would let any web site read what a server in a network says.
     app.add_middleware(CORSMiddleware, allow_origins=())
-    app.add_middleware(Watch, metrics=state.metrics, headers=SECURITY_HEADERS)
+    app.add_middleware(Watch, metrics=state.metrics, headers=SECURITY_HEADERS, max_body_bytes=MAX_BODY_BYTES)
     answer_errors(app)
     app.include_router(create_router(state))
     thumbnail = lru_cache(MAX_THUMBNAILS)(state.gallery.thumbnail)

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
+from python_multipart.exceptions import FormParserError
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -21,6 +22,8 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 STOPPED = 499
 """Logged for a request that was cut off when the server stopped; nobody receives it."""
+
+FAILED = "The server has failed. Its log says why."
 
 log = logging.getLogger("vitrine.app")
 
@@ -59,13 +62,14 @@ class Metrics:
 class Watch:
     """ASGI middleware: counts, times and logs each request, adds headers, and answers what nobody caught with 500.
 
-    Requests that change something or upload are refused if another web site makes them.
+    Requests that change something or upload are refused if another web site makes them, or if they are too large.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, headers: dict[str, str]) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, headers: dict[str, str], max_body_bytes: int) -> None:
         self.app = app
         self.metrics = metrics
         self.headers = headers
+        self.max_body_bytes = max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -82,28 +86,47 @@ class Watch:
                     headers.setdefault(name, value)
             await send(message)
 
+        async def answer(code: int, sentence: str, **more: str) -> None:
+            await JSONResponse({"error": sentence, **more}, code)(scope, receive, send_on)
+
         try:
-            if scope["method"] not in SAFE_METHODS and is_cross_site(Headers(scope=scope)):
-                refusal = JSONResponse({"error": "Requests from other web sites are refused."}, 403)
-                await refusal(scope, receive, send_on)
+            if refusal := self._refusal(scope):
+                await answer(*refusal)
             else:
-                await self.app(scope, receive, send_on)
+                await self.app(scope, receive, errors_as_json(send_on))
+                if not status:
+                    await answer(500, FAILED)
         except asyncio.CancelledError:
             status = STOPPED
+        except FormParserError:  # of Gradio's upload; Starlette's own forms answer it themselves
+            await answer(400, "The form cannot be read.")
         except Exception:
             request = uuid.uuid4().hex
             log.exception("unhandled exception", extra={"fields": {"request": request}})
-            started, status = bool(status), 500
-            if not started:
-                apology = {"error": "The server has failed. Its log says why.", "request": request}
-                await JSONResponse(apology, 500)(scope, receive, send_on)
+            if not status:
+                await answer(500, FAILED, request=request)
+            status = 500
         self._record(scope, status, time.perf_counter() - began)
+
+    def _refusal(self, scope: Scope) -> tuple[int, str] | None:
+        if scope["method"] in SAFE_METHODS:
+            return None
+        headers = Headers(scope=scope)
+        if is_cross_site(headers):
+            return 403, "Requests from other web sites are refused."
+        length = headers.get("content-length", "")
+        if not length.isdecimal() or "transfer-encoding" in headers:
+            return 411, "Say in Content-Length how long the request is."
+        if len(length) > 12 or int(length) > self.max_body_bytes:
+            return 413, f"A request may have at most {self.max_body_bytes // 1024**2} MB."
+        return None
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "") or "unknown"
         self.metrics.requests.labels(route, status).inc()
         self.metrics.request_seconds.labels(route).observe(seconds)
-        level = logging.ERROR if status >= 500 else logging.INFO if route.startswith("/api/") else logging.DEBUG
+        failed = status >= 500 and status != 503
+        level = logging.ERROR if failed else logging.INFO if route.startswith("/api/") else logging.DEBUG
         fields = {
             "method": scope["method"],
             "route": route,
@@ -112,6 +135,30 @@ class Watch:
             "photos": scope.get("num_photos", 0),
         }
         log.log(level, "request", extra={"fields": fields})
+
+
+def errors_as_json(send: Send) -> Send:
+    """Send refusals that Gradio and Starlette write as plain text as JSON, as all others are; hold back their 500."""
+    start: Message = {}
+    text = bytearray()
+
+    async def send_on(message: Message) -> None:
+        nonlocal start
+        if message["type"] == "http.response.start":
+            kind = Headers(raw=message["headers"]).get("content-type", "")
+            start = message if message["status"] >= 400 and kind.startswith("text/plain") else {}
+        if not start:
+            await send(message)
+        elif message["type"] == "http.response.body":
+            text.extend(message["body"])
+            if not message.get("more_body") and start["status"] != 500:
+                body = json.dumps({"error": text.decode(errors="replace")}).encode()
+                headers = MutableHeaders(raw=start["headers"])
+                headers["content-type"], headers["content-length"] = "application/json", str(len(body))
+                await send({**start, "headers": headers.raw})
+                await send({"type": "http.response.body", "body": body})
+
+    return send_on
 
 
 def is_cross_site(headers: Headers) -> bool:
