@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
@@ -18,6 +19,21 @@ from urllib.request import urlopen
 START_SECONDS = 120
 
 BROWSER = os.environ.get("VITRINE_BROWSER") or shutil.which("chromium") or shutil.which("google-chrome")
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running `vitrine serve`; its log is what it writes to standard output and error."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def answers(url: str) -> bool:
@@ -30,25 +46,29 @@ def answers(url: str) -> bool:
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[str]:
-    """Run `vitrine serve` in a folder until the block ends; give its address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+def running(folder: Path, until: str = "/", **environment: str) -> Iterator[Server]:
+    """Run `vitrine serve` in a folder until the block ends, which begins once the path `until` is answered with 200."""
+    port = free_port()
     command = [sys.executable, "-m", "vitrine.cli", "serve", "--port", str(port)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
     with tempfile.NamedTemporaryFile("w", suffix=".log", delete=False) as log:
-        server = subprocess.Popen(
-            command, cwd=folder, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"}
-        )
-    url = f"http://127.0.0.1:{port}"
+        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, env=environment)
+    server = Server(f"http://127.0.0.1:{port}", process, Path(log.name))
     try:
         deadline = time.monotonic() + START_SECONDS
-        while not answers(url):
-            assert server.poll() is None, f"the server ended: {Path(log.name).read_text()}"
-            assert time.monotonic() < deadline, f"no answer in {START_SECONDS} s: {Path(log.name).read_text()}"
+        while not answers(server.url + until):
+            assert process.poll() is None, f"the server ended: {server.log.read_text()}"
+            assert time.monotonic() < deadline, f"no answer in {START_SECONDS} s: {server.log.read_text()}"
             time.sleep(0.2)
-        yield url
+        yield server
     finally:
-        server.terminate()
-        server.wait(START_SECONDS)
-        Path(log.name).unlink()
+        process.terminate()
+        process.wait(START_SECONDS)
+        server.log.unlink()
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[str]:
+    """Do as `running`; give the address alone."""
+    with running(folder) as server:
+        yield server.url

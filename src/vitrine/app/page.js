@@ -447,16 +447,16 @@ class Labels extends HTMLElement {
     return undefined;
   }
 
-  async send(method, address, body) {
-    const answer = await fetch(address, { method, headers: { "Content-Type": "application/json" }, body: body && JSON.stringify(body) });
+  async send(address, body) {
+    const answer = await fetch(address, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
     const found = await answer.json();
-    if (!answer.ok) throw new Error(found.error ?? found.detail ?? `error ${answer.status}`);
+    if (!answer.ok) throw new Error(found.error ?? `error ${answer.status}`);
     return found;
   }
 
   async save(label, name) {
     try {
-      const { image_path: path } = await this.send("POST", "/api/corrections", { place: this.item.place, task: this.taskSelect.value, label });
+      const { image_path: path } = await this.send("/api/corrections", { place: this.item.place, task: this.taskSelect.value, label });
       this.message.textContent = `${path}: ${this.taskSelect.selectedOptions[0].textContent} is now ${name}, in data/corrections.csv. dvc repro applies it.`;
       this.done.push({ at: this.at, corrected: true });
       this.at += 1;
@@ -486,7 +486,7 @@ class Labels extends HTMLElement {
     if (!last) return;
     try {
       if (last.corrected) {
-        const { image_path: path } = await this.send("DELETE", "/api/corrections/last");
+        const { image_path: path } = await this.send("/api/corrections/undo", {});
         this.message.textContent = `${path}: the correction was taken back.`;
       }
       if (last.skipped) this.items.splice(last.at, 0, this.items.pop());

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import fastapi
 from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vitrine.app import html
 from vitrine.app.state import AppState
@@ -17,6 +20,9 @@ from vitrine.labels import display_name
 from vitrine.photos import PhotoError
 
 NUM_SIMILAR = 6
+MAX_THUMBNAILS = 1024
+"""Kept in memory, 10 KB each."""
+
 ASSETS = {"page.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
 HOUR = {"Cache-Control": "max-age=3600"}
 
@@ -29,12 +35,35 @@ HEAD = """<meta name="description" content="Identify and find product photograph
 <script src="/page/page.js" defer></script>
 """
 
-FOREIGN_TAGS = re.compile(r"<meta\s+(?:property=\"og:|name=\"twitter:)[^>]*>\s*")
+FOREIGN_TAGS = re.compile(rb"<meta\s+(?:property=\"og:|name=\"twitter:)[^>]*>\s*")
 
 
-def own_head(page: str) -> str:
-    """Return Gradio's page with our own head: no tags that advertise Gradio or name other hosts."""
-    return FOREIGN_TAGS.sub("", page).replace("<head>", "<head>\n" + HEAD, 1)
+class OwnHead:
+    """Give Gradio's page our own head: without it, its tags advertise Gradio and name other hosts."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] != "/":
+            await self.app(scope, receive, send)
+            return
+        start: Message = {}
+        body = bytearray()
+
+        async def rewrite(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                start.update(message)
+                return
+            body.extend(message.get("body", b""))
+            if not message.get("more_body"):
+                page = FOREIGN_TAGS.sub(b"", bytes(body)).replace(b"<head>", b"<head>\n" + HEAD.encode(), 1)
+                headers = [(name, value) for name, value in start["headers"] if name.lower() != b"content-length"]
+                start["headers"] = [*headers, (b"content-length", str(len(page)).encode())]
+                await send(start)
+                await send({"type": "http.response.body", "body": page})
+
+        await self.app(scope, receive, rewrite)
 
 
 class Correction(BaseModel):
@@ -48,53 +77,54 @@ class Correction(BaseModel):
 def add_page_routes(app: fastapi.FastAPI, state: AppState) -> None:
     """Add all that page.js asks for to the application."""
     gallery = state.gallery
+    thumbnail = lru_cache(MAX_THUMBNAILS)(gallery.thumbnail)
 
     @app.get("/page/{name}")
     def asset(name: str) -> fastapi.Response:
         if name not in ASSETS:
-            return fastapi.Response(status_code=404)
+            raise HTTPException(404, "There is no such file.")
         folder = Path(__file__).parent / ("static" if name == "icon.svg" else "")
         return fastapi.Response((folder / name).read_bytes(), media_type=ASSETS[name])
 
     @app.get("/photo/{system}/{row}")
     def photo(system: str, row: int) -> fastapi.Response:
         try:
-            return fastapi.Response(gallery.thumbnail(system, row), media_type="image/webp", headers=HOUR)
+            return fastapi.Response(thumbnail(system, row), media_type="image/webp", headers=HOUR)
         except (KeyError, PhotoError):
-            return fastapi.Response(status_code=404)
+            raise HTTPException(404, "There is no such photograph.") from None
 
     @app.get("/photo/{system}/{row}/whole")
     def whole(system: str, row: int) -> fastapi.Response:
         try:
             return fastapi.Response(gallery.whole(system, row), media_type="image/webp", headers=HOUR)
         except (KeyError, PhotoError):
-            return fastapi.Response(status_code=404)
+            raise HTTPException(404, "There is no such photograph.") from None
 
     @app.get("/hit/{system}/{row}")
     def hit(system: str, row: str) -> fastapi.Response:
         try:
             known, number = state.locate(f"{system}/{row}")
         except ArtifactError as error:
-            return fastapi.Response(html.empty(str(error), ""), status_code=404, media_type="text/html")
+            return fastapi.responses.HTMLResponse(html.empty(str(error), ""), 404)
         return fastapi.responses.HTMLResponse(html.detail(gallery, known, number, NUM_SIMILAR))
 
     @app.get("/plot/{name}")
     def plot(name: str) -> fastapi.Response:
-        if name not in state.plots:
-            return fastapi.Response(status_code=404)
+        if name not in state.plots or not state.plots[name].is_file():
+            raise HTTPException(404, "There is no such plot.")
         return fastapi.Response(state.plots[name].read_bytes(), media_type="image/png")
 
     @app.get("/report")
     def report() -> fastapi.Response:
         path = state.root / "report/index.html"
         if not path.is_file():
-            return fastapi.Response("There is no report yet. Make it with: dvc repro", 404, media_type="text/plain")
+            raise HTTPException(404, "There is no report yet. Make it with: dvc repro")
         return fastapi.responses.HTMLResponse(path.read_bytes())
 
     @app.get("/review/{system}/{task}")
     def review(system: str, task: str) -> fastapi.Response:
         if system not in gallery.indexes or task not in gallery.label_space.labels:
-            return fastapi.responses.JSONResponse({"error": "There is no such model or task."}, 404)
+            raise HTTPException(404, "There is no such model or task.")
         items = [
             {
                 "place": f"{system}/{found.row}",
@@ -114,7 +144,7 @@ def add_page_routes(app: fastapi.FastAPI, state: AppState) -> None:
     def correct(correction: Correction) -> fastapi.Response:
         return _changed(lambda: state.correct(correction.place, correction.task, correction.label))
 
-    @app.delete("/api/corrections/last")
+    @app.post("/api/corrections/undo")
     def undo() -> fastapi.Response:
         return _changed(state.undo)
 
@@ -123,4 +153,4 @@ def _changed(change: Any) -> fastapi.Response:
     try:
         return fastapi.responses.JSONResponse({"image_path": change()})
     except (ArtifactError, CatalogError) as error:
-        return fastapi.responses.JSONResponse({"error": str(error)}, 409)
+        raise HTTPException(409, str(error)) from None

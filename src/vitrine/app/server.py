@@ -1,10 +1,11 @@
-"""The web application: the page of all tabs, photographs and plots, headers that keep it to itself."""
+"""The web application: the page of all tabs, its photographs and plots, the programming interface, and the server."""
 
 from __future__ import annotations
 
 import asyncio
+import signal
+import socket
 import threading
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,22 @@ from typing import Any
 import fastapi
 import gradio as gr
 import uvicorn
+from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from vitrine.app import html
-from vitrine.app.routes import add_page_routes, own_head
+from vitrine.app.api import MAX_BODY_BYTES, answer_errors, create_router
+from vitrine.app.routes import OwnHead, add_page_routes
 from vitrine.app.state import MAX_UPLOAD_BYTES, AppState
 from vitrine.app.tabs import PRIVATE, IdentifyTab, SearchTab, accuracy_tab, labels_tab, restore
+from vitrine.app.watch import Watch, log_as_json
 
 LOCAL_HOSTS = ("127.0.0.1", "localhost")
 MAX_SESSIONS = 200
-"""Visitors whose choices are remembered, 0.2 MB each; a call of an endpoint from a program counts as a visitor."""
+"""Visitors whose choices are remembered, 0.2 MB each."""
+
+STOP_SECONDS = 10
+"""Requests that run when the server is told to stop have this long to finish."""
 
 SECURITY_HEADERS = {
     # Gradio's own page needs inline scripts; nothing may come from, or go to, another host.
@@ -98,19 +105,15 @@ async def create_app(root: Path, host: str) -> fastapi.FastAPI:
     local = host in LOCAL_HOSTS
     state = AppState(root, may_correct=local)
     app = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app.state.page = state
     if local:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*LOCAL_HOSTS])
-
-    @app.middleware("http")
-    async def add_headers(request: fastapi.Request, call_next: Any) -> Any:
-        response = await call_next(request)
-        if request.url.path == "/" and response.headers.get("content-type", "").startswith("text/html"):
-            page = b"".join([chunk async for chunk in response.body_iterator]).decode()
-            response = fastapi.responses.HTMLResponse(own_head(page), response.status_code)
-        for name, value in SECURITY_HEADERS.items():
-            response.headers.setdefault(name, value)
-        return response
-
+    app.add_middleware(OwnHead)
+    # No origin but our own: without it Gradio would let any web site read what a server in a network says.
+    app.add_middleware(CORSMiddleware, allow_origins=())
+    app.add_middleware(Watch, metrics=state.metrics, headers=SECURITY_HEADERS, max_body_bytes=MAX_BODY_BYTES)
+    answer_errors(app)
+    app.include_router(create_router(state))
     add_page_routes(app, state)
     threading.Thread(target=state.warm_up, daemon=True).start()
     theme = gr.themes.Base(
@@ -138,14 +141,56 @@ async def create_app(root: Path, host: str) -> fastapi.FastAPI:
     return mounted
 
 
+def mounted_apps(app: fastapi.FastAPI) -> list[Any]:
+    """Return the applications that Gradio mounted: one."""
+    mounted = [getattr(route, "app", None) for route in app.routes]
+    return [each for each in mounted if hasattr(each, "stop_event")]
+
+
+class Server(uvicorn.Server):
+    """Says where it listens once it does, and ends the streams of open pages when it is told to stop."""
+
+    def __init__(self, app: fastapi.FastAPI, host: str, port: int) -> None:
+        self.app = app
+        wait = STOP_SECONDS
+        config = uvicorn.Config(app, host, port, log_config=None, access_log=False, timeout_graceful_shutdown=wait)
+        super().__init__(config)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        host = f"[{self.config.host}]" if ":" in self.config.host else self.config.host
+        print(f"http://{host}:{self.config.port}", flush=True)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for app in mounted_apps(self.app):
+            app.stop_event.set()
+        await super().shutdown(sockets)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Open the server's socket. Raises: OSError when the port is taken or the host is not this machine's."""
+    family, *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    return socket.create_server((host, port), family=family, backlog=2048)
+
+
 def serve(root: Path, host: str, port: int) -> None:
-    """Serve the page until stopped."""
+    """Serve the page until SIGTERM or Ctrl-C; requests that run may finish.
 
-    async def run() -> None:
+    Raises:
+        OSError: the port is taken; nothing has been printed.
+        ArtifactError: the pipeline below `root` has not been run.
+    """
+    log_as_json()
+    stopped = threading.Event()
+    # Also what uvicorn gives the signal back to once it has stopped: it would end the process with the signal's code.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopped.set())
+
+    async def run(opened: socket.socket) -> None:
         app = await create_app(root, host)
-        print(f"http://{host}:{port}", flush=True)
-        config = uvicorn.Config(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=2)
-        await uvicorn.Server(config).serve()
+        if not stopped.is_set():
+            await Server(app, host, port).serve([opened])
+        app.state.page.close()
 
-    with suppress(KeyboardInterrupt):
-        asyncio.run(run())
+    with listen(host, port) as opened:
+        asyncio.run(run(opened))

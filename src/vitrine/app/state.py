@@ -7,14 +7,17 @@ import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
 
 from vitrine.app.gallery import Gallery, Page
+from vitrine.app.watch import Metrics
 from vitrine.artifacts import ArtifactError
 from vitrine.data.catalog import DataParams
 from vitrine.data.dataset import SUFFIXES
@@ -23,6 +26,7 @@ from vitrine.inference.runtimes import ServingParams
 from vitrine.inference.systems import ENSEMBLE
 from vitrine.params import read_section
 from vitrine.photos import PhotoError, decode_photo
+from vitrine.retrieval.index import SearchResult
 
 COMPARE = "compare"
 """Chosen instead of a system: all networks side by side."""
@@ -31,6 +35,9 @@ NUM_EXAMPLES = 6
 MAX_PHOTOS = 12
 MAX_HITS = 1000
 MAX_UPLOAD_BYTES = 20 * 1024 * 1024
+FORMATS = ("BMP", "GIF", "JPEG", "MPO", "PNG", "TIFF", "WEBP")
+"""Of uploads, whatever their names say: Pillow reads more, and would run Ghostscript for PostScript."""
+
 STALE_COSINE = 0.99
 """Embeddings of one photograph by one model are equal but for rounding; below this the index is another model's."""
 
@@ -62,6 +69,7 @@ class AppState:
         systems: those that have an index, the ensemble first; networks: the same without the ensemble
         plots: the evaluation's pictures by their names
         warning: what is wrong with the models, empty if nothing
+        metrics: of the page, and of programs that call it
     """
 
     def __init__(self, root: Path, may_correct: bool) -> None:
@@ -75,8 +83,11 @@ class AppState:
         self.backend = read_section("serving", ServingParams, root / "params.yaml").backend
         self.has_report = (root / "report/index.html").is_file()
         self.warning = ""
+        self.metrics = Metrics()
+        self._warm = False
         self._predictors: dict[str, Predictor] = {}
         self._loading, self._correcting = threading.Lock(), threading.Lock()
+        self._worker = ThreadPoolExecutor(1, "predict")
 
     def chosen(self, model: str) -> list[str]:
         """Return the systems that a choice of the page stands for."""
@@ -88,8 +99,23 @@ class AppState:
         with self._loading:
             if system not in self._predictors:
                 folders = self.root / "models", self.root / "exports"
-                self._predictors[system] = Predictor.load(system, *folders, self.backend)
+                found = Predictor.load(system, *folders, self.backend)
+                known = {"checkpoint": found.checkpoint, "backend": found.runtime.name}
+                self.metrics.models.labels(system).info(known)
+                self._predictors[system] = found
             return self._predictors[system]
+
+    def loaded_models(self) -> dict[str, dict[str, str]]:
+        """Return what is loaded: each system's checkpoint and backend."""
+        return {
+            name: {"checkpoint": found.checkpoint, "backend": found.runtime.name}
+            for name, found in self._predictors.copy().items()
+        }
+
+    @property
+    def status(self) -> str:
+        """`loading` until all models are loaded, `failing` if `warning` says why, else `ok`."""
+        return "failing" if self.warning else "ok" if self._warm else "loading"
 
     def warm_up(self) -> None:
         """Load every predictor, and see with three photographs whether the indexes are of these very models."""
@@ -103,9 +129,17 @@ class AppState:
                 cosines = np.sum(found * index.embeddings[: len(found)], axis=1) / lengths
                 if predictor.label_space != index.label_space or cosines.min() < STALE_COSINE:
                     raise ArtifactError(f"index/{system} was made by another model")
+            self._warm = True
         except (ArtifactError, PhotoError, ValueError) as error:
             self.warning = f"The index does not fit the models: {error}. Run: dvc repro"
             log.error(self.warning)
+        except Exception as error:  # a thread of its own: nobody else would learn of it
+            self.warning = f"The models cannot be loaded ({type(error).__name__}). See the log"
+            log.exception(self.warning)
+
+    def close(self) -> None:
+        """Wait for the prediction that runs, and drop those that wait."""
+        self._worker.shutdown(cancel_futures=True)
 
     def decode(self, paths: Sequence[str], size_px: int) -> NDArray[np.uint8]:
         """Decode uploads, whose names, sizes and contents may be anything.
@@ -126,6 +160,7 @@ class AppState:
             try:
                 if path.is_file() and path.stat().st_size > MAX_UPLOAD_BYTES:
                     raise PhotoError(f"is larger than {MAX_UPLOAD_BYTES // 1024**2} MB")
+                check_format(path)
                 decoded.append(decode_photo(path, size_px, self.gallery.max_megapixels))
             except PhotoError as error:
                 reason = str(error).removeprefix(f"{path}: ")
@@ -134,21 +169,43 @@ class AppState:
         return np.stack(decoded)
 
     def predict(self, paths: Sequence[str], systems: Sequence[str]) -> list[Prediction]:
-        """Predict one item from its photographs with each system.
+        """Predict one item from its photographs with each system, when it is its turn.
 
         Raises:
             PhotoError: as `decode`.
             ArtifactError: a model is missing or broken.
         """
+        return self.enqueue(paths, systems).result()
+
+    def enqueue(self, paths: Sequence[str], systems: Sequence[str]) -> Future[list[Prediction]]:
+        """Do as `predict`, later: predictions run one at a time, in the order in which they were asked for."""
+        waiting, running = self.metrics.waiting, self.metrics.running
+
+        def run() -> list[Prediction]:
+            waiting.dec()
+            with running.track_inprogress():
+                return self._predict(paths, systems)
+
+        waiting.inc()
+        future = self._worker.submit(run)
+        future.add_done_callback(lambda done: waiting.dec() if done.cancelled() else None)
+        return future
+
+    def _predict(self, paths: Sequence[str], systems: Sequence[str]) -> list[Prediction]:
         found = []
+        decoded: dict[int, NDArray[np.uint8]] = {}
         for system in systems:
             predictor = self.predictor(system)
-            photos = self.decode(paths, predictor.photo_size_px)
+            side = predictor.photo_size_px
+            if side not in decoded:
+                decoded[side] = self.decode(paths, side)
             began = time.perf_counter()
-            predictions = predictor.predict(photos, [f"photo {number + 1}" for number in range(len(photos))])
+            names = [f"photo {number + 1}" for number in range(len(paths))]
+            predictions = predictor.predict(decoded[side], names)
             if len(predictions) > 1:
                 predictions = fuse(predictions, "item")
             seconds = time.perf_counter() - began
+            self.metrics.predict_seconds.labels(system).observe(seconds)
             answer = predictor.to_records(predictions)[0]
             found.append(Prediction(system, answer, seconds, predictions.embeddings[0]))
         return found
@@ -168,7 +225,15 @@ class AppState:
             index = self.gallery.indexes[system]
             rows = np.flatnonzero(index.image_paths == path)
             embedding = index.embeddings[rows[0]] if len(rows) else None
-        return self.gallery.search(system, words, labels, embedding, min(num, MAX_HITS))
+        with self.metrics.search_seconds.labels(system).time():
+            return self.gallery.search(system, words, labels, embedding, min(num, MAX_HITS))
+
+    def search_index(
+        self, system: str, words: str, like: NDArray[np.floating] | None, top_k: int, by_item: bool
+    ) -> SearchResult:
+        """Search as `Index.search` does, for programs: without filters and their counts."""
+        with self.metrics.search_seconds.labels(system).time():
+            return self.gallery.indexes[system].search(words, like=like, top_k=top_k, by_item=by_item)
 
     def locate(self, picked: str) -> tuple[str, int]:
         """Read `SYSTEM/ROW` as the page sends it. Raises: ArtifactError when there is no such photograph."""
@@ -198,3 +263,15 @@ class AppState:
             if self.gallery.split_of(index.name, row) == "test":
                 rows.setdefault(self.gallery.labels_of(index.name, row)["class"], row)
         return list(rows.values())[:NUM_EXAMPLES] or list(range(min(NUM_EXAMPLES, len(index))))
+
+
+def check_format(path: Path) -> None:
+    """Read a file's header. Raises: PhotoError when it is of a format that is not taken, whatever its name."""
+    try:
+        with Image.open(path, formats=FORMATS):
+            pass
+    except UnidentifiedImageError:
+        if path.stat().st_size:
+            raise PhotoError(f"{path}: is not an image that can be read") from None
+    except Exception:  # decoders raise anything, and `decode_photo` says what it was
+        return

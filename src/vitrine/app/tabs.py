@@ -291,12 +291,14 @@ def accuracy_tab(state: AppState) -> None:
     pictures = {name: text for name, text in texts.items() if name in state.plots}
     history = f"Class accuracy of {html.NAMES.get(best, best)}"
     points = score_history(state.root, f"metrics/evaluate/{best}.json", CLASS_TASK)
+    told = (
+        f"{html.name_of(best)}, on {photos['test']} test photographs of {items['test']} items that no model saw; "
+        f"trained on {photos['train']} photographs of {items['train']} others."
+    )
     link = '<a href="/report" target="_blank" rel="noopener">Read the whole report</a>'
     gr.HTML(
         f'<h2 class="section">How often the answers are right</h2>{html.scorecard(scores, best, tasks)}'
-        f'<p class="note">{html.name_of(best)}, on {photos["test"]} test photographs of {items["test"]} items that no model saw; '
-        f"trained on "
-        f"{photos['train']} photographs of {items['train']} others. {link if state.has_report else ''}</p>"
+        f'<p class="note">{told} {link if state.has_report else ""}</p>'
         f'<details class="howto"><summary>How to read this</summary><p>{READING}</p></details>'
         f'<h2 class="section">All systems</h2>{html.score_table(scores, tasks)}'
         f'<h2 class="section">In pictures</h2>{html.figures(pictures)}'

@@ -1,0 +1,171 @@
+"""The programming interface: plain HTTP and JSON. Uploads are bounded in size, number and time, and never kept."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
+
+import fastapi
+from fastapi.exceptions import RequestValidationError
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse
+
+from vitrine import __version__
+from vitrine.app.state import COMPARE, MAX_HITS, MAX_PHOTOS, MAX_UPLOAD_BYTES, AppState
+from vitrine.artifacts import ArtifactError
+from vitrine.data.dataset import SUFFIXES
+from vitrine.photos import PhotoError
+
+MAX_BODY_BYTES = MAX_PHOTOS * MAX_UPLOAD_BYTES + 64 * 1024
+"""Of a request: all its photographs, and what a form writes around them. Larger ones do not reach a route."""
+
+MAX_WAITING = 64
+MAX_WAITING_BYTES = 1024**3
+"""Requests with photographs that are received, wait or run, and their bytes; more are told to come back."""
+
+UPLOAD_SECONDS = 60
+RETRY_SECONDS = 2
+
+TopK = Annotated[int, fastapi.Query(ge=1, le=MAX_HITS)]
+
+
+class Uploads:
+    """Photographs that programs send, each request's in a private folder that ends with the request."""
+
+    def __init__(self) -> None:
+        self.num_requests = 0
+        self.num_bytes = 0
+
+    @asynccontextmanager
+    async def receive(self, request: fastapi.Request, field: str, most: int) -> AsyncIterator[list[str]]:
+        """Receive a form's files; give their paths.
+
+        Raises:
+            HTTPException: a file is too large or the request too slow, it is not such a form, or too many wait.
+        """
+        length = int(request.headers["content-length"])
+        if self.num_requests >= MAX_WAITING or self.num_bytes + length > MAX_WAITING_BYTES:
+            raise unavailable("Too many predictions are waiting. Try again.")
+        self.num_requests += 1
+        self.num_bytes += length
+        try:
+            with TemporaryDirectory(prefix="vitrine-", ignore_cleanup_errors=True) as folder:
+                yield await self._store(request, field, most, Path(folder))
+        finally:
+            self.num_requests -= 1
+            self.num_bytes -= length
+
+    async def _store(self, request: fastapi.Request, field: str, most: int, folder: Path) -> list[str]:
+        if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+            raise HTTPException(400, f"Send a form (multipart/form-data) with photographs in the field '{field}'.")
+        try:
+            async with (
+                asyncio.timeout(UPLOAD_SECONDS),
+                request.form(max_files=most, max_fields=0) as form,
+            ):
+                files = [(name, file) for name, file in form.multi_items() if isinstance(file, UploadFile)]
+                if not files or any(name != field for name, _ in files):
+                    number = "one photograph" if most == 1 else f"1 to {most} photographs"
+                    raise HTTPException(400, f"Send {number} in the field '{field}', and no other fields.")
+                if any((file.size or 0) > MAX_UPLOAD_BYTES for _, file in files):
+                    raise HTTPException(413, f"A photograph is larger than {MAX_UPLOAD_BYTES // 1024**2} MB.")
+                request.scope["num_photos"] = len(files)
+                return await run_in_threadpool(write_files, [file for _, file in files], folder)
+        except TimeoutError:
+            raise HTTPException(408, f"The upload took longer than {UPLOAD_SECONDS} seconds.") from None
+        except ClientDisconnect:
+            raise HTTPException(400, "The upload ended too early.") from None
+
+
+def write_files(files: list[UploadFile], folder: Path) -> list[str]:
+    """Write uploads under names of our own; of a sender's name only a known suffix is kept."""
+    paths = []
+    for number, file in enumerate(files):
+        suffix = Path(file.filename or "").suffix.lower()
+        path = folder / f"{number}{suffix if suffix in SUFFIXES else ''}"
+        with path.open("xb") as out:
+            shutil.copyfileobj(file.file, out)
+        paths.append(str(path))
+    return paths
+
+
+def unavailable(sentence: str) -> HTTPException:
+    return HTTPException(503, sentence, {"Retry-After": str(RETRY_SECONDS)})
+
+
+def create_router(state: AppState) -> fastapi.APIRouter:
+    """Return the routes for programs: predictions, searches, and what a monitor asks."""
+    router, uploads = fastapi.APIRouter(), Uploads()
+    first = state.systems[0]
+
+    def known(model: str, compare: bool = False) -> str:
+        choices = [*state.systems, *([COMPARE] if compare else [])]
+        if model not in choices:
+            raise HTTPException(404, f"There is no such model. Choose one of: {', '.join(choices)}.")
+        return model
+
+    @router.post("/api/predict")
+    async def predict(request: fastapi.Request, model: str = first) -> JSONResponse:
+        systems = state.chosen(known(model, compare=True))
+        async with uploads.receive(request, "photos", MAX_PHOTOS) as paths:
+            found = await asyncio.wrap_future(state.enqueue(paths, systems))
+        return JSONResponse({"answers": [prediction.answer for prediction in found]})
+
+    @router.get("/api/search")
+    def search(q: str = "", model: str = first, top_k: TopK = 10, by_item: bool = False) -> JSONResponse:
+        return JSONResponse(state.search_index(known(model), q, None, top_k, by_item).to_record(model))
+
+    @router.post("/api/search")
+    async def search_like(
+        request: fastapi.Request, q: str = "", model: str = first, top_k: TopK = 10, by_item: bool = False
+    ) -> JSONResponse:
+        known(model)
+        async with uploads.receive(request, "like", 1) as paths:
+            (like,) = await asyncio.wrap_future(state.enqueue(paths, [model]))
+        result = await run_in_threadpool(state.search_index, model, q, like.embedding, top_k, by_item)
+        return JSONResponse(result.to_record(model))
+
+    @router.get("/healthz")
+    def health() -> JSONResponse:
+        status = state.status
+        document: dict[str, Any] = {"status": status, "version": __version__, "systems": state.systems}
+        document["models"] = state.loaded_models()
+        if status == "failing":
+            document["reason"] = state.warning
+        return JSONResponse(document, 200 if status == "ok" else 503)
+
+    @router.get("/metrics")
+    def metrics() -> fastapi.Response:
+        return fastapi.Response(generate_latest(state.metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    return router
+
+
+def answer_errors(app: fastapi.FastAPI) -> None:
+    """Answer what goes wrong in our own routes with one sentence of JSON that repeats nothing that was sent."""
+
+    @app.exception_handler(HTTPException)
+    async def refused(_: fastapi.Request, error: HTTPException) -> JSONResponse:
+        return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: fastapi.Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        return JSONResponse({"error": f"{first['loc'][-1]}: {first['msg']}"}, 400)
+
+    @app.exception_handler(PhotoError)
+    async def no_photo(_: fastapi.Request, error: PhotoError) -> JSONResponse:
+        return JSONResponse({"error": str(error)}, 400)
+
+    @app.exception_handler(ArtifactError)
+    async def no_model(request: fastapi.Request, error: ArtifactError) -> JSONResponse:
+        return await refused(request, unavailable(str(error)))
