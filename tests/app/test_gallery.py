@@ -44,13 +44,72 @@ def test_labels_that_do_not_exist_choose_nothing(gallery: Gallery) -> None:
     assert gallery.search("deit", "", {"color": ["<b>"], "size": ["x"]}, None, 3).num_found == 32
 
 
-def test_doubts_are_of_held_out_photographs_the_least_probable_label_first(gallery: Gallery) -> None:
-    found = gallery.doubts("deit", "class", 100)
-    assert len(found) == 16
-    assert all(gallery.split_of("deit", doubt.row) in ("val", "test") for doubt in found)
-    assert [d.probability for d in found] == sorted(d.probability for d in found)
-    first = found[0]
-    assert first.probability == pytest.approx(dict(gallery.probs_of("deit", first.row)["class"])[first.given])
+def test_disagreements_are_of_held_out_photographs_the_least_probable_label_first(gallery: Gallery) -> None:
+    found = gallery.disagreements("deit", "class")
+    held_out = [row for row in range(32) if gallery.split_of("deit", row) != "train"]
+    wrong = [
+        row
+        for row in held_out
+        if gallery.probs_of("deit", row)["class"][0][0] != gallery.labels_of("deit", row)["class"]
+    ]
+    assert sorted(each.row for each in found) == wrong and 0 < len(wrong) < len(held_out)
+    assert [each.probability for each in found] == sorted(each.probability for each in found)
+    for each in found:
+        assert each.ranked == tuple(gallery.probs_of("deit", each.row)["class"])
+        assert each.given == gallery.labels_of("deit", each.row)["class"] != each.ranked[0][0]
+        assert each.probability == dict(each.ranked)[each.given] and each.split in ("val", "test")
+
+
+def test_a_photograph_without_a_label_is_no_disagreement(gallery: Gallery) -> None:
+    names = [str(gallery.indexes["deit"].image_paths[each.row]) for each in gallery.disagreements("deit", "class")]
+    gallery.table.loc[names, "class"] = None
+    assert gallery.disagreements("deit", "class") == []
+
+
+def test_neighbors_leave_out_the_photograph_itself_and_have_one_an_item(gallery: Gallery) -> None:
+    index = gallery.indexes["deit"]
+    hits = gallery.similar("deit", index.embeddings[4], 5)
+    items = [hit.instance_id for hit in hits]
+    assert len(hits) == len(set(items)) == 5 and 4 not in [hit.row for hit in hits]
+    expected = np.sort(index.embeddings @ index.embeddings[4])[::-1]
+    assert expected[0] >= (hits[0].similarity or 0) >= (hits[-1].similarity or 0)
+    turned = index.embeddings[4] + 0.5 * np.eye(len(index.embeddings[4]), dtype=np.float32)[0]
+    assert (index.search(like=turned).hits[0].similarity or 0) < 0.99
+    assert gallery.similar("deit", turned, 5)[0].row == index.search(like=turned).hits[0].row
+
+
+def test_suggestions_are_pairs_that_photographs_have(gallery: Gallery) -> None:
+    suggested = gallery.suggestions()
+    pairs = set(zip(gallery.table["color"], gallery.table["class"], strict=True))
+    assert len(suggested) == 2
+    for text in suggested:
+        color, _, words = text.partition(" ")
+        assert (color, words.replace(" ", "_")) in pairs
+        assert gallery.search("deit", text, {}, None, 5).result.query.unknown_words == ()
+
+
+def test_a_display_name_is_suggested_only_if_it_means_the_label(
+    gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = {"tall_bottle": "Bottle", "soap_bar": "Chocolate"}
+    monkeypatch.setattr("vitrine.app.gallery.display_name", lambda label: names.get(label, label))
+    assert {text.split(" ", 1)[1] for text in gallery.suggestions()} == {"bottle", "soap bar"}
+
+
+def test_a_photograph_is_shown_whole_upright_and_without_its_metadata(gallery: Gallery) -> None:
+    path = gallery.file("deit", 0)
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E] = 6, "secret"  # turned by a quarter; a description
+    Image.new("RGB", (60, 20)).save(path.with_suffix(".jpg"), exif=exif)
+    path.with_suffix(".jpg").rename(path)
+    served = gallery.whole("deit", 0)
+    image = Image.open(io.BytesIO(served))
+    assert image.format == "WEBP" and image.size == (20, 60) and b"secret" not in served
+    Image.fromarray(np.full((20, 30), 40_000, np.uint16)).save(path)
+    assert Image.open(io.BytesIO(gallery.whole("deit", 0))).convert("L").getpixel((0, 0)) == pytest.approx(156, abs=3)
+    for row in (-1, 32):
+        with pytest.raises(KeyError):
+            gallery.whole("deit", row)
 
 
 def test_answers_for_indexed_photographs_are_those_of_the_predictor(gallery: Gallery) -> None:
@@ -102,6 +161,23 @@ def test_corrections_that_make_no_sense_are_refused_and_nothing_is_written(galle
         with pytest.raises(ArtifactError):
             gallery.correct("deit", 3, task, label)
     assert (gallery.root / "data/corrections.csv").read_bytes() == before
+
+
+def test_corrections_are_undone_one_by_one_and_never_those_of_others(gallery: Gallery) -> None:
+    path = gallery.root / "data/corrections.csv"
+    before = path.read_bytes()
+    with pytest.raises(ArtifactError, match="nothing to undo"):
+        gallery.undo()
+    names = [gallery.correct("deit", row, "class", "soap_bar") for row in (0, 1)]
+    assert len(read_corrections(path)) == 2
+    assert [gallery.undo(), gallery.undo()] == names[::-1]
+    assert path.read_bytes() == before and gallery.labels_of("deit", 0)["class"] == "tall_bottle"
+    gallery.correct("deit", 0, "class", "soap_bar")
+    with path.open("a") as file:
+        file.write("data/made_up,images/001.png,color,red\n")
+    with pytest.raises(ArtifactError, match="its last line is another one now"):
+        gallery.undo()
+    assert len(read_corrections(path)) == 2
 
 
 def test_a_corrections_file_that_is_no_table_is_named(gallery: Gallery) -> None:

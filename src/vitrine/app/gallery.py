@@ -239,9 +239,10 @@ class Gallery:
         return facets
 
     def similar(self, system: str, embedding: NDArray[np.floating], num: int) -> tuple[Hit, ...]:
-        """Return the photographs most like an embedding, one an item, without the photograph itself."""
+        """Return the photographs most like an embedding, one an item, without the photograph itself if it is there."""
         hits = self.indexes[system].search(like=embedding, top_k=num + 1, by_item=True).hits
-        return tuple(hit for hit in hits if (hit.similarity or 0) < SAME_PHOTO)[:num]
+        itself = bool(hits) and (hits[0].similarity or 0) >= SAME_PHOTO
+        return hits[1:] if itself else hits[:num]
 
     def suggestions(self, num: int = 4) -> list[str]:
         """Return queries that photographs answer: the most frequent pairs of an attribute's label and a class.

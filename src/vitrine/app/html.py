@@ -104,7 +104,7 @@ def bars(task: str, answer: Mapping[str, Any]) -> str:
             f'<span class="value">{probability:.0%}</span></div>'
         )
     told = f'<span class="certainty {certainty}">{CERTAINTIES[certainty]}</span>'
-    return f'<div class="task"><h4>{spoken(task)}{told}</h4>{"".join(rows)}</div>'
+    return f'<div class="task"><h3>{spoken(task)}{told}</h3>{"".join(rows)}</div>'
 
 
 def answers(found: Sequence[Prediction]) -> str:
@@ -116,7 +116,7 @@ def answers(found: Sequence[Prediction]) -> str:
         computed = f"{BACKENDS.get(backend, backend)} {precision}".strip()
         parts.append(
             f'<section class="answer" data-system="{escape(prediction.system)}">'
-            f'<h3>{escape(headline(tasks))}</h3><p class="certain">{escape(certainty_sentence(tasks))}</p>'
+            f'<h2>{escape(headline(tasks))}</h2><p class="certain">{escape(certainty_sentence(tasks))}</p>'
             f"{''.join(bars(task, answer) for task, answer in tasks.items())}"
             f'<p class="note">{name_of(prediction.system)}, {1000 * prediction.seconds:.0f} ms with {escape(computed)}'
             "</p></section>"
@@ -187,14 +187,14 @@ def results(gallery: Gallery, system: str, page: Page) -> str:
     matches, others = [hit for hit in hits if hit.is_match], [hit for hit in hits if not hit.is_match]
     if not page.asked or not matches:
         return cards(gallery, system, hits)
-    closest = f'<h3 class="below">No confident matches; closest:</h3>{cards(gallery, system, others, "faint")}'
+    closest = f'<h2 class="below">No confident matches; closest:</h2>{cards(gallery, system, others, "faint")}'
     return cards(gallery, system, matches) + (closest if others else "")
 
 
 def side_by_side(parts: Sequence[tuple[str, str, str]]) -> str:
     """Columns of results. Args: parts: of each system its name, its line above and its results."""
     columns = "".join(
-        f'<section><h3>{name_of(system)}</h3><p class="note">{escape(line)}</p>{html}</section>'
+        f'<section><h2>{name_of(system)}</h2><p class="note">{escape(line)}</p>{html}</section>'
         for system, line, html in parts
     )
     return f'<div class="columns">{columns}</div>'

@@ -19,6 +19,8 @@ const plural = (num, word) => `${num} ${word}${num === 1 ? "" : "s"}`;
 
 // -- the address ---------------------------------------------------------------------------------------------------
 
+let going = null; // the photograph that a search is under way for
+
 const vitrine = {
   // Change some of the address; null removes. A change makes an entry that Back returns from, unless it replaces one.
   set(changes, replace = false) {
@@ -34,14 +36,19 @@ const vitrine = {
     if (!("hit" in changes)) asked = withoutHit();
     return true;
   },
-  // Write what a search asked for.
+  // Write what a search asked for, unless the page is on its way to another state.
   remember(tasks, words, model, like, ...chosen) {
+    document.documentElement.dataset.ready = "";
+    if (going !== null && going !== (like || null)) return;
+    going = null;
     if (new URLSearchParams(location.search).get("tab") !== "search") return;
     vitrine.set({ q: words, model, like, ...Object.fromEntries(tasks.map((task, place) => [task, chosen[place]])) });
   },
-  // Go to another state of the page: the server reads the address.
-  go(changes) {
-    if (vitrine.set(changes)) document.querySelector("#go").click();
+  // Show photographs like one of the gallery: the server reads the address.
+  like(place) {
+    going = place;
+    vitrine.set({ tab: "search", like: place, q: null });
+    document.querySelector("#go").click();
   },
 };
 window.vitrine = vitrine;
@@ -135,7 +142,7 @@ document.addEventListener("click", (event) => {
     opener = null;
     vitrine.set({ hit: null }, true);
     lightbox.close();
-    vitrine.go({ tab: "search", like: like.dataset.like, q: null });
+    vitrine.like(like.dataset.like);
   }
 });
 
@@ -425,7 +432,7 @@ class Labels extends HTMLElement {
     this.card.replaceChildren(
       element("img", { src: `/photo/${row}/whole`, alt: `Photograph labeled ${given}` }),
       element("div", {},
-        element("h3", { textContent: `Labeled ${given}, looks like ${labels[0].name}` }),
+        element("h2", { textContent: `Labeled ${given}, looks like ${labels[0].name}` }),
         element("p", { className: "note", textContent: `Probability of ${given}: ${percent(probability)}; of ${labels[0].name}: ${percent(labels[0].probability)}. The photograph is in ${split}.` }),
         element("div", { className: "labels" }, ...first, ...(others.length ? [select] : [])),
         this.ask,

@@ -86,10 +86,10 @@ def create_page(state: AppState) -> gr.Blocks:
         address, go = gr.Textbox(visible="hidden", label="Address"), gr.Button("Go", visible="hidden", elem_id="go")
         search.connect(tabs, identify)
         page.load(lambda: html.banner(state.warning), None, warning, **PRIVATE, queue=False)
-        for trigger in (page.load, go.click):
-            outputs = [tabs, identify.model, *search.restored]
-            read = "() => location.search"
-            search.then_search(trigger(partial(restore, state), address, outputs, js=read, queue=False, **PRIVATE))
+        outputs, read = [tabs, identify.model, *search.restored], "() => location.search"
+        for trigger, loading in ((page.load, True), (go.click, False)):
+            state_of = partial(restore, state, loading)
+            search.then_search(trigger(state_of, address, outputs, js=read, queue=False, **PRIVATE))
         page.queue(max_size=200)
     return page
 

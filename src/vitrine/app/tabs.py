@@ -44,22 +44,21 @@ PREDICT: dict[str, Any] = {"concurrency_id": "predict", "concurrency_limit": 1}
 SEARCH: dict[str, Any] = {"concurrency_id": "search", "concurrency_limit": 4}
 
 
-def raw_upload(field: Any) -> Any:
-    """Make a Gradio field hand over the uploaded file itself, so that only our own code decodes it.
+class RawImage(gr.Image):
+    """An image field that hands over the uploaded file itself, so that only our own code decodes it.
 
     Nor does it fetch an address that somebody sends instead of a photograph.
     """
-    move = field.async_move_resource_to_block_cache
 
-    async def take(path: Any) -> Any:
-        if str(path).lower().startswith(("http:", "https:")):
+    is_template = True  # Gradio draws it as its parent
+
+    def preprocess(self, payload: Any) -> Any:
+        return None if payload is None else payload.path
+
+    async def async_move_resource_to_block_cache(self, url_or_file_path: Any) -> Any:
+        if str(url_or_file_path).lower().startswith(("http:", "https:")):
             raise gr.Error("Send the photograph itself, not its address.")
-        return await move(path)
-
-    field.async_move_resource_to_block_cache = take
-    if isinstance(field, gr.Image):
-        field.preprocess = lambda payload: None if payload is None else payload.path  # type: ignore[method-assign]
-    return field
+        return await super().async_move_resource_to_block_cache(url_or_file_path)
 
 
 def model_choices(state: AppState) -> list[tuple[str, str]]:
@@ -84,7 +83,7 @@ class IdentifyTab:
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
                 sources: Any = ["upload", "clipboard", "webcam"]
-                self.photo = raw_upload(gr.Image(label="Photograph", sources=sources, height=320, elem_id="look-photo"))
+                self.photo = RawImage(label="Photograph", sources=sources, height=320, elem_id="look-photo")
                 self.model = gr.Radio(
                     comparable_choices(state), value=state.systems[0], label="Model", elem_id="look-model"
                 )
@@ -151,8 +150,8 @@ class SearchTab:
                     comparable_choices(state), value=state.systems[0], label="Model", elem_id="search-model"
                 )
                 with gr.Accordion("Like a photograph", open=False) as self.like_fold:
-                    self.like_photo = raw_upload(
-                        gr.Image(label="Like", sources=["upload", "clipboard"], height=180, elem_id="like-photo")
+                    self.like_photo = RawImage(
+                        label="Like", sources=["upload", "clipboard"], height=180, elem_id="like-photo"
                     )
                 boxes = []
                 for task, labels in state.gallery.label_space.labels.items():
@@ -173,7 +172,7 @@ class SearchTab:
         self._remember = f"(...values) => vitrine.remember({tasks}, ...values)"
 
         asked = (words.submit, button.click, *(box.input for box in boxes))
-        for trigger in (*asked, self.model.input, self.like_photo.input):
+        for trigger in (*asked, self.model.input, self.like_photo.change):
             self.then_search(trigger(lambda: PAGE_SIZE, None, num, queue=False, **PRIVATE))
         self.then_search(further.click(lambda num: num + PAGE_SIZE, num, num, queue=False, **PRIVATE))
         self.then_search(chips.select(picked_words, None, words, queue=False, **PRIVATE))
@@ -186,10 +185,9 @@ class SearchTab:
 
     def connect(self, tabs: gr.Tabs, identify: IdentifyTab) -> None:
         """Bring the photograph of the other tab here."""
-        taken = identify.search_like.click(
+        identify.search_like.click(
             self.take_along, identify.photo, [self.like_photo, self.like_fold, tabs], **PRIVATE, **SEARCH
         )
-        self.then_search(taken)
 
     def show_results(
         self, words: str | None, model: str, photo: str | None, like: str, num: int, *chosen: list[str]
@@ -236,12 +234,15 @@ class SearchTab:
 TABS = ("identify", "search", "accuracy", "labels")
 
 
-def restore(state: AppState, address: str) -> tuple[Any, ...]:
+def restore(state: AppState, loading: bool, address: str) -> tuple[Any, ...]:
     """Read the part of an address after `?`: return the tab, both models, and what SearchTab.restored lists.
 
-    What is unknown there is left out: an address is typed by anybody.
+    What is unknown there is left out: an address is typed by anybody. A page that loads without a state of its own is
+    left as it is, so that nothing is taken from who types already.
     """
     asked = parse_qs(address.lstrip("?")[:4000])
+    if loading and not asked.keys() & {"tab", "q", "model", "like", *state.gallery.label_space.tasks}:
+        return tuple(gr.skip() for _ in range(7 + len(state.gallery.label_space.tasks)))
     first = {key: values[0] for key, values in asked.items()}
     tab = first.get("tab") if first.get("tab") in TABS else TABS[0]
     choices = [name for _, name in comparable_choices(state)]

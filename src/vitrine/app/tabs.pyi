@@ -1,0 +1,311 @@
+"""The page's tabs, one class each: `__init__` lays it out and connects it, the other methods answer events."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from html import escape
+from typing import Any
+from urllib.parse import parse_qs
+
+import numpy as np
+from numpy.typing import NDArray
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+
+import gradio as gr
+
+from vitrine.app import html
+from vitrine.app.history import score_history
+from vitrine.app.state import COMPARE, MAX_HITS, AppState
+from vitrine.artifacts import ArtifactError, read_json
+from vitrine.labels import CLASS_TASK, display_name, read_score_table
+from vitrine.photos import PhotoError, decode_photo
+
+PAGE_SIZE = 24
+NUM_SIMILAR = 6
+EXAMPLE_PX = 256
+NO_PHOTO = "Add a photograph or take an example; the answer appears here."
+
+PICKED = """element.addEventListener('click', (event) => {
+  const button = event.target.closest('button[data-picked]');
+  if (button) trigger('select', {picked: button.dataset.picked});
+});"""
+
+SHOW_ON_PHONES = """() => {
+  const answer = innerWidth > 640 ? null : document.querySelector('.answers');
+  if (answer) answer.scrollIntoView({block: 'start'});
+}"""
+
+PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "minimal"}
+PREDICT: dict[str, Any] = {"concurrency_id": "predict", "concurrency_limit": 1}
+SEARCH: dict[str, Any] = {"concurrency_id": "search", "concurrency_limit": 4}
+
+from gradio.events import Dependency
+
+class RawImage(gr.Image):
+    """An image field that hands over the uploaded file itself, so that only our own code decodes it.
+
+    Nor does it fetch an address that somebody sends instead of a photograph.
+    """
+
+    is_template = True  # Gradio draws it as its parent
+
+    def preprocess(self, payload: Any) -> Any:
+        return None if payload is None else payload.path
+
+    async def async_move_resource_to_block_cache(self, url_or_file_path: Any) -> Any:
+        if str(url_or_file_path).lower().startswith(("http:", "https:")):
+            raise gr.Error("Send the photograph itself, not its address.")
+        return await super().async_move_resource_to_block_cache(url_or_file_path)
+    from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
+    from gradio.blocks import Block
+
+    if TYPE_CHECKING:
+        from gradio.components import Timer
+        from gradio.components.base import Component
+
+def model_choices(state: AppState) -> list[tuple[str, str]]:
+    """Return the systems to choose from, by the names that people see."""
+    return [(html.NAMES.get(name, name), name) for name in state.systems]
+
+def comparable_choices(state: AppState) -> list[tuple[str, str]]:
+    """Return the same and, with several networks, all of them side by side."""
+    return [*model_choices(state), *([("Side by side", COMPARE)] if len(state.networks) > 1 else [])]
+
+def label_choices(labels: Iterable[str]) -> list[tuple[str, str]]:
+    return [(display_name(label), label) for label in labels]
+
+class IdentifyTab:
+    """A photograph: what is on it, and what in the gallery is like it. Below, many photographs at once."""
+
+    def __init__(self, state: AppState) -> None:
+        self.state = state
+        with gr.Row():
+            with gr.Column(scale=2, min_width=300):
+                sources: Any = ["upload", "clipboard", "webcam"]
+                self.photo = RawImage(label="Photograph", sources=sources, height=320, elem_id="look-photo")
+                self.model = gr.Radio(
+                    comparable_choices(state), value=state.systems[0], label="Model", elem_id="look-model"
+                )
+                gr.HTML('<p class="note">Examples that no model was trained on</p>')
+                examples = gr.HTML(html.examples(state.systems[0], state.example_rows()), js_on_load=PICKED)
+            with gr.Column(scale=3, min_width=320):
+                answers = gr.HTML(html.empty("No photograph yet", NO_PHOTO), elem_id="answer")
+                self.search_like = gr.Button("Search for photographs like it", visible=False, elem_classes="quiet")
+        similar = gr.HTML("", elem_id="similar")
+        space = state.gallery.label_space
+        named = [*space.tasks, *(label for task in space for label in space.labels[task])]
+        names = html.json_attribute({name: display_name(name) for name in named})
+        gr.HTML(f'<vitrine-batch data-model="{state.systems[0]}" data-names="{names}"></vitrine-batch>')
+        outputs = [answers, similar, self.search_like]
+        for trigger in (self.photo.change, self.model.change):
+            started = trigger(self.show_waiting, self.photo, outputs, queue=False, **PRIVATE)
+            done = started.then(self.show_prediction, [self.photo, self.model], outputs, **PRIVATE, **PREDICT)
+            done.then(None, js=SHOW_ON_PHONES)
+        self.model.change(None, self.model, js="(model) => vitrine.set({model})")
+        examples.select(self.take_example, None, self.photo, **PRIVATE, **SEARCH)
+
+    def show_waiting(self, photo: str | None) -> tuple[str, str, Any]:
+        """Empty the panels of the last photograph before this one is answered."""
+        text = html.waiting("Identifying…") if photo else html.empty("No photograph yet", NO_PHOTO)
+        return text, "", gr.update(visible=False)
+
+    def show_prediction(self, photo: str | None, model: str) -> tuple[str, str, Any]:
+        if not photo:
+            return self.show_waiting(None)
+        try:
+            found = self.state.predict([photo], self.state.chosen(model))
+        except (PhotoError, ArtifactError) as error:
+            return html.empty("No answer for this file", str(error)), "", gr.update(visible=False)
+        system, gallery = found[0].system, self.state.gallery
+        hits = gallery.similar(system, found[0].embedding, NUM_SIMILAR)
+        return html.answers(found), html.similar(gallery, system, hits, len(found) > 1), gr.update(visible=True)
+
+    def take_example(self, event: gr.EventData) -> NDArray[np.uint8]:
+        try:
+            system, row = self.state.locate(f"{self.state.systems[0]}/{event.picked}")
+            return decode_photo(self.state.gallery.file(system, row), EXAMPLE_PX, self.state.gallery.max_megapixels)
+        except (ArtifactError, PhotoError) as error:
+            raise gr.Error(str(error)) from None
+
+class SearchTab:
+    """Words, labels to choose, a photograph to be like: what the gallery has of it.
+
+    The address has the search's state: page.js writes it after every search, and `restore` reads it.
+    """
+
+    def __init__(self, state: AppState) -> None:
+        self.state = state
+        with gr.Row(elem_classes="aligned"):
+            words = gr.Textbox(
+                label="Words", placeholder="blue plastic bottle, not used", scale=4, elem_id="words", max_length=500
+            )
+            button = gr.Button("Search", variant="primary", scale=1, min_width=110)
+        chips = gr.HTML(html.chips(state.gallery.suggestions()), js_on_load=PICKED)
+        with gr.Row():
+            gr.HTML(html.fold("Model and filters"), elem_id="unfold-filters")
+            with gr.Column(scale=1, min_width=240, elem_id="filters"):
+                self.model = gr.Radio(
+                    comparable_choices(state), value=state.systems[0], label="Model", elem_id="search-model"
+                )
+                with gr.Accordion("Like a photograph", open=False) as self.like_fold:
+                    self.like_photo = RawImage(
+                        label="Like", sources=["upload", "clipboard"], height=180, elem_id="like-photo"
+                    )
+                boxes = []
+                for task, labels in state.gallery.label_space.labels.items():
+                    with gr.Accordion(display_name(task).capitalize(), open=False):
+                        choices = label_choices(labels)
+                        boxes.append(gr.CheckboxGroup(choices, show_label=False, label=task, elem_classes="facet"))
+            with gr.Column(scale=4, min_width=320):
+                count = gr.HTML("")
+                clear = gr.Button("Clear photo", visible=False, elem_classes="quiet")
+                results = gr.HTML("", elem_id="results")
+                further = gr.Button("Show more", visible=False, elem_classes="quiet")
+        like, num = gr.State(""), gr.State(PAGE_SIZE)
+        self.inputs = [words, self.model, self.like_photo, like, num, *boxes]
+        self.outputs = [results, count, further, clear, *boxes]
+        self.restored = [words, self.model, self.like_photo, like, num, *boxes]
+        tasks = json.dumps(list(state.gallery.label_space.tasks))
+        self._remembered = [words, self.model, like, *boxes]
+        self._remember = f"(...values) => vitrine.remember({tasks}, ...values)"
+
+        asked = (words.submit, button.click, *(box.input for box in boxes))
+        for trigger in (*asked, self.model.input, self.like_photo.change):
+            self.then_search(trigger(lambda: PAGE_SIZE, None, num, queue=False, **PRIVATE))
+        self.then_search(further.click(lambda num: num + PAGE_SIZE, num, num, queue=False, **PRIVATE))
+        self.then_search(chips.select(picked_words, None, words, queue=False, **PRIVATE))
+        self.then_search(clear.click(lambda: ("", None), None, [like, self.like_photo], queue=False, **PRIVATE))
+
+    def then_search(self, event: Any) -> None:
+        """Search after an event, then write what was asked into the address."""
+        shown = event.then(self.show_results, self.inputs, self.outputs, **PRIVATE, **SEARCH)
+        shown.then(None, self._remembered, js=self._remember)
+
+    def connect(self, tabs: gr.Tabs, identify: IdentifyTab) -> None:
+        """Bring the photograph of the other tab here."""
+        identify.search_like.click(
+            self.take_along, identify.photo, [self.like_photo, self.like_fold, tabs], **PRIVATE, **SEARCH
+        )
+
+    def show_results(
+        self, words: str | None, model: str, photo: str | None, like: str, num: int, *chosen: list[str]
+    ) -> tuple[Any, ...]:
+        """Return results, the line above them, the buttons below, and each filter with its labels counted."""
+        words, gallery = words or "", self.state.gallery
+        labels = dict(zip(gallery.label_space.tasks, chosen, strict=True))
+        try:
+            pages = {
+                name: self.state.search(name, words, labels, photo, like, num) for name in self.state.chosen(model)
+            }
+        except (PhotoError, ArtifactError) as error:
+            unchanged = [gr.skip() for _ in labels]
+            return html.empty("This search is not possible", str(error)), "", gr.skip(), gr.skip(), *unchanged
+        what = f" “{words.strip()}”" if words.strip() else ""
+        what += (" and are like the photograph" if what else " the photograph") if photo or like else ""
+        parts = []
+        for name, page in pages.items():
+            advice = "Remove a filter or a word." if any(chosen) else page.result.message or "Try other words."
+            found = html.results(gallery, name, page) if page.result.hits else html.empty("Nothing found", advice)
+            parts.append((name, html.count_line(page, what) if page.result.hits else "", found))
+        first = next(iter(pages.values()))
+        line, results = (parts[0][1], parts[0][2]) if len(parts) == 1 else ("", html.side_by_side(parts))
+        understood = (first.result.message or "") if first.result.hits and words.strip() else ""
+        told = f'<p class="count" role="status"><b>{escape(line)}</b> {escape(understood)}</p>'
+        updates = [
+            gr.update(choices=[(f"{display_name(label)} ({first.facets[task][label]})", label) for label in names])
+            for task, names in gallery.label_space.labels.items()
+        ]
+        more = gr.update(visible=num < min(first.num_found, MAX_HITS))
+        return results, told, more, gr.update(visible=bool(photo or like)), *updates
+
+    def take_along(self, photo: str | None) -> tuple[Any, Any, Any]:
+        """Bring an uploaded photograph here, as its pixels alone."""
+        if not photo:
+            raise gr.Error(NO_PHOTO)
+        try:
+            drawn = self.state.decode([photo], EXAMPLE_PX)[0]
+        except PhotoError as error:
+            raise gr.Error(str(error)) from None
+        return drawn, gr.Accordion(open=True), gr.Tabs(selected="search")
+
+TABS = ("identify", "search", "accuracy", "labels")
+
+def restore(state: AppState, loading: bool, address: str) -> tuple[Any, ...]:
+    """Read the part of an address after `?`: return the tab, both models, and what SearchTab.restored lists.
+
+    What is unknown there is left out: an address is typed by anybody. A page that loads without a state of its own is
+    left as it is, so that nothing is taken from who types already.
+    """
+    asked = parse_qs(address.lstrip("?")[:4000])
+    if loading and not asked.keys() & {"tab", "q", "model", "like", *state.gallery.label_space.tasks}:
+        return tuple(gr.skip() for _ in range(7 + len(state.gallery.label_space.tasks)))
+    first = {key: values[0] for key, values in asked.items()}
+    tab = first.get("tab") if first.get("tab") in TABS else TABS[0]
+    choices = [name for _, name in comparable_choices(state)]
+    model = first.get("model") if first.get("model") in choices else state.systems[0]
+    try:
+        like = "/".join(map(str, state.locate(first.get("like", ""))))
+    except ArtifactError:
+        like = ""
+    boxes = [
+        [label for label in asked.get(task, []) if label in labels]
+        for task, labels in state.gallery.label_space.labels.items()
+    ]
+    words = first.get("q", "")[:500]
+    return gr.Tabs(selected=tab), model, words, model, None, like, PAGE_SIZE, *boxes
+
+def picked_words(event: gr.EventData) -> str:
+    return str(event.picked)[:100]
+
+def labels_tab(state: AppState) -> None:
+    """Labels that a model disagrees with, one after the other: page.js asks for them and sends corrections."""
+    gr.HTML(
+        '<p class="note">Val and test photographs whose label a model does not predict: wrong labels, or hard '
+        "photographs. A correction is one line in data/corrections.csv; the next <code>dvc repro</code> applies it.</p>"
+        f'<vitrine-labels data-tasks="{html.json_attribute(label_choices(state.gallery.label_space.tasks))}" '
+        f'data-models="{html.json_attribute(model_choices(state))}"></vitrine-labels>'
+    )
+
+def accuracy_tab(state: AppState) -> None:
+    """The scores and pictures of the last evaluation, and what was trained on."""
+    try:
+        scores = read_score_table(state.root / "plots/evaluate/scores.csv")
+        split = read_json(state.root / "data/splits/counts.json")
+    except ArtifactError as error:
+        gr.HTML(html.empty("Not measured yet", str(error)))
+        return
+    photos, items, tasks = split["photos"], split["items"], state.gallery.label_space.tasks
+    best = state.systems[0]
+    texts = {
+        f"confusion_{best}.png": "Which classes are mixed up",
+        "calibration.png": "Whether confidence can be believed",
+        f"pca_{best}.png": "Photographs by what the model sees in them",
+        "curves.png": "How training went",
+    }
+    pictures = {name: text for name, text in texts.items() if name in state.plots}
+    history = f"Class accuracy of {html.NAMES.get(best, best)}"
+    points = score_history(state.root, f"metrics/evaluate/{best}.json", CLASS_TASK)
+    told = (
+        f"{html.name_of(best)}, on {photos['test']} test photographs of {items['test']} items that no model saw; "
+        f"trained on {photos['train']} photographs of {items['train']} others."
+    )
+    link = '<a href="/report" target="_blank" rel="noopener">Read the whole report</a>'
+    gr.HTML(
+        f'<h2 class="section">How often the answers are right</h2>{html.scorecard(scores, best, tasks)}'
+        f'<p class="note">{told} {link if state.has_report else ""}</p>'
+        f'<details class="howto"><summary>How to read this</summary><p>{READING}</p></details>'
+        f'<h2 class="section">All systems</h2>{html.score_table(scores, tasks)}'
+        f'<h2 class="section">In pictures</h2>{html.figures(pictures)}'
+        f'<h2 class="section">Over time</h2>{html.history_chart(points, history)}'
+    )
+
+READING = (
+    "Each number is the share of test photographs whose most probable label is right. Views of one item are alike, so "
+    "the 95 % intervals beside them count items, not photographs: two systems whose intervals overlap widely cannot be "
+    "told apart by this test. A task is called not reliable on this data where val shows no confidence from which on "
+    "its answers are right often enough (evaluate.sure_accuracy)."
+)
