@@ -128,6 +128,11 @@ async def create_app(root: Path, host: str) -> fastapi.FastAPI:
             raise HTTPException(404, "There is no such plot.")
         return fastapi.Response(state.plots[name].read_bytes(), media_type="image/png")
 
+    @app.api_route("/gradio_api/call/{path:path}", methods=["GET", "POST"])
+    @app.api_route("/gradio_api/api/{path:path}", methods=["GET", "POST"])
+    def private(path: str) -> None:
+        raise HTTPException(404, "Programs use /api/predict and /api/search.")
+
     threading.Thread(target=state.warm_up, daemon=True).start()
     theme = gr.themes.Base(
         primary_hue="teal", neutral_hue="stone", font=["system-ui", "sans-serif"], font_mono=["monospace"]
