@@ -376,6 +376,20 @@ def test_logs_say_what_happened_and_not_what_was_sent(server: Server, photos: li
     assert all(line["milliseconds"] > 0 and line["level"] == "info" for line in lines)
 
 
+def test_faults_in_the_page_are_logged_without_what_was_sent(server: Server) -> None:
+    kept = len(server.log.read_text())
+    for event in get(f"{server.url}/config")[1]["dependencies"]:
+        if event["backend_fn"]:
+            session = f"faults{event['id']}"
+            data = {"data": ["secret"] * len(event["inputs"]), "fn_index": event["id"], "session_hash": session}
+            status(f"{server.url}/gradio_api/queue/join", json.dumps(data).encode(), Content_Type=JSON)
+            status(f"{server.url}/gradio_api/queue/data?session_hash={session}")
+    text = server.log.read_text()[kept:]
+    faults = [json.loads(line) for line in text.splitlines()]
+    assert any(line["message"] == "exception in the page" and line["frames"] for line in faults)
+    assert "secret" not in text
+
+
 def test_nothing_is_kept(server: Server, temporary: Path) -> None:
     """The last of those that use this server."""
     assert [path for path in temporary.rglob("*") if path.is_file() and "gradio" not in path.parts] == []
@@ -401,7 +415,8 @@ async def call(app: Any, method: str, path: str, body: bytes = b"", *, whole: bo
     headers = {"host": "127.0.0.1", "content-type": FORM, "content-length": str(len(body) + (not whole)), **headers}
     scope = {
         "type": "http", "http_version": "1.1", "method": method, "scheme": "http", "path": path,
-        "raw_path": path.encode(), "query_string": b"", "root_path": "", "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 80),
+        "raw_path": path.encode(), "query_string": b"", "root_path": "",
+        "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 80),
         "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
     }  # fmt: skip
     messages = [{"type": "http.request", "body": body, "more_body": not whole}]
@@ -544,36 +559,33 @@ def test_visitors_are_forgotten_before_memory_fills(app: Any) -> None:
 # -- the process ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_running_prediction_is_finished_before_the_server_stops(
-    folder: Path, tmp_path: Path, number: signal.Signals
-) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (3000, 3000, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "large.webp", quality=60)
-    content = (tmp_path / "large.webp").read_bytes()
+def test_a_running_prediction_is_finished_before_the_server_stops(folder: Path) -> None:
+    file = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, (1500, 1500, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(file, "WEBP", quality=60)
     answers: list[tuple[int, Any]] = []
     with running(folder, "/healthz") as server:
-        body = form(*[("photos", "large.webp", content)] * 12)
+        body = form(*[("photos", "large.webp", file.getvalue())] * 12)
         asking = threading.Thread(target=lambda: answers.append(post(f"{server.url}/api/predict", body)))
         asking.start()
         deadline = time.monotonic() + 60
         while b"vitrine_predictions_running 1.0" not in status(f"{server.url}/metrics")[1]:
             assert time.monotonic() < deadline and asking.is_alive()
         with urlopen(f"{server.url}/gradio_api/heartbeat/someone") as stream:  # an open page
-            server.process.send_signal(number)
+            server.process.terminate()
             assert server.process.wait(30) == 0
             stream.read()
         asking.join()
         log = server.log.read_text()
-    assert answers[0][0] == 200 and "Traceback" not in log
+    assert answers[0][0] == 200
     assert [line for line in log.splitlines()[1:] if json.loads(line)["level"] != "info"] == []
 
 
-def test_a_server_that_is_stopped_at_once_ends_well(folder: Path) -> None:
+def test_a_server_that_is_stopped_while_it_loads_ends_well(folder: Path) -> None:
     with running(folder, "/metrics") as server:
-        server.process.terminate()
+        server.process.send_signal(signal.SIGINT)
         assert server.process.wait(60) == 0
-        assert "Traceback" not in server.log.read_text()
+        assert server.log.read_text() == f"{server.url}\n"
 
 
 def test_a_busy_port_is_an_error_before_an_address_is_printed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import socket
+import sys
 import threading
 from functools import lru_cache
 from pathlib import Path
@@ -12,6 +14,8 @@ from typing import Any
 
 import fastapi
 import gradio as gr
+import gradio.queueing
+import gradio.routes
 import uvicorn
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -69,6 +73,22 @@ COLORS = {
     "input_placeholder_color": "var(--muted)",
 }
 """Gradio's names for colors, and ours: page.css has their values, light and dark."""
+
+
+log = logging.getLogger("vitrine.app")
+
+
+class LoggedTraceback:
+    """Stands in for `traceback` in Gradio, which prints what callbacks raise, and with it what visitors sent."""
+
+    @staticmethod
+    def print_exc() -> None:
+        meant = isinstance(sys.exc_info()[1], gr.Error)  # a sentence for the visitor
+        log.log(logging.WARNING if meant else logging.ERROR, "exception in the page", exc_info=True)
+
+
+for module in (gradio.queueing, gradio.routes):
+    setattr(module, "traceback", LoggedTraceback)  # noqa: B010: mypy refuses to replace a module
 
 
 def create_page(state: AppState) -> gr.Blocks:
