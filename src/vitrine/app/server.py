@@ -87,8 +87,9 @@ class LoggedTraceback:
         log.log(logging.WARNING if meant else logging.ERROR, "exception in the page", exc_info=True)
 
 
+# mypy refuses to assign to what is a module.
 for module in (gradio.queueing, gradio.routes):
-    setattr(module, "traceback", LoggedTraceback)  # noqa: B010: mypy refuses to replace a module
+    setattr(module, "traceback", LoggedTraceback)  # noqa: B010
 
 
 def create_page(state: AppState) -> gr.Blocks:
@@ -153,7 +154,7 @@ async def create_app(root: Path, host: str) -> fastapi.FastAPI:
     def private(path: str) -> None:
         raise HTTPException(404, "Programs use /api/predict and /api/search.")
 
-    threading.Thread(target=state.warm_up, daemon=True).start()
+    state.start()
     theme = gr.themes.Base(
         primary_hue="teal", neutral_hue="stone", font=["system-ui", "sans-serif"], font_mono=["monospace"]
     )
@@ -229,7 +230,7 @@ def serve(root: Path, host: str, port: int) -> None:
         app = await create_app(root, host)
         if not stopped.is_set():
             await Server(app, host, port).serve([opened])
-        app.state.page.close()
+        app.state.page.close(STOP_SECONDS)
 
     with listen(host, port) as opened:
         asyncio.run(run(opened))

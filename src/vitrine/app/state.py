@@ -88,6 +88,8 @@ class AppState:
         self._predictors: dict[str, Predictor] = {}
         self._loading, self._correcting = threading.Lock(), threading.Lock()
         self._worker = ThreadPoolExecutor(1, "predict")
+        self._warming: threading.Thread | None = None
+        self._closing = False
 
     def chosen(self, model: str) -> list[str]:
         """Return the systems that a choice of the page stands for."""
@@ -117,10 +119,17 @@ class AppState:
         """`loading` until all models are loaded, `failing` if `warning` says why, else `ok`."""
         return "failing" if self.warning else "ok" if self.loaded else "loading"
 
+    def start(self) -> None:
+        """Warm up in the background."""
+        self._warming = threading.Thread(target=self.warm_up, daemon=True)
+        self._warming.start()
+
     def warm_up(self) -> None:
         """Load every predictor, and see with three photographs whether the indexes are of these very models."""
         try:
             for system in self.systems:
+                if self._closing:
+                    return
                 predictor, index = self.predictor(system), self.gallery.indexes[system]
                 rows = range(min(3, len(index)))
                 files = [self.gallery.file(system, row) for row in rows]
@@ -137,9 +146,15 @@ class AppState:
             self.warning = f"The models cannot be loaded ({type(error).__name__}). See the log"
             log.exception(self.warning)
 
-    def close(self) -> None:
-        """Wait for the prediction that runs, and drop those that wait."""
+    def close(self, seconds: float) -> None:
+        """Wait for the prediction that runs, drop those that wait, and wait some seconds for the model that loads.
+
+        A process that ends while another thread loads a model is aborted.
+        """
+        self._closing = True
         self._worker.shutdown(cancel_futures=True)
+        if self._warming:
+            self._warming.join(seconds)
 
     def decode(self, paths: Sequence[str], size_px: int) -> NDArray[np.uint8]:
         """Decode uploads, whose names, sizes and contents may be anything.
