@@ -364,6 +364,7 @@ def test_logs_say_what_happened_and_not_what_was_sent(server: Server, photos: li
     post(f"{server.url}/api/predict", form(*[("photos", "secret.png", photos[0].read_bytes())] * 2))
     post(f"{server.url}/api/predict", form(("photos", "secret.png", b"secret")))
     get(f"{server.url}/api/search?q=secret")
+    post(f"{server.url}/api/predict?model=secret", b"secret", Origin="http://secret.example")
     status(f"{server.url}/photo/deit/0")
     text = server.log.read_text()[kept:]
     assert "secret" not in text and "127.0.0.1" not in text
@@ -372,6 +373,7 @@ def test_logs_say_what_happened_and_not_what_was_sent(server: Server, photos: li
         ("POST", "/api/predict", 200, 2),
         ("POST", "/api/predict", 400, 1),
         ("GET", "/api/search", 200, 0),
+        ("POST", "/api", 403, 0),
     ]
     assert all(line["milliseconds"] > 0 and line["level"] == "info" for line in lines)
 
