@@ -295,20 +295,31 @@ def test_only_photographs_of_the_gallery_are_served(page: str, folder: Path) -> 
     assert status(f"{page}/../params.yaml")[0] in (400, 404)
 
 
-def test_a_file_on_the_server_cannot_be_named_as_a_photograph(page: str, folder: Path) -> None:
+def test_a_file_on_the_server_cannot_be_named_as_a_photograph(page: str, folder: Path, photos: list[Path]) -> None:
     config = get(f"{page}/config")[1]
-    pictures = {each["id"] for each in config["components"] if each["type"] in ("image", "file")}
-    events = [each for each in config["dependencies"] if pictures & set(each["inputs"]) and each["backend_fn"]]
-    assert events
-    for path in (str(folder / "data/made_up/images/000.png"), f"{page}/photo/deit/0"):
+    fields = {each["id"]: each for each in config["components"]}
+    events = [
+        event
+        for event in config["dependencies"]
+        if event["backend_fn"] and any(fields[each]["type"] in ("image", "file") for each in event["inputs"])
+    ]
+
+    def ask(path: str, event: Any, session: str) -> bytes:
         file = {"path": path, "meta": {"_type": "gradio.FileData"}}
-        for event in events:
-            data = [file if each in pictures else None for each in event["inputs"]]
-            call = {"data": data, "fn_index": event["id"], "session_hash": f"hostile{event['id']}"}
-            code, _, _ = status(f"{page}/gradio_api/queue/join", json.dumps(call).encode(), Content_Type=JSON)
-            assert code == 200
-            _, answer, _ = status(f"{page}/gradio_api/queue/data?session_hash=hostile{event['id']}")
-            assert b'"success":false' in answer, (event["id"], answer)
+        data = [
+            {"image": file, "file": [file]}.get(fields[each]["type"], fields[each]["props"].get("value"))
+            for each in event["inputs"]
+        ]
+        call = {"data": data, "fn_index": event["id"], "session_hash": session}
+        status(f"{page}/gradio_api/queue/join", json.dumps(call).encode(), Content_Type=JSON)
+        return status(f"{page}/gradio_api/queue/data?session_hash={session}")[1]
+
+    (uploaded,) = post(f"{page}/gradio_api/upload", sent(photos[:1], "files"))[1]
+    for event in events:
+        assert b'"success":true' in ask(uploaded, event, f"visitor{event['id']}")
+        for path in (str(photos[0]), f"{page}/photo/deit/0"):
+            assert b'"success":false' in ask(path, event, f"hostile{event['id']}")
+    assert events
 
 
 def test_gradio_offers_no_interface_of_its_own(page: str) -> None:
@@ -547,6 +558,15 @@ def test_predictions_of_the_page_are_counted_and_wait_for_their_turn(app: Any, p
     assert (value("vitrine_predictions_running"), value("vitrine_predictions_waiting")) == (0, 0)
     assert value("vitrine_predict_seconds_count", system="deit") == 3
     assert value("vitrine_search_seconds_count", system="deit") == 1
+
+
+def test_other_web_sites_cannot_read_a_server_in_a_network(folder: Path, app: Any) -> None:
+    from vitrine.app.server import create_app
+
+    app = asyncio.run(create_app(folder, "0.0.0.0"))
+    foreign = {"host": "shop.example", "origin": "http://evil.example"}
+    code, headers, _ = asyncio.run(call(app, "GET", "/config", **foreign))
+    assert code == 200 and b"access-control-allow-origin" not in headers
 
 
 def test_visitors_are_forgotten_before_memory_fills(app: Any) -> None:
