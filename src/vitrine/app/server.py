@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import socket
+import sys
 import threading
 from functools import partial
 from pathlib import Path
@@ -12,7 +14,10 @@ from typing import Any
 
 import fastapi
 import gradio as gr
+import gradio.queueing
+import gradio.routes
 import uvicorn
+from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
@@ -67,6 +72,23 @@ COLORS = {
 """Gradio's names for colors, and ours: page.css has their values, light and dark."""
 
 
+log = logging.getLogger("vitrine.app")
+
+
+class LoggedTraceback:
+    """Stands in for `traceback` in Gradio, which prints what callbacks raise, and with it what visitors sent."""
+
+    @staticmethod
+    def print_exc() -> None:
+        meant = isinstance(sys.exc_info()[1], gr.Error)  # a sentence for the visitor
+        log.log(logging.WARNING if meant else logging.ERROR, "exception in the page", exc_info=True)
+
+
+# mypy refuses to assign to what is a module.
+for module in (gradio.queueing, gradio.routes):
+    setattr(module, "traceback", LoggedTraceback)  # noqa: B010
+
+
 def create_page(state: AppState) -> gr.Blocks:
     """Lay out the page and connect its tabs."""
     with gr.Blocks(title="Vitrine", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
@@ -115,7 +137,13 @@ async def create_app(root: Path, host: str) -> fastapi.FastAPI:
     answer_errors(app)
     app.include_router(create_router(state))
     add_page_routes(app, state)
-    threading.Thread(target=state.warm_up, daemon=True).start()
+
+    @app.api_route("/gradio_api/call/{path:path}", methods=["GET", "POST"])
+    @app.api_route("/gradio_api/api/{path:path}", methods=["GET", "POST"])
+    def private(path: str) -> None:
+        raise HTTPException(404, "Programs use /api/predict and /api/search.")
+
+    state.start()
     theme = gr.themes.Base(
         primary_hue="teal", neutral_hue="stone", font=["system-ui", "sans-serif"], font_mono=["monospace"]
     )
@@ -190,7 +218,7 @@ def serve(root: Path, host: str, port: int) -> None:
         app = await create_app(root, host)
         if not stopped.is_set():
             await Server(app, host, port).serve([opened])
-        app.state.page.close()
+        app.state.page.close(STOP_SECONDS)
 
     with listen(host, port) as opened:
         asyncio.run(run(opened))

@@ -35,7 +35,7 @@ NUM_EXAMPLES = 6
 MAX_PHOTOS = 12
 MAX_HITS = 1000
 MAX_UPLOAD_BYTES = 20 * 1024 * 1024
-FORMATS = ("BMP", "GIF", "JPEG", "MPO", "PNG", "TIFF", "WEBP")
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 """Of uploads, whatever their names say: Pillow reads more, and would run Ghostscript for PostScript."""
 
 STALE_COSINE = 0.99
@@ -69,6 +69,7 @@ class AppState:
         systems: those that have an index, the ensemble first; networks: the same without the ensemble
         plots: the evaluation's pictures by their names
         warning: what is wrong with the models, empty if nothing
+        loaded: whether all models are, and fit the indexes
         metrics: of the page, and of programs that call it
     """
 
@@ -84,10 +85,12 @@ class AppState:
         self.has_report = (root / "report/index.html").is_file()
         self.warning = ""
         self.metrics = Metrics()
-        self._warm = False
+        self.loaded = False
         self._predictors: dict[str, Predictor] = {}
         self._loading, self._correcting = threading.Lock(), threading.Lock()
         self._worker = ThreadPoolExecutor(1, "predict")
+        self._warming: threading.Thread | None = None
+        self._closing = False
 
     def chosen(self, model: str) -> list[str]:
         """Return the systems that a choice of the page stands for."""
@@ -115,12 +118,19 @@ class AppState:
     @property
     def status(self) -> str:
         """`loading` until all models are loaded, `failing` if `warning` says why, else `ok`."""
-        return "failing" if self.warning else "ok" if self._warm else "loading"
+        return "failing" if self.warning else "ok" if self.loaded else "loading"
+
+    def start(self) -> None:
+        """Warm up in the background."""
+        self._warming = threading.Thread(target=self.warm_up, daemon=True)
+        self._warming.start()
 
     def warm_up(self) -> None:
         """Load every predictor, and see with three photographs whether the indexes are of these very models."""
         try:
             for system in self.systems:
+                if self._closing:
+                    return
                 predictor, index = self.predictor(system), self.gallery.indexes[system]
                 rows = range(min(3, len(index)))
                 files = [self.gallery.file(system, row) for row in rows]
@@ -129,7 +139,7 @@ class AppState:
                 cosines = np.sum(found * index.embeddings[: len(found)], axis=1) / lengths
                 if predictor.label_space != index.label_space or cosines.min() < STALE_COSINE:
                     raise ArtifactError(f"index/{system} was made by another model")
-            self._warm = True
+            self.loaded = True
         except (ArtifactError, PhotoError, ValueError) as error:
             self.warning = f"The index does not fit the models: {error}. Run: dvc repro"
             log.error(self.warning)
@@ -137,9 +147,15 @@ class AppState:
             self.warning = f"The models cannot be loaded ({type(error).__name__}). See the log"
             log.exception(self.warning)
 
-    def close(self) -> None:
-        """Wait for the prediction that runs, and drop those that wait."""
+    def close(self, seconds: float) -> None:
+        """Wait for the prediction that runs, drop those that wait, and wait some seconds for the model that loads.
+
+        A process that ends while another thread loads a model is aborted.
+        """
+        self._closing = True
         self._worker.shutdown(cancel_futures=True)
+        if self._warming:
+            self._warming.join(seconds)
 
     def decode(self, paths: Sequence[str], size_px: int) -> NDArray[np.uint8]:
         """Decode uploads, whose names, sizes and contents may be anything.
@@ -273,5 +289,7 @@ def check_format(path: Path) -> None:
     except UnidentifiedImageError:
         if path.stat().st_size:
             raise PhotoError(f"{path}: is not an image that can be read") from None
-    except Exception:  # decoders raise anything, and `decode_photo` says what it was
-        return
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning, FileNotFoundError):
+        return  # `decode_photo` says it, with the limit
+    except Exception as error:  # the decoders raise whatever their formats provoke
+        raise PhotoError(f"{path}: cannot be decoded ({type(error).__name__})") from error

@@ -43,8 +43,6 @@ PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "minima
 PREDICT: dict[str, Any] = {"concurrency_id": "predict", "concurrency_limit": 1}
 SEARCH: dict[str, Any] = {"concurrency_id": "search", "concurrency_limit": 4}
 
-from gradio.events import Dependency
-
 class RawImage(gr.Image):
     """An image field that hands over the uploaded file itself, so that only our own code decodes it.
 
@@ -60,7 +58,9 @@ class RawImage(gr.Image):
         if str(url_or_file_path).lower().startswith(("http:", "https:")):
             raise gr.Error("Send the photograph itself, not its address.")
         return await super().async_move_resource_to_block_cache(url_or_file_path)
-    from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
+    from collections.abc import Callable, Sequence
+    from typing import TYPE_CHECKING, Any, Literal
+
     from gradio.blocks import Block
 
     if TYPE_CHECKING:

@@ -122,11 +122,12 @@ class Watch:
         return None
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
-        route = getattr(scope.get("route"), "path", "") or "unknown"
+        refused = "/api" if scope["path"].startswith("/api/") else "unknown"  # before it reached a route
+        route = getattr(scope.get("route"), "path", "") or refused
         self.metrics.requests.labels(route, status).inc()
         self.metrics.request_seconds.labels(route).observe(seconds)
         failed = status >= 500 and status != 503
-        level = logging.ERROR if failed else logging.INFO if route.startswith("/api/") else logging.DEBUG
+        level = logging.ERROR if failed else logging.INFO if route.startswith("/api") else logging.DEBUG
         fields = {
             "method": scope["method"],
             "route": route,
@@ -150,7 +151,7 @@ def errors_as_json(send: Send) -> Send:
         if not start:
             await send(message)
         elif message["type"] == "http.response.body":
-            text.extend(message["body"])
+            text.extend(message.get("body", b""))
             if not message.get("more_body") and start["status"] != 500:
                 body = json.dumps({"error": text.decode(errors="replace")}).encode()
                 headers = MutableHeaders(raw=start["headers"])
