@@ -366,7 +366,7 @@ def test_exports_are_made_gated_and_served(project: Project) -> None:
     parity = pd.read_csv(project.root / "plots/export/parity.csv")
     assert {"changed_class", "changed_color", "nll_increase", "cosine_loss", "map_loss"} < set(parity.columns)
     photo = "data/small/images/000.png"
-    found = project.run("python", "-m", "vitrine.cli", "predict", photo, "--json")
+    found = project.run("python", "-m", "vitrine.cli", "predict", photo, "--format", "json")
     assert found.returncode == 0, found.stderr
     answer = json.loads(found.stdout)[0]
     assert answer["backend"].startswith("openvino") and answer["model"] == "ensemble"
