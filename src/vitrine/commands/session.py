@@ -127,7 +127,9 @@ def fail(error: Exception) -> typer.Exit:
     message = str(error)
     if isinstance(error, OSError) and error.strerror:
         message = ": ".join(part for part in (_names(error), error.strerror) if part)
-    if _session.here != _session.project:
+    if isinstance(error, ProjectError):
+        pass
+    elif _session.here != _session.project:
         message += f" (in the project {_session.project})"
     elif not (_session.project / PARAMS).is_file():
         message += " (this is no project; choose one with --project DIR)"
