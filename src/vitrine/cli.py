@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import os
 import socket
 import sys
 import time
@@ -296,6 +297,8 @@ def search(
             raise PhotoError(f"{like}: {fault}")
         embedding = load_predictor(index.name).predict_files([session().from_here(like)]).embeddings[0]
     result = index.search(words, like=embedding, top_k=top_k, by_item=by_item)
+    if result.message and layout is not Format.json:
+        say(result.message)
     dataset = dataset_folder()
     files = [photo_file(hit.image_path, dataset) for hit in result.hits]
     if layout in (Format.json, Format.jsonl):
@@ -333,7 +336,10 @@ def _check_port(host: str, port: int) -> None:
     try:
         socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
     except OSError as error:
-        reason = "is in use; choose another with --port" if error.errno == errno.EADDRINUSE else error.strerror
+        number = error.errno or 0  # resolvers count below 0
+        reason = os.strerror(number) if number > 0 else "no such host"
+        if number == errno.EADDRINUSE:
+            reason = "is in use; choose another with --port"
         raise ProjectError(f"{host}, port {port}: {reason}") from None
 
 

@@ -70,12 +70,13 @@ def test_what_is_no_file_is_a_fault_and_a_folder_named_like_a_photograph_is_a_fo
         assert file_fault("folder.jpg") == "is a folder" and file_fault("a.jpg") is None
 
 
-def test_a_folder_that_may_not_be_read_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_may_not_be_read_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: Path) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(os, "scandir", refuse)
-    assert find("deep") == ([], [("deep", "Permission denied")])
+    monkeypatch.setattr(os, "access", lambda path, _: path.name != "a.jpg")
+    assert find("deep", "a.jpg", "b.jpg") == (["b.jpg"], [(name, "Permission denied") for name in ("deep", "a.jpg")])
 
 
 def test_a_link_to_a_folder_above_is_not_followed(folder: Path) -> None:

@@ -69,8 +69,10 @@ def _check(name: str, allow_folder: bool, recursive: bool = False) -> Iterator[N
     else:
         if stat.S_ISDIR(mode):
             yield from _folder(name, recursive) if allow_folder else [(name, "is a folder")]
+        elif stat.S_ISREG(mode):
+            yield str(Path(name)), None if os.access(path, os.R_OK) else "Permission denied"
         else:
-            yield str(Path(name)), None if stat.S_ISREG(mode) else "is not a regular file"
+            yield name, "is not a regular file"
 
 
 def _folder(name: str, recursive: bool) -> Iterator[Named]:

@@ -14,7 +14,7 @@ from rich.padding import Padding
 from rich.table import Column, Table
 from rich.text import Text
 
-from vitrine.commands.session import Format, counted, say
+from vitrine.commands.session import Format, counted
 
 if TYPE_CHECKING:
     from vitrine.retrieval.index import Hit, SearchResult
@@ -142,8 +142,6 @@ def print_result(result: SearchResult, files: Sequence[str | None], sought: str,
         }
         for hit, file in zip(result.hits, files, strict=True)
     ]
-    if result.message:
-        say(result.message)
     if layout is Format.csv:
         print_csv(rows, HIT_COLUMNS)
     elif result.hits:

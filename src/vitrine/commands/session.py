@@ -63,7 +63,7 @@ class Session:
         return absolute.relative_to(self.project) if absolute.is_relative_to(self.project) else absolute
 
 
-_session = Session(Path.cwd(), Path.cwd())
+_session = Session(Path(), Path())
 
 
 def session() -> Session:
@@ -127,16 +127,20 @@ def fail(error: Exception) -> typer.Exit:
     message = str(error)
     if isinstance(error, OSError) and error.strerror:
         message = ": ".join(part for part in (_names(error), error.strerror) if part)
-    if isinstance(error, ProjectError):
-        pass
-    elif _session.here != _session.project:
-        message += f" (in the project {_session.project})"
-    elif not (_session.project / PARAMS).is_file():
-        message += " (this is no project; choose one with --project DIR)"
+    if not isinstance(error, ProjectError) and not message.startswith(os.sep):
+        message += _where()
     if _session.verbose:
         traceback.print_exception(error)
     _complain(f"ERROR: {message}", {"error": message, "image_path": None})
     return typer.Exit(2)
+
+
+def _where() -> str:
+    """Say to which folder paths in a message are relative, unless it is the one in which the user stands."""
+    if _session.here != _session.project:
+        return f" (in the project {_session.project})"
+    is_project = (_session.project / PARAMS).is_file()
+    return "" if is_project else " (this is no project; choose one with --project DIR)"
 
 
 def _names(error: OSError) -> str:
