@@ -39,7 +39,7 @@ from vitrine.commands.session import (
     skip,
 )
 
-app = typer.Typer(help="See, judge and find product photographs.", cls=Commands, **APP)
+app = typer.Typer(cls=Commands, **APP)
 app.add_typer(index_app, name="index")
 if TYPE_CHECKING:
     from vitrine.data.dataset import Description, Guess
@@ -104,8 +104,8 @@ def init(
 ) -> None:
     """Make labels.csv for class folders in FOLDER/images, or check the one that is there. Nothing is overwritten.
 
-    Class folders may lie in images/train, images/val and images/test. Run it in the project's folder. Exit code 1 if a
-    table that is there breaks the data contract.
+    Class folders may lie in images/train, images/val and images/test. Exit code 1 if a table that is there breaks the
+    data contract.
     """
     from vitrine.data.catalog import CatalogError
     from vitrine.data.dataset import describe_table, table_from_folders, write_table

@@ -127,7 +127,8 @@ def fail(error: Exception) -> typer.Exit:
     message = str(error)
     if isinstance(error, OSError) and error.strerror:
         message = ": ".join(part for part in (_names(error), error.strerror) if part)
-    if not isinstance(error, ProjectError) and not message.startswith(os.sep):
+    has_paths = isinstance(error, (VitrineError, OSError)) and not isinstance(error, ProjectError)
+    if has_paths and not message.startswith(os.sep):
         message += _where()
     if _session.verbose:
         traceback.print_exception(error)
