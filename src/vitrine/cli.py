@@ -2,45 +2,47 @@
 
 from __future__ import annotations
 
-import json
+import errno
+import io
+import os
+import socket
 import sys
-from collections.abc import Iterable, Sequence
+import time
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Column, Table
-from typer.core import TyperGroup
+from rich.text import Text
 
-from vitrine.errors import VitrineError
+from vitrine.commands.index import dataset_folder, index_app, index_folder, photo_file
+from vitrine.commands.printing import PLAIN, abbreviate, print_answers, print_json, print_json_lines, print_result, show
+from vitrine.commands.printing import width as line_width
+from vitrine.commands.session import (
+    APP,
+    Commands,
+    Format,
+    IndexFolder,
+    Model,
+    OutputFormat,
+    ProjectError,
+    Quiet,
+    Verbose,
+    counted,
+    fail,
+    load_predictor,
+    open_session,
+    say,
+    say_more,
+    session,
+    skip,
+)
 
-
-def fail(error: Exception) -> typer.Exit:
-    """Print an error's message alone; the exit code is 2."""
-    Console(stderr=True, soft_wrap=True).print(f"ERROR: {error}", style="red", markup=False, highlight=False)
-    return typer.Exit(2)
-
-
-class Commands(TyperGroup):
-    """Commands that end on an error of the project with its message alone."""
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except VitrineError as error:
-            raise fail(error) from None
-
-
-OPTIONS: dict[str, Any] = {"no_args_is_help": True, "add_completion": False, "rich_markup_mode": None}
-app = typer.Typer(help="See, judge and find product photographs.", cls=Commands, **OPTIONS)
-index_app = typer.Typer(help="Show an index, add photographs to it, remove some.", **OPTIONS)
+app = typer.Typer(cls=Commands, **APP)
 app.add_typer(index_app, name="index")
 if TYPE_CHECKING:
     from vitrine.data.dataset import Description, Guess
-    from vitrine.inference.predictor import Predictor
-    from vitrine.retrieval.index import Hit
 
 
 class Layout(StrEnum):
@@ -59,14 +61,6 @@ class Precision(StrEnum):
     int8 = "int8"
 
 
-def _load_predictor(model: str) -> Predictor:
-    from vitrine.inference.predictor import Predictor
-    from vitrine.inference.runtimes import ServingParams
-    from vitrine.params import read_section
-
-    return Predictor.load(model, backend=read_section("serving", ServingParams).backend)
-
-
 def _print_version(wanted: bool) -> None:
     if wanted:
         from vitrine import __version__
@@ -79,25 +73,29 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def main(
+    context: typer.Context,
+    project: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the project; without it the nearest one at or above this folder.", metavar="DIR"),
+    ] = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
     _: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print version and backends.")
     ] = False,
 ) -> None:
-    """See, judge and find product photographs."""
+    """See, judge and find product photographs.
+
+    Exit codes: 0 done; 1 nothing found, files skipped, or metrics worse; 2 error.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files need not be text
+    current = context.with_resource(open_session(project))
+    current.quiet, current.verbose = quiet, verbose
 
 
-Model = Annotated[str, typer.Option(help="efficientnet, deit, mobilevit or ensemble: a system that `dvc repro` made.")]
-IndexFolder = Annotated[Path | None, typer.Option("--index", help="Folder of the index; without it index/MODEL.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Revision = Annotated[str, typer.Argument(help="A git revision, such as HEAD, HEAD~1 or origin/main.")]
-
-
-PLAIN: dict[str, Any] = {"box": None, "pad_edge": False}
-
-
-def _whole(paths: Iterable[str]) -> Column:
-    """A column of paths that is never cut: paths are there to be copied."""
-    return Column("photograph", no_wrap=True, min_width=max(len(path) for path in paths))
 
 
 @app.command()
@@ -106,15 +104,15 @@ def init(
 ) -> None:
     """Make labels.csv for class folders in FOLDER/images, or check the one that is there. Nothing is overwritten.
 
-    Class folders may lie in images/train, images/val and images/test. Run it in the project's folder. Exit code 1 if a
-    table that is there breaks the data contract.
+    Class folders may lie in images/train, images/val and images/test. Exit code 1 if a table that is there breaks the
+    data contract.
     """
     from vitrine.data.catalog import CatalogError
     from vitrine.data.dataset import describe_table, table_from_folders, write_table
     from vitrine.data.splits import SplitParams
     from vitrine.params import read_section
 
-    guess = None
+    guess, folder = None, session().from_here(folder)
     if not folder.is_dir():
         raise CatalogError(folder, ["not a folder; name one that holds images/CLASS/*.jpg or labels.csv"])
     if not (folder / "labels.csv").exists():
@@ -130,27 +128,28 @@ def init(
 def _print_description(folder: Path, description: Description, guess: Guess | None) -> None:
     num_classes = len(description.classes)
     typer.echo(
-        f"{'Wrote ' if guess else ''}{folder / 'labels.csv'}: {description.num_photos} photographs of "
-        f"{description.num_items} items in {num_classes} classes."
+        f"{'Wrote ' if guess else ''}{folder / 'labels.csv'}: "
+        f"{counted(description.num_photos, 'photograph')} of {counted(description.num_items, 'item')} "
+        f"in {counted(num_classes, 'class', 'classes')}."
     )
     table = Table("class", Column("photographs", justify="right"), **PLAIN)
     for label, num in description.classes.items():
         table.add_row(label, str(num))
-    Console().print(table)
+    show(table)
     if description.splits:
         typer.echo("Splits: " + ", ".join(f"{split} {num}" for split, num in description.splits.items()) + ".")
     for name, labels in description.attributes.items():
         missing = description.num_photos - sum(labels.values())
         more = f" and {len(labels) - 8} more" if len(labels) > 8 else ""
         shown = ", ".join(f"{label} {num}" for label, num in list(labels.items())[:8])
-        typer.echo(f"Attribute {name}, missing on {missing} photographs: {shown}{more}.")
+        typer.echo(f"Attribute {name}, missing on {counted(missing, 'photograph')}: {shown}{more}.")
     if guess:
         _print_guess(guess, num_classes)
     for fault in description.faults:
         typer.echo(f"Fault: {fault}")
     source = "column" if description.splits else "seeded"
     typer.echo(
-        f"\nIn params.yaml:\n  data:\n    path: {folder.as_posix()}\n"
+        f"\nIn params.yaml:\n  data:\n    path: {session().in_project(folder).as_posix()}\n"
         f"    attributes: [{', '.join(description.proposed)}]\n  split:\n    source: {source}"
     )
 
@@ -164,7 +163,8 @@ def _print_guess(guess: Guess, num_classes: int) -> None:
         where = "In the other classes" if guess.named_classes else "Here"
         typer.echo(f"{where} file names do not tell items apart, so each photograph became an item of its own.")
     if guess.joined:
-        typer.echo(f"{len(guess.joined)} pairs look alike and were put into one item:")
+        alike = "pair looks alike and was" if len(guess.joined) == 1 else "pairs look alike and were"
+        typer.echo(f"{len(guess.joined)} {alike} put into one item:")
         for first, second in guess.joined[:10]:
             typer.echo(f"  {first} = {second}")
     typer.echo(
@@ -175,52 +175,60 @@ def _print_guess(guess: Guess, num_classes: int) -> None:
 
 @app.command()
 def predict(
-    photos: Annotated[list[Path], typer.Argument(help="Photographs, of any format that Pillow reads.")],
+    photos: Annotated[
+        list[Path],
+        typer.Argument(metavar="PHOTO", help="Files, folders, patterns, or - for paths on standard input."),
+    ],
     model: Model = "ensemble",
-    as_json: Json = False,
+    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="How many labels to show for a task.")] = 3,
+    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Take the folders in a folder, too.")] = False,
+    layout: OutputFormat = Format.table,
+    _quiet: Quiet = False,
+    _verbose: Verbose = False,
 ) -> None:
     """Say what is on photographs: for every task the most probable labels, calibrated.
 
     Photographs that cannot be read are named on standard error; the others are answered. The exit code is then 1.
     """
-    import numpy as np
+    from tqdm import tqdm
 
-    from vitrine.photos import PhotoError, decode_photo
+    from vitrine.commands.files import find_photos
+    from vitrine.inference.stream import CHUNK, decode_ahead
 
-    predictor = _load_predictor(model)
-    decoded, names = [], []
-    for path in photos:
-        try:
-            decoded.append(decode_photo(path, predictor.photo_size_px, predictor.max_megapixels))
-            names.append(str(path))
-        except PhotoError as error:
-            fail(error)
+    names, faults = find_photos(photos, recursive)
+    for name, fault in faults:
+        skip(name, fault)
+    num_faults, records = len(faults), []
     if names:
-        answers = predictor.predict_records(np.stack(decoded), names)
-        if as_json:
-            typer.echo(json.dumps(answers, indent=2, ensure_ascii=False))
-        else:
-            _print_answers(answers)
-    if len(names) < len(photos):
+        predictor, start = load_predictor(model), time.perf_counter()
+        named = {session().from_here(name).as_posix(): name for name in names}
+        paths, first = list(named), True
+        chunks = [paths[begin : begin + CHUNK] for begin in range(0, len(paths), CHUNK)]
+        # On a terminal the answers themselves show the progress.
+        hidden = session().quiet or (sys.stdout.isatty() and layout is not Format.json) or None
+        with tqdm(total=len(paths), unit="photo", disable=hidden) as bar:
+            for decoded, found, wrong in decode_ahead(chunks, predictor):
+                with tqdm.external_write_mode():
+                    for path, fault in wrong:
+                        skip(named[path], fault)
+                num_faults += len(wrong)
+                if found:
+                    answers = predictor.predict_records(decoded, [named[path] for path in found], top_k)
+                    if layout is Format.json:
+                        records += answers
+                    else:
+                        print_answers(answers, layout, first)
+                    first = False
+                bar.update(len(found) + len(wrong))
+        if layout is Format.table and not first:
+            say(f"\n{predictor.name}, computed with {predictor.runtime.name}")
+        say_more(f"{counted(len(paths), 'file')} in {time.perf_counter() - start:.1f} s.")
+    elif not faults:
+        say("No photographs: the folders hold no files.")
+    if layout is Format.json:
+        print_json(records)
+    if num_faults or not names:
         raise typer.Exit(1)
-
-
-def _print_answers(answers: Sequence[dict[str, Any]]) -> None:
-    from vitrine.inference.wording import CERTAINTIES, certainty_sentence
-    from vitrine.labels import display_name
-
-    console = Console()
-    for answer in answers:
-        said = f"{answer['image_path']}: {answer['answer']}. {certainty_sentence(answer['tasks'])}"
-        console.print(said, markup=False, highlight=False, soft_wrap=True)
-        table = Table(show_header=False, **PLAIN)
-        for task, found in answer["tasks"].items():
-            first, *others = found["labels"]
-            rest = ", ".join(f"{display_name(other['label'])} {other['probability']:.0%}" for other in others)
-            label, certainty = display_name(first["label"]), CERTAINTIES[found["certainty"]]
-            table.add_row(f"  {task}", label, f"{first['probability']:.0%}", certainty, f"or {rest}" if rest else "")
-        console.print(table)
-    console.print(f"{answers[0]['model']}, computed with {answers[0]['backend']}", style="dim", highlight=False)
 
 
 @app.command("export")
@@ -234,16 +242,17 @@ def export_system(
 
     Run `make export` before, which makes, measures and gates what this command copies; only executorch is made here.
     """
+    place = session().from_here(out)
     if layout is Layout.web:
         from vitrine.app.web import compressed_megabytes, package_web
 
         if precision is not Precision.fp32:
             raise fail(ValueError("--precision: the web format has fp32 only"))
-        paths = package_web(out, model or "mobilevit")
+        paths = package_web(place, model or "mobilevit")
         needed = [path for path in paths if path.parent.name != "thumbnails"]
         typer.echo(
-            f"{out}: {len(paths)} files, {compressed_megabytes(needed):.1f} MB compressed without thumbnails. Try it:\n"
-            f"  python -m http.server --directory {out} --bind 127.0.0.1 8000"
+            f"{out}: {counted(len(paths), 'file')}, {compressed_megabytes(needed):.1f} MB compressed without "
+            f"thumbnails. Try it:\n  python -m http.server --directory {out} --bind 127.0.0.1 8000"
         )
         return
     if layout is Layout.executorch:
@@ -251,13 +260,13 @@ def export_system(
 
         if precision is not Precision.fp32:
             raise fail(ValueError("--precision: the executorch format has fp32 only"))
-        paths = package_executorch(out, model or "ensemble")
+        paths = package_executorch(place, model or "ensemble")
     else:
         from vitrine.inference.package import package_export
 
-        paths = package_export(out, model or "ensemble", layout.value, precision.value)
+        paths = package_export(place, model or "ensemble", layout.value, precision.value)
     for path in paths:
-        typer.echo(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
+        typer.echo(f"{out / path.name}  {path.stat().st_size / 1e6:.1f} MB")
 
 
 @app.command()
@@ -266,125 +275,46 @@ def search(
     like: Annotated[Path | None, typer.Option(help="A photograph to be like; with words, both count.")] = None,
     model: Model = "ensemble",
     folder: IndexFolder = None,
-    top_k: Annotated[int, typer.Option(min=1, max=1000, help="How many photographs to show.")] = 10,
+    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, max=1000, help="How many photographs to show.")] = 10,
     by_item: Annotated[bool, typer.Option("--by-item", help="Show only the best photograph of every item.")] = False,
-    as_json: Json = False,
+    layout: OutputFormat = Format.table,
+    _quiet: Quiet = False,
+    _verbose: Verbose = False,
 ) -> None:
-    """Find indexed photographs by words, by another photograph, or by both. Exit code 1 if nothing is found."""
-    from vitrine.retrieval.index import Index
+    """Find indexed photographs by words, by another photograph, or by both.
 
-    index = Index.load(folder or Path("index") / model)
+    The exit code is 1 if nothing is found, or nothing that is found is a confident match.
+    """
+    from vitrine.commands.files import file_fault
+    from vitrine.photos import PhotoError
+    from vitrine.retrieval.index import Index, shortened
+
+    index = Index.load(index_folder(folder, model))
     embedding = None
     if like is not None:
-        embedding = _load_predictor(index.name).predict_files([like]).embeddings[0]
+        fault = file_fault(str(like))
+        if fault:
+            raise PhotoError(f"{like}: {fault}")
+        embedding = load_predictor(index.name).predict_files([session().from_here(like)]).embeddings[0]
     result = index.search(words, like=embedding, top_k=top_k, by_item=by_item)
-    if as_json:
-        typer.echo(json.dumps(result.to_record(index.name), indent=2, ensure_ascii=False))
+    if result.message and layout is not Format.json:
+        say(result.message)
+    dataset = dataset_folder()
+    files = [photo_file(hit.image_path, dataset) for hit in result.hits]
+    if layout in (Format.json, Format.jsonl):
+        record = result.to_record(index.name)
+        record["hits"] = [{**hit, "file": file} for hit, file in zip(record["hits"], files, strict=True)]
+        if layout is Format.json:
+            print_json(record)
+        else:
+            print_json_lines(record["hits"])
     else:
-        if result.message:
-            Console(stderr=True).print(result.message, markup=False, highlight=False)
-        if result.hits:
-            _print_hits(result.hits)
-    if not result.hits:
+        sought = " and ".join(
+            part for part in (f"'{shortened(words)}'" if result.query.terms else "", str(like or "")) if part
+        )
+        print_result(result, files, sought, "item" if by_item else "photograph", layout)
+    if not any(hit.is_match for hit in result.hits):
         raise typer.Exit(1)
-
-
-def _print_hits(hits: Sequence[Hit]) -> None:
-    from vitrine.labels import display_name
-
-    table = Table(_whole(hit.image_path for hit in hits), "score", "why", **PLAIN)
-    for hit in hits:
-        why = [f"{'' if m.wanted else 'not '}{display_name(m.label)} {m.probability:.0%}" for m in hit.matches]
-        why += [] if hit.similarity is None else [f"similarity {hit.similarity:.0%}"]
-        table.add_row(hit.image_path, f"{hit.score:.3f}", ", ".join(why))
-    Console().print(table)
-
-
-@index_app.command("info")
-def index_info(model: Model = "ensemble", folder: IndexFolder = None) -> None:
-    """Say what an index holds."""
-    from vitrine.retrieval.index import Index
-
-    place = folder or Path("index") / model
-    index = Index.load(place)
-    size = sum(path.stat().st_size for path in place.iterdir())
-    items, features = len(set(index.instance_ids.tolist())), index.embeddings.shape[1]
-    labels = ", ".join(f"{task} {index.label_space.num_labels(task)}" for task in index.label_space)
-    for name, value in (
-        ("system", index.name),
-        ("photographs", str(len(index))),
-        ("items", str(items)),
-        ("labels", labels),
-        ("features", str(features)),
-        ("megabytes", f"{size / 1e6:.1f}"),
-    ):
-        typer.echo(f"{name:12} {value}")
-
-
-@index_app.command("add")
-def index_add(
-    photos: Annotated[Path, typer.Argument(help="A folder; all files below it that are photographs are added.")],
-    model: Model = "ensemble",
-    folder: IndexFolder = None,
-) -> None:
-    """Add photographs to an index, or to a new one, each as an item of its own; known paths are replaced.
-
-    Files that cannot be read are named on standard error, and the exit code is then 1. Killed, it leaves the old index
-    as it was, and the next call continues where it was. A folder that holds other files and no index is refused.
-    """
-    import shutil
-
-    from tqdm import tqdm
-
-    from vitrine.inference.stream import predict_stream
-    from vitrine.retrieval.index import Index, stored_files
-    from vitrine.retrieval.queries import read_synonyms
-
-    place = folder or Path("index") / model
-    if not photos.is_dir():
-        raise fail(ValueError(f"{photos}: not a folder"))
-    files = sorted(path for path in photos.rglob("*") if path.is_file() and not path.name.startswith("."))
-    old = Index.load(place) if stored_files(place) else None
-    predictor = _load_predictor(old.name if old else model)
-    synonyms = old.vocabulary.synonyms if old else read_synonyms(Path("data/synonyms.yaml"))
-    finished, parts, num_faults = place / ".adding", [], 0
-    with tqdm(total=len(files), unit="photo", disable=None) as bar:
-        for found, faults, num in predict_stream(predictor, files, finished):
-            for fault in faults:
-                tqdm.write(f"Skipped {fault}", file=sys.stderr)
-            num_faults += len(faults)
-            if len(found):
-                parts.append(Index.build(predictor.name, found, found.image_paths, synonyms))
-            bar.update(num)
-    if parts:
-        first, *more = [old, *parts] if old else parts
-        first.concat(*more).save(place)
-    shutil.rmtree(finished, ignore_errors=True)
-    added = sum(len(part) for part in parts)
-    typer.echo(f"Added {added} photographs to {place}, skipped {num_faults} files.")
-    if num_faults or not added:
-        raise typer.Exit(1)
-
-
-@index_app.command("remove")
-def index_remove(
-    paths: Annotated[list[str], typer.Argument(help="Paths as `vitrine search` shows them.")],
-    model: Model = "ensemble",
-    folder: IndexFolder = None,
-) -> None:
-    """Remove photographs from an index; the files stay."""
-    from vitrine.artifacts import ArtifactError
-    from vitrine.retrieval.index import Index
-
-    place = folder or Path("index") / model
-    index = Index.load(place)
-    unknown = sorted(set(paths) - set(index.image_paths.tolist()))
-    if unknown:
-        raise ArtifactError(f"{place}: not indexed: {', '.join(unknown)}. Nothing was removed")
-    if len(set(paths)) == len(index):
-        raise ArtifactError(f"{place}: an index cannot be empty; delete the folder instead")
-    index.drop(set(paths)).save(place)
-    typer.echo(f"Removed {len(set(paths))} photographs from {place}.")
 
 
 @app.command()
@@ -393,14 +323,24 @@ def serve(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port.")] = 7860,
 ) -> None:
     """Serve the web page over what `dvc repro` made. Needs the extra [app]."""
+    _check_port(host, port)
     try:
         from vitrine.app.server import serve as serve_page
     except ModuleNotFoundError as error:
         raise fail(ValueError(f"{error.name} is not installed. Install the extra: pip install -e '.[app]'")) from None
+    serve_page(Path("."), host, port)
+
+
+def _check_port(host: str, port: int) -> None:
+    """End with a message if nothing can listen there, before the page starts, which takes seconds."""
     try:
-        serve_page(Path("."), host, port)
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
     except OSError as error:
-        raise fail(error) from None
+        number = error.errno or 0  # resolvers count below 0
+        reason = os.strerror(number) if number > 0 else "no such host"
+        if number == errno.EADDRINUSE:
+            reason = "is in use; choose another with --port"
+        raise ProjectError(f"{host}, port {port}: {reason}") from None
 
 
 @app.command()
@@ -416,21 +356,20 @@ def gate(revision: Revision = "HEAD") -> None:
     )
 
     changes = metric_changes(revision)
-    key = Column("metric", no_wrap=True, min_width=max((len(change.key) for change in changes), default=0))
-    table = Table(key, revision, "now", Column("change", no_wrap=True), "verdict", **PLAIN)
-    for change in sorted(changes, key=lambda c: (ORDER.index(c.verdict), c.key)):
-        if change.old != change.new:
-            table.add_row(
-                change.key,
-                format_value(change, "old"),
-                format_value(change, "new"),
-                format_change(change),
-                change.verdict,
-            )
-    console = Console()
-    if table.rows:
-        console.print(table)
-    console.print(count_changes(changes))
+    rows = [
+        [change.key, format_value(change, "old"), format_value(change, "new"), format_change(change), change.verdict]
+        for change in sorted(changes, key=lambda change: (ORDER.index(change.verdict), change.key))
+        if change.old != change.new
+    ]
+    if rows:
+        header = ["metric", abbreviate(revision, 12), "now", "change", "verdict"]
+        widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+        room = max(line_width() - sum(widths[1:]) - 2 * len(widths), 12)
+        table = Table(*(Column(name, no_wrap=True) for name in header), **PLAIN)
+        for key, *cells in rows:
+            table.add_row(Text(abbreviate(key, room)), *map(Text, cells))
+        show(table, at_least=room + sum(widths[1:]) + 2 * len(widths))
+    show(Text(count_changes(changes)))
     if any(change.verdict in FAILURES for change in changes):
         raise typer.Exit(1)
 
@@ -446,8 +385,8 @@ def summary(
     """Write what changed since a revision as Markdown, for a pull request."""
     from vitrine.reporting.compare import write_summary
 
-    write_summary(revision, out, repository_url)
-    Console().print(f"Wrote {out}", markup=False, highlight=False)
+    write_summary(revision, session().from_here(out), repository_url)
+    typer.echo(f"Wrote {out}")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,10 @@ CHUNK = 64
 CHUNKS_A_SHARD = 8
 """Chunks after which what is finished is written down."""
 
-Decoded = tuple[NDArray[np.uint8], list[str], list[str]]
+Fault = tuple[str, str]
+"""The path of a file that is no photograph, and what is wrong with it."""
+
+Decoded = tuple[NDArray[np.uint8], list[str], list[Fault]]
 
 
 def decode_files(paths: Sequence[str], size_px: int, max_megapixels: float) -> Decoded:
@@ -34,20 +37,21 @@ def decode_files(paths: Sequence[str], size_px: int, max_megapixels: float) -> D
     Shape:
         returns: (photos, size_px, size_px, channels), their paths, and what is wrong with the other files
     """
-    photos, names, faults = [], [], []
+    photos, names = [], []
+    faults: list[Fault] = []
     for path in paths:
         try:
             photos.append(decode_photo(Path(path), size_px, max_megapixels))
             names.append(path)
         except PhotoError as error:
-            faults.append(str(error))
+            faults.append((path, str(error).removeprefix(f"{path}: ")))
     stacked = np.stack(photos) if photos else np.empty((0, size_px, size_px, 3), dtype=np.uint8)
     return stacked, names, faults
 
 
 def predict_stream(
     predictor: Predictor, files: Sequence[Path], finished: Path
-) -> Iterator[tuple[Predictions, list[str], int]]:
+) -> Iterator[tuple[Predictions, list[Fault], int]]:
     """Predict files, a shard at a time, and keep every shard in a folder until the caller deletes that.
 
     A shard that is in the folder already, of the same files (path, size, time of change) and the same predictor, is
@@ -65,9 +69,11 @@ def predict_stream(
     for shard, key in zip(shards, keys, strict=True):
         place = finished / f"{key}.npz"
         if place.is_file():
-            yield Predictions.load(place), read_json(finished / f"{key}.json"), len(shard)
+            known = [(path, what) for path, what in read_json(finished / f"{key}.json")]
+            yield Predictions.load(place), known, len(shard)
             continue
-        parts, faults = [], []
+        parts: list[Predictions] = []
+        faults: list[Fault] = []
         for _ in _chunks(shard):
             photos, names, wrong = next(decoded)
             parts.append(predictor.predict(photos, names))

@@ -1,0 +1,188 @@
+"""`vitrine index`: show an index, add photographs to it, remove some."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vitrine.commands.session import (
+    APP,
+    IndexFolder,
+    Model,
+    ProjectError,
+    Quiet,
+    Verbose,
+    counted,
+    load_predictor,
+    say_more,
+    session,
+    skip,
+)
+
+if TYPE_CHECKING:
+    from vitrine.labels import LabelSpace
+    from vitrine.retrieval.index import MatchRule
+
+index_app = typer.Typer(help="Show an index, add photographs to it, remove some.", **APP)
+
+
+def index_folder(folder: Path | None, model: str) -> Path:
+    """Return where an index lies: where the user says, else where the pipeline wrote the one of a system.
+
+    Raises:
+        ProjectError: the user names a file.
+    """
+    if folder is None:
+        return Path("index") / model
+    place = session().from_here(folder)
+    if place.exists() and not place.is_dir():
+        raise ProjectError(f"{folder}: is a file. Choose the folder of an index")
+    return place
+
+
+def dataset_folder() -> Path:
+    """Return params.yaml's data.path, below which photographs of the pipeline's indexes lie; the project without it."""
+    import yaml
+
+    try:
+        return Path(yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))["data"]["path"])
+    except (OSError, KeyError, TypeError, UnicodeDecodeError, yaml.YAMLError):
+        return Path()
+
+
+def photo_file(image_path: str, dataset: Path) -> str | None:
+    """Return how an indexed photograph opens from where the user stands: of the dataset, or one that was added."""
+    for path in (dataset / image_path, Path(image_path)):
+        with suppress(OSError):
+            if path.is_file():
+                return session().to_here(path)
+    return None
+
+
+@index_app.command("info")
+def index_info(model: Model = "ensemble", folder: IndexFolder = None) -> None:
+    """Say what an index holds."""
+    from vitrine.retrieval.index import Index
+
+    place = index_folder(folder, model)
+    index = Index.load(place)
+    size = sum(path.stat().st_size for path in place.iterdir())
+    items, features = len(set(index.instance_ids.tolist())), index.embeddings.shape[1]
+    labels = ", ".join(f"{task} {index.label_space.num_labels(task)}" for task in index.label_space)
+    for name, value in (
+        ("system", index.name),
+        ("photographs", str(len(index))),
+        ("items", str(items)),
+        ("labels", labels),
+        ("features", str(features)),
+        ("megabytes", f"{size / 1e6:.1f}"),
+    ):
+        typer.echo(f"{name:12} {value}")
+
+
+@index_app.command("add")
+def index_add(
+    photos: Annotated[
+        list[Path],
+        typer.Argument(metavar="PHOTO", help="Files, folders, patterns, or - for paths on standard input."),
+    ],
+    model: Model = "ensemble",
+    folder: IndexFolder = None,
+    recursive: Annotated[
+        bool, typer.Option("--recursive/--no-recursive", "-r", help="Take the folders in a folder, too.")
+    ] = True,
+    _quiet: Quiet = False,
+    _verbose: Verbose = False,
+) -> None:
+    """Add photographs to an index, or to a new one, each as an item of its own; known paths are replaced.
+
+    Files that cannot be read are named on standard error, and the exit code is then 1. Killed, it leaves the old index
+    as it was, and the next call continues where it was. A folder that holds other files and no index is refused.
+    """
+    import shutil
+
+    from tqdm import tqdm
+
+    from vitrine.commands.files import find_photos
+    from vitrine.inference.stream import predict_stream
+    from vitrine.retrieval.index import Index, stored_files
+    from vitrine.retrieval.queries import read_synonyms
+
+    place = index_folder(folder, model)
+    old = Index.load(place) if stored_files(place) else None
+    names, faults = find_photos(photos, recursive)
+    for name, fault in faults:
+        skip(name, fault)
+    num_faults, num_added, parts = len(faults), 0, []
+    stored = {session().in_project(name).as_posix(): name for name in names}
+    if stored:
+        predictor = load_predictor(old.name if old else model)
+        synonyms = old.vocabulary.synonyms if old else read_synonyms(Path("data/synonyms.yaml"))
+        rule = old.rule if old else pipeline_rule(predictor.name, predictor.label_space)
+        say_more(f"A hit is a match from a score of {rule.least_score:.3f}.")
+        with tqdm(total=len(stored), unit="photo", disable=session().quiet or None) as bar:
+            for found, wrong, num in predict_stream(predictor, [Path(path) for path in stored], place / ".adding"):
+                with tqdm.external_write_mode():
+                    for path, fault in wrong:
+                        skip(stored[path], fault)
+                num_faults += len(wrong)
+                num_added += len(found)
+                if len(found):
+                    parts.append(Index.build(predictor.name, found, found.image_paths, synonyms, rule))
+                bar.update(num)
+    if parts:
+        first, *more = [old, *parts] if old else parts
+        first.concat(*more).save(place)
+    shutil.rmtree(place / ".adding", ignore_errors=True)
+    with suppress(OSError):
+        place.rmdir()  # a new folder in which there is nothing to keep
+    if not session().quiet:
+        where = session().to_here(place) if folder is None else folder
+        typer.echo(f"Added {counted(num_added, 'photograph')} to {where}, skipped {counted(num_faults, 'file')}.")
+    if num_faults or not num_added:
+        raise typer.Exit(1)
+
+
+def pipeline_rule(name: str, label_space: LabelSpace) -> MatchRule:
+    """Return from when on a hit is a match in the pipeline's index of a system with these labels, or the default."""
+    from vitrine.artifacts import ArtifactError
+    from vitrine.retrieval.index import Index, MatchRule
+
+    with suppress(ArtifactError):
+        index = Index.load(Path("index") / name)
+        if (index.name, index.label_space) == (name, label_space):
+            return index.rule
+    return MatchRule()
+
+
+@index_app.command("remove")
+def index_remove(
+    paths: Annotated[list[str], typer.Argument(help="Paths as `vitrine search` shows them.")],
+    model: Model = "ensemble",
+    folder: IndexFolder = None,
+    _quiet: Quiet = False,
+    _verbose: Verbose = False,
+) -> None:
+    """Remove photographs from an index; the files stay."""
+    from vitrine.artifacts import ArtifactError
+    from vitrine.retrieval.index import Index
+
+    place = index_folder(folder, model)
+    index, dataset = Index.load(place), dataset_folder()
+    known = dict.fromkeys(index.image_paths.tolist())
+    files = {os.path.abspath(root / path): path for root in (Path(), dataset) for path in known}
+    chosen = {path: path if path in known else files.get(os.path.abspath(session().here / path)) for path in paths}
+    unknown = sorted(path for path, name in chosen.items() if name is None)
+    shown = session().to_here(place) if folder is None else folder
+    if unknown:
+        raise ArtifactError(f"{shown}: not indexed: {', '.join(unknown)}. Nothing was removed")
+    names = {name for name in chosen.values() if name is not None}
+    if len(names) == len(index):
+        raise ArtifactError(f"{shown}: an index cannot be empty; delete the folder instead")
+    index.drop(names).save(place)
+    if not session().quiet:
+        typer.echo(f"Removed {counted(len(names), 'photograph')} from {shown}.")

@@ -1,0 +1,56 @@
+"""The examples of docs/api.md run."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from lineage import ROOT
+from vitrine.inference.predictor import Predictor
+
+EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "docs/api.md").read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def repro_folder(shop_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small project, with what the examples read besides."""
+    root = tmp_path_factory.mktemp("repro") / "shop"
+    shutil.copytree(shop_folder, root)
+    images = sorted((root / "data/made_up").glob("images/*.png"))
+    (root / "data/sample/images").mkdir(parents=True)
+    for path in images[:2]:
+        Image.open(path).save(root / f"data/sample/images/{path.stem}.jpg")
+    names = [path.relative_to(root / "data/made_up").as_posix() for path in images]
+    for name in ("ensemble", "deit"):
+        predictor = Predictor.load(name, models=root / "models", exports=root / "exports")
+        found = predictor.predict_files(images)
+        type(found)(found.label_space, tuple(names), found.probs, found.embeddings).save(
+            root / f"predictions/{name}.npz"
+        )
+    return root
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("example", EXAMPLES, ids=range(len(EXAMPLES)))
+def test_an_example_runs_and_prints(repro_folder: Path, example: str) -> None:
+    result = subprocess.run([sys.executable, "-c", example], cwd=repro_folder, capture_output=True, text=True)
+    assert result.returncode == 0 and result.stdout and not result.stderr, result.stderr
+
+
+def test_the_page_has_an_example_for_every_part() -> None:
+    assert len(EXAMPLES) == 3
+
+
+@pytest.mark.parametrize("signature", re.findall(r"`(\w+)\.(\w+)\(", (ROOT / "docs/api.md").read_text("utf-8")))
+def test_methods_on_the_page_exist(signature: tuple[str, str]) -> None:
+    from vitrine.predictions import Predictions
+    from vitrine.retrieval.index import Index
+
+    classes = {each.__name__: each for each in (Predictor, Index, Predictions)}
+    assert signature[0] not in classes or callable(getattr(classes[signature[0]], signature[1]))
