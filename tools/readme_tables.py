@@ -17,7 +17,7 @@ from vitrine.labels import display_name, read_score_table
 from vitrine.reporting.templating import markdown_table, percent, with_interval
 
 ROOT = Path(__file__).parents[1]
-PAGES = (ROOT / "README.md", ROOT / "docs/pretraining.md", ROOT / "docs/export.md")
+PAGES = (ROOT / "README.md", ROOT / "docs/pretraining.md", ROOT / "docs/export.md", ROOT / "docs/search.md")
 COLUMNS = {
     "efficientnet": "EfficientNet-Lite0",
     "deit": "DeiT-Tiny",
@@ -70,11 +70,22 @@ def parity_table(parity: pd.DataFrame) -> str:
     return markdown_table(["other labels", *shown], rows)
 
 
+def matches_table(matches: pd.DataFrame) -> str:
+    """Return from which score on a hit counts as a match, and how good the matches are: a row a system."""
+    by_name = matches.set_index("model").to_dict("index")
+    rows = [
+        [COLUMNS[name], f"{row['least_score']:.2f}", percent(row["precision"]), percent(row["recall"])]
+        for name, row in ((name, by_name[name]) for name in COLUMNS if name in by_name)
+    ]
+    return markdown_table(["matches by words", "least score", "precision", "recall"], rows)
+
+
 def tables() -> dict[str, str]:
     test = read_score_table(ROOT / "plots/evaluate/scores.csv")
     curves = {name: read_score_table(ROOT / f"pretrain/curves/{name}.csv") for name in ("deit", "mobilevit")}
     return {
         "curve": curve_table(curves),
+        "matches": matches_table(read_score_table(ROOT / "plots/index/matches.csv")),
         "parity": parity_table(read_score_table(ROOT / "plots/export/parity.csv")),
         "test": accuracy_table(test[test["split"] == "test"], "model"),
         "team13": accuracy_table(read_score_table(ROOT / "report/crossval_team13.csv"), "system"),

@@ -713,3 +713,16 @@ def test_several_photographs_of_an_item_are_answered_together(folder: Path) -> N
     assert np.allclose(said, expected, atol=1e-3)
     with pytest.raises(PhotoError, match="at most"):
         state.predict(files[:1] * (MAX_PHOTOS + 1), ["deit"])
+
+
+def test_every_image_field_hands_over_the_file_itself_and_fetches_nothing(tmp_path: Path) -> None:
+    import gradio as gr
+    from gradio.data_classes import ImageData
+
+    from vitrine.app import tabs
+
+    field = gr.Image(label=tabs.NO_PHOTO)  # as Gradio makes one for a visitor whose page it updates
+    assert field.preprocess(ImageData(path=str(tmp_path / "broken.png"))) == str(tmp_path / "broken.png")
+    with pytest.raises(gr.Error, match="not its address"):
+        asyncio.run(field.async_move_resource_to_block_cache("http://127.0.0.1/a.png"))
+    assert not list((Path(tabs.__file__).parent).glob("*.pyi"))

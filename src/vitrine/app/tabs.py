@@ -44,21 +44,24 @@ PREDICT: dict[str, Any] = {"concurrency_id": "predict", "concurrency_limit": 1}
 SEARCH: dict[str, Any] = {"concurrency_id": "search", "concurrency_limit": 4}
 
 
-class RawImage(gr.Image):
-    """An image field that hands over the uploaded file itself, so that only our own code decodes it.
+def take_raw_uploads() -> None:
+    """Make Gradio's image fields hand over the uploaded file itself, so that only our own code decodes it.
 
-    Nor does it fetch an address that somebody sends instead of a photograph.
+    Nor do they fetch an address that somebody sends instead of a photograph. This changes the class: Gradio makes new
+    fields for a visitor whose page it updates, and a subclass would make it write a stub file beside this one.
     """
+    move = gr.Image.async_move_resource_to_block_cache
 
-    is_template = True  # Gradio draws it as its parent
-
-    def preprocess(self, payload: Any) -> Any:
-        return None if payload is None else payload.path
-
-    async def async_move_resource_to_block_cache(self, url_or_file_path: Any) -> Any:
-        if str(url_or_file_path).lower().startswith(("http:", "https:")):
+    async def take(self: gr.Image, path: Any) -> Any:
+        if str(path).lower().startswith(("http:", "https:")):
             raise gr.Error("Send the photograph itself, not its address.")
-        return await super().async_move_resource_to_block_cache(url_or_file_path)
+        return await move(self, path)
+
+    gr.Image.async_move_resource_to_block_cache = take  # type: ignore[method-assign, assignment]
+    gr.Image.preprocess = lambda self, payload: None if payload is None else payload.path  # type: ignore[method-assign]
+
+
+take_raw_uploads()
 
 
 def model_choices(state: AppState) -> list[tuple[str, str]]:
@@ -83,7 +86,7 @@ class IdentifyTab:
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
                 sources: Any = ["upload", "clipboard", "webcam"]
-                self.photo = RawImage(label="Photograph", sources=sources, height=320, elem_id="look-photo")
+                self.photo = gr.Image(label="Photograph", sources=sources, height=320, elem_id="look-photo")
                 self.model = gr.Radio(
                     comparable_choices(state), value=state.systems[0], label="Model", elem_id="look-model"
                 )
@@ -150,7 +153,7 @@ class SearchTab:
                     comparable_choices(state), value=state.systems[0], label="Model", elem_id="search-model"
                 )
                 with gr.Accordion("Like a photograph", open=False) as self.like_fold:
-                    self.like_photo = RawImage(
+                    self.like_photo = gr.Image(
                         label="Like", sources=["upload", "clipboard"], height=180, elem_id="like-photo"
                     )
                 boxes = []
