@@ -299,13 +299,16 @@ PARTS = (
 )  # fmt: skip
 
 
+PAGE_ROUTES = ("photo", "plot", "hit", "review", "page")
+
+
 def queries(num: int, seed: int) -> list[str]:
     """Return paths with their query strings."""
     chance, made = random.Random(seed), []
     for number in range(num):
         if number % 4 == 3:
             parts = "/".join(chance.choice(PARTS) for _ in range(chance.randrange(1, 5)))
-            made.append(f"/{chance.choice(('photo', 'plot'))}/{parts}")
+            made.append(f"/{chance.choice(PAGE_ROUTES)}/{parts}")
             continue
         words = WORDS[number % len(WORDS)] if number % 2 else "".join(chance.sample(WORDS, 2))
         text = f"/api/search?q={quote(words)}"

@@ -108,7 +108,7 @@ def is_error(message: Any) -> bool:
 
     Leaving the page aborts what Gradio still listens to; a refused upload is a test's own doing.
     """
-    expected = ("abort", "connection errored", "status of 400", "status of 409", "status of 503")
+    expected = ("abort", "connection errored", "status of 400", "status of 404", "status of 409", "status of 503")
     return message.type == "error" and not any(text in message.text.lower() for text in expected)
 
 
@@ -493,6 +493,8 @@ def test_back_returns_to_what_was_shown(page: Any) -> None:
 
 
 def test_an_address_that_makes_no_sense_shows_the_first_tab(page: Any, address: str) -> None:
+    page.goto(f"{address}/?hit=deit/99999")
+    sync_api.expect(page.locator(".lightbox")).to_contain_text("There is no such photograph.")
     page.goto(f"{address}/?tab=<b>&model=x&like=../../etc&class=none&q={'y' * 900}")
     sync_api.expect(page.get_by_role("tab", name="Identify", exact=True)).to_have_attribute("aria-selected", "true")
     open_tab(page, "Search")

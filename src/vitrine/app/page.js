@@ -117,7 +117,9 @@ async function openHit(hit, remember = true, replace = false) {
   wanted = hit;
   const content = element("div");
   try {
-    content.innerHTML = await (await fetch(`/hit/${hit}`)).text();
+    const answer = await fetch(`/hit/${hit}`);
+    if (answer.ok) content.innerHTML = await answer.text();
+    else content.append(element("p", { textContent: (await answer.json()).error }));
   } catch {
     content.append(element("p", { textContent: "The server does not answer. Is it still running?" }));
   }

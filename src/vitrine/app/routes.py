@@ -105,7 +105,7 @@ def add_page_routes(app: fastapi.FastAPI, state: AppState) -> None:
         try:
             known, number = state.locate(f"{system}/{row}")
         except ArtifactError as error:
-            return fastapi.responses.HTMLResponse(html.empty(str(error), ""), 404)
+            raise HTTPException(404, str(error)) from None
         return fastapi.responses.HTMLResponse(html.detail(gallery, known, number, NUM_SIMILAR))
 
     @app.get("/plot/{name}")
