@@ -655,6 +655,25 @@ def test_the_keyboard_is_enough_to_search(page: Any) -> None:
     assert page.evaluate("document.activeElement.closest('#results button') !== null")
 
 
+SMALL_TARGETS = """() => [...document.querySelectorAll('button, select, summary, [role=tab], fieldset label')]
+  .filter((each) => each.checkVisibility() && each.getBoundingClientRect().width > 0)
+  .map((each) => [each.outerHTML.slice(0, 120), each.getBoundingClientRect()])
+  .filter(([, box]) => box.width < 44 || box.height < 44).map(([html]) => html)"""
+"""What is too small for a thumb."""
+
+
+@pytest.mark.parametrize("tab", ["Identify", "Search", "Accuracy", "Fix labels"])
+@pytest.mark.parametrize("page", [PHONE], ids=["phone"], indirect=True)
+def test_what_is_touched_on_a_phone_is_large_enough(page: Any, tab: str) -> None:
+    open_tab(page, tab)
+    if tab == "Search":
+        page.locator("summary", has_text="Model and filters").click()
+        sync_api.expect(page.locator("#search-model")).to_be_visible()
+    elif tab == "Fix labels":
+        page.wait_for_selector(".fix h2")
+    assert page.evaluate(SMALL_TARGETS) == []
+
+
 LAST_DRAWN = {
     "Identify": "#similar .cards button",
     "Search": "#results .cards button",
