@@ -8,7 +8,7 @@ export VITRINE_TEAM13_DIR ?= $(abspath $(wildcard ../shared/team13))
 export VITRINE_PHOTOS_DIR ?= $(abspath $(wildcard ../shared/photos))
 
 .DEFAULT_GOAL := help
-.PHONY: setup lock deps repro test check lock-check certify team13 team13-crossval crossval export pretrain render realism app pictures plots diff gate bench kill-test readme help
+.PHONY: setup lock deps repro test check lock-check certify team13 team13-crossval team13-active crossval active export pretrain render realism app pictures plots diff gate bench kill-test readme help
 
 setup: .venv/installed  ## Make the environment (about 8 GB, once)
 
@@ -37,6 +37,14 @@ team13-crossval: setup  ## Cross-validate on Team 13's photographs, as an experi
 	dvc repro data/team13/dvc.yaml
 	grep -hv '^#' data/team13/dataset | sed 's/^/-S /' | xargs dvc exp run crossval/dvc.yaml
 	python tools/keep_team13.py
+
+team13-active: setup  ## Simulate labeling on Team 13's photographs, as an experiment; write report/active_team13.csv
+	dvc repro data/team13/dvc.yaml
+	grep -hv '^#' data/team13/dataset | sed 's/^/-S /' | xargs dvc exp run active/dvc.yaml
+	cp plots/active/gains.csv report/active_team13.csv
+
+active: setup  ## Simulate labeling: chosen items against random ones
+	dvc repro active/dvc.yaml
 
 export: setup  ## Export all systems, measure how far they predict otherwise, and gate them
 	dvc repro export/dvc.yaml

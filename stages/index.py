@@ -58,11 +58,8 @@ def main() -> None:
         examples = [(query.text, query.relevant) for query in example_queries(queries)]
         shown = search_table(name, index, examples, np.ones(len(index), dtype=bool), top_k=6)
         searches.append(shown.drop(columns="row"))
-        photo_grid(
-            search_rows(shown, photos[held_out]),
-            f"{name}: what a search finds among val and test",
-            plots / f"searches_{name}.jpg",
-        )
+        title = f"{name}: what a search finds among val and test"
+        photo_grid(search_rows(shown, photos[held_out]), title, plots / f"searches_{name}.jpg")
 
     retrieval = pd.concat(measured)
     write_csv(plots / "retrieval.csv", named_rows(retrieval, "num_terms", "model", "method"))

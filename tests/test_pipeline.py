@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 import yaml
 from conftest import NUMBERS, make_dataset
+from PIL import Image
 from recording import keys_read
 
 import lineage
@@ -392,6 +393,39 @@ def test_one_models_param_reruns_that_model_and_what_follows(project: Project) -
     project.git("checkout", "-q", ".")
     project.dvc("checkout", "dvc.yaml")
     assert "up to date" in project.dvc("repro")
+
+
+@pytest.mark.slow
+def test_unlabeled_photographs_are_queued_labeled_and_trained_on(project: Project) -> None:
+    vitrine = sys.executable, "-m", "vitrine.cli"
+    unlabeled = project.root / "unlabeled"
+    unlabeled.mkdir()
+    for number in range(6):
+        Image.new("RGB", (24, 24), (40 * number, 200 - 30 * number, 90)).save(unlabeled / f"{number}.png")
+
+    def call(*arguments: str) -> None:
+        result = project.run(*vitrine, *arguments)
+        assert result.returncode == 0, result.stdout + result.stderr
+
+    def queue(name: str, num: int) -> pd.DataFrame:
+        call("index", "add", "unlabeled", "--index", f"index_{name}")
+        call("label", "next", f"index_{name}", "--num", str(num), "--out", f"{name}.csv")
+        return pd.read_csv(project.root / f"{name}.csv", dtype=str, keep_default_na=False)
+
+    num_photos = len(pd.read_csv(project.root / "data/splits/photos.csv"))
+    first = queue("first", 2)
+    assert len(first) == 2 and set(first["class_label"]) == {""} and first["suggestion"].str.len().min() > 0
+    first["class_label"] = "007"
+    first.to_csv(project.root / "first.csv", index=False)
+    call("label", "add", "first.csv")
+    project.dvc("repro")
+    photos = pd.read_csv(project.root / "data/splits/photos.csv", dtype=str)
+    assert len(photos) == num_photos + 2 and set(photos["split"].iloc[-2:]) == {"train"}
+    second = queue("second", 10)
+    assert len(second) == 4 and not set(second["file"]) & set(first["file"])
+    project.git("checkout", "-q", ".")
+    project.git("clean", "-fdq")
+    project.dvc("checkout", "--force")
 
 
 BUMPS = {

@@ -28,6 +28,7 @@ ROOT = Path(__file__).parents[1]
 PIPELINES = (
     "dvc.yaml",
     "crossval/dvc.yaml",
+    "active/dvc.yaml",
     "export/dvc.yaml",
     "pretrain/dvc.yaml",
     "data/sample/dvc.yaml",

@@ -1,8 +1,8 @@
 """Write the tables of README.md and of pages in docs/ from the last runs: python tools/readme_tables.py.
 
 Reads   plots/evaluate/scores.csv, plots/crossval/scores.csv, report/crossval_team13.csv, pretrain/curves/,
-        plots/export/parity.csv
-Writes  the three files, between `<!-- table NAME -->` and `<!-- end -->`
+        plots/export/parity.csv, plots/index/matches.csv, plots/active/gains.csv, report/active_team13.csv
+Writes  PAGES, between `<!-- table NAME -->` and `<!-- end -->`
 """
 
 from __future__ import annotations
@@ -17,7 +17,13 @@ from vitrine.labels import display_name, read_score_table
 from vitrine.reporting.templating import markdown_table, percent, with_interval
 
 ROOT = Path(__file__).parents[1]
-PAGES = (ROOT / "README.md", ROOT / "docs/pretraining.md", ROOT / "docs/export.md", ROOT / "docs/search.md")
+PAGES = (
+    ROOT / "README.md",
+    ROOT / "docs/pretraining.md",
+    ROOT / "docs/export.md",
+    ROOT / "docs/search.md",
+    ROOT / "docs/labeling.md",
+)
 COLUMNS = {
     "efficientnet": "EfficientNet-Lite0",
     "deit": "DeiT-Tiny",
@@ -80,10 +86,27 @@ def matches_table(matches: pd.DataFrame) -> str:
     return markdown_table(["matches by words", "least score", "precision", "recall"], rows)
 
 
+def gains_table(gains: Mapping[str, pd.DataFrame]) -> str:
+    """Return what choosing items to label gains over random ones, in points: a row a strategy, a column a dataset."""
+    by_strategy = {name: table.set_index("strategy").to_dict("index") for name, table in gains.items()}
+    rows = []
+    for strategy in next(iter(gains.values()))["strategy"]:
+        cells = []
+        for found in by_strategy.values():
+            row = found[strategy]
+            gain, low, high = (100 * row[key] for key in ("gain", "gain_ci_low", "gain_ci_high"))
+            compared = "" if strategy == "random" else f"; {gain:+.1f} [{low:+.1f}, {high:+.1f}]"
+            cells.append(f"{percent(row['area'])}{compared}")
+        rows.append([strategy, *cells])
+    return markdown_table(["area; gain in points", *by_strategy], rows)
+
+
 def tables() -> dict[str, str]:
     test = read_score_table(ROOT / "plots/evaluate/scores.csv")
     curves = {name: read_score_table(ROOT / f"pretrain/curves/{name}.csv") for name in ("deit", "mobilevit")}
+    simulated = {"sample": "plots/active/gains.csv", "Team 13's photographs": "report/active_team13.csv"}
     return {
+        "active": gains_table({name: read_score_table(ROOT / path) for name, path in simulated.items()}),
         "curve": curve_table(curves),
         "matches": matches_table(read_score_table(ROOT / "plots/index/matches.csv")),
         "parity": parity_table(read_score_table(ROOT / "plots/export/parity.csv")),

@@ -17,6 +17,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from vitrine.commands.index import dataset_folder, index_app, index_folder, photo_file
+from vitrine.commands.label import label_app
 from vitrine.commands.printing import PLAIN, abbreviate, print_answers, print_json, print_json_lines, print_result, show
 from vitrine.commands.printing import width as line_width
 from vitrine.commands.session import (
@@ -41,6 +42,7 @@ from vitrine.commands.session import (
 
 app = typer.Typer(cls=Commands, **APP)
 app.add_typer(index_app, name="index")
+app.add_typer(label_app, name="label")
 if TYPE_CHECKING:
     from vitrine.data.dataset import Description, Guess
 
