@@ -1,0 +1,77 @@
+"""What searches: one index, one of shards, or another engine, behind one interface."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitrine.labels import LabelSpace
+from vitrine.retrieval.index import Index, MatchRule, SearchResult
+from vitrine.retrieval.queries import Vocabulary
+from vitrine.retrieval.sharded import ShardedIndex, is_sharded
+
+
+class SearchBackend(Protocol):
+    """What answers searches.
+
+    Attributes:
+        name: of the system whose predictions are searched
+        rule: from when on a photograph counts as a match
+    """
+
+    name: str
+    label_space: LabelSpace
+    vocabulary: Vocabulary
+    rule: MatchRule
+
+    def __len__(self) -> int: ...
+
+    def search(
+        self,
+        text: str = "",
+        *,
+        like: NDArray[np.floating] | None = None,
+        top_k: int = 10,
+        by_item: bool = False,
+        only: NDArray[np.bool_] | None = None,
+    ) -> SearchResult:
+        """Search as `Index.search` does."""
+        ...
+
+
+class PhotoStore(SearchBackend, Protocol):
+    """What the page needs besides: photographs by their row."""
+
+    @property
+    def num_features(self) -> int: ...
+
+    def image_path(self, row: int) -> str: ...
+
+    def paths(self) -> Iterator[str]:
+        """Give all paths, in the order of rows."""
+        ...
+
+    def probs_of(self, row: int) -> dict[str, NDArray[np.float32]]:
+        """Return a photograph's probabilities. Shape: of each task (labels,)."""
+        ...
+
+    def embedding(self, row: int) -> NDArray[np.float32]:
+        """Return a photograph's embedding, of length 1. Shape: (features,)."""
+        ...
+
+    def most_probable(self, task: str) -> NDArray[np.int64]:
+        """Return the code of each photograph's most probable label. Shape: (photos,)."""
+        ...
+
+
+def load_index(folder: Path) -> Index | ShardedIndex:
+    """Open the index that a folder holds, of one file an array or of shards.
+
+    Raises:
+        ArtifactError: the folder does not hold a whole index.
+    """
+    return ShardedIndex.load(folder) if is_sharded(folder) else Index.load(folder)
