@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +58,15 @@ class Hit:
     is_match: bool
     similarity: float | None
     matches: tuple[Match, ...]
+
+
+class Candidate(NamedTuple):
+    """A row that may be among the hits; its score is not yet cut at 1, so candidates of several indexes compare."""
+
+    row: int
+    score: float
+    is_match: bool
+    similarity: float | None
 
 
 @dataclass(frozen=True)
@@ -187,7 +196,7 @@ class Index:
         old, files = stored_files(folder), {}
         for name in ARRAYS:
             array = np.ascontiguousarray(getattr(self, name))
-            files[name] = f"{name}-{hashlib.sha256(array.tobytes()).hexdigest()[:12]}.npy"
+            files[name] = f"{name}-{hashlib.sha256(array.data).hexdigest()[:12]}.npy"
             if not (folder / files[name]).exists():
                 write_npy(folder / files[name], array)
         document = {"system": self.name, "label_space": self.label_space.to_json(), "photos": len(self)}
@@ -227,22 +236,63 @@ class Index:
             ArtifactError: another index is of another system or of other labels.
         """
         for other in others:
-            if (self.name, self.label_space) != (other.name, other.label_space):
-                raise ArtifactError(
-                    f"an index of {other.name} cannot be joined to one of {self.name}, or their labels differ. "
-                    "Make a new index of one system's predictions"
-                )
-        parts = [self.drop({path for other in others for path in other.image_paths.tolist()}), *others]
-        arrays = [
-            np.concatenate([getattr(part, name) for part in parts], axis=1 if name == "probs" else 0) for name in ARRAYS
-        ]
-        return Index(self.name, self.label_space, self.vocabulary.synonyms, *arrays, rule=self.rule)
+            self.check_same(other)
+        return join([self.drop({path for other in others for path in other.image_paths.tolist()}), *others])
+
+    def check_same(self, other: Index) -> None:
+        """Raises: ArtifactError: another index is of another system or of other labels."""
+        if (self.name, self.label_space) != (other.name, other.label_space):
+            raise ArtifactError(
+                f"an index of {other.name} cannot be joined to one of {self.name}, or their labels differ. "
+                "Make a new index of one system's predictions"
+            )
 
     def drop(self, image_paths: set[str]) -> Index:
         """Return an index without some photographs."""
-        kept = np.array([path not in image_paths for path in self.image_paths.tolist()], dtype=bool)
-        arrays = [getattr(self, name)[:, kept] if name == "probs" else getattr(self, name)[kept] for name in ARRAYS]
+        return self.take(np.array([path not in image_paths for path in self.image_paths.tolist()], dtype=bool))
+
+    def take(self, rows: NDArray[np.bool_] | slice) -> Index:
+        """Return an index of some rows. Shape: rows: (photos,), if it is not a slice."""
+        arrays = [getattr(self, name)[:, rows] if name == "probs" else getattr(self, name)[rows] for name in ARRAYS]
         return Index(self.name, self.label_space, self.vocabulary.synonyms, *arrays, rule=self.rule)
+
+    # -- photographs -----------------------------------------------------------------------------------------------
+
+    @property
+    def num_features(self) -> int:
+        return int(self.embeddings.shape[1])
+
+    def image_path(self, row: int) -> str:
+        return str(self.image_paths[row])
+
+    def paths(self) -> Iterator[str]:
+        """Give all paths, in the index's order."""
+        return iter(self.image_paths.tolist())
+
+    def row_of(self, image_path: str) -> int | None:
+        """Return the first row of a path; None if it is not indexed."""
+        rows = np.flatnonzero(self.image_paths == image_path)
+        return int(rows[0]) if len(rows) else None
+
+    def num_items(self) -> int:
+        return len(set(self.instance_ids.tolist()))
+
+    def probs_of(self, row: int) -> dict[str, NDArray[np.float32]]:
+        """Return a photograph's probabilities. Shape: of each task (labels,)."""
+        return {
+            task: np.asarray(self.probs[self._start[task] : self._start[task] + self.label_space.num_labels(task), row])
+            for task in self.label_space
+        }
+
+    def embedding(self, row: int) -> NDArray[np.float32]:
+        """Return a photograph's embedding. Shape: (features,)."""
+        return np.asarray(self.embeddings[row])
+
+    def most_probable(self, task: str) -> NDArray[np.int32]:
+        """Return the code of each photograph's most probable label. Shape: (photos,)."""
+        num = self.label_space.num_labels(task)
+        probs = self.probs[self._start[task] : self._start[task] + num]
+        return np.asarray(np.argmax(probs, axis=0), dtype=np.int32)
 
     # -- scores ----------------------------------------------------------------------------------------------------
 
@@ -275,17 +325,20 @@ class Index:
             scores *= raised(self.term_probs(term))
         return scores
 
-    def or_scores(self, query: ParsedQuery) -> NDArray[np.float32]:
+    def or_scores(self, query: ParsedQuery, weights: Sequence[np.float32] = ()) -> NDArray[np.float32]:
         """Score an OR: the terms' probabilities, each weighted by how rare it is, summed. Shape: (photos,).
+
+        Args:
+            weights: of the terms, by `idf`; without them, how rare they are in this index.
 
         Source:
             expected term counts in place of counts, as for uncertain text (Chelba and Acero, ACL 2005), with
             scikit-learn's smooth idf: ln((1 + photos) / (1 + expected photos)) + 1.
         """
         scores = np.zeros(len(self), dtype=np.float32)
-        for term in query.terms:
+        for number, term in enumerate(query.terms):
             probs = self.term_probs(term)
-            scores += np.float32(np.log((1 + len(self)) / (1 + float(probs.sum()))) + 1) * probs
+            scores += (weights[number] if weights else idf(len(self), float(probs.sum()))) * probs
         return scores
 
     def similarity(self, embedding: NDArray[np.floating]) -> NDArray[np.float32]:
@@ -317,9 +370,27 @@ class Index:
             like: (features,), as this system's Predictor gives it; only: (photos,), keeps the search to some
         """
         query = self.vocabulary.parse(text)
-        message = self._message(query, like is not None)
+        message = search_message(query, self.vocabulary, like is not None)
         if not query.terms and like is None:
             return SearchResult((), query, 0, message)
+        found, matched = self.candidates(query, like, top_k, by_item, only)
+        hits = tuple(self.hit(query, candidate) for candidate in found)
+        num_matches = len(set(self.instance_ids[matched].tolist())) if by_item else int(matched.sum())
+        return SearchResult(hits, query, num_matches, message)
+
+    def candidates(
+        self,
+        query: ParsedQuery,
+        like: NDArray[np.floating] | None,
+        top_k: int,
+        by_item: bool,
+        only: NDArray[np.bool_] | None,
+    ) -> tuple[list[Candidate], NDArray[np.bool_]]:
+        """Return the best rows of a query that has terms or a photograph, and which rows match.
+
+        Shape:
+            as `search`; returns: at most top_k, and (photos,)
+        """
         scores = self.and_scores(query)
         matched = scores >= self.rule.least_score
         cosines = None
@@ -331,21 +402,18 @@ class Index:
         if only is not None:
             scores[~only] = -1
             matched &= only
-        rows = self._best(scores, top_k, by_item)
-        hits = tuple(
-            Hit(
-                row,
-                str(self.image_paths[row]),
-                str(self.instance_ids[row]),
-                min(float(scores[row]), 1.0),
-                bool(matched[row]),
-                None if cosines is None else float(cosines[row]),
-                tuple(self._explain(term, row) for term in query.terms),
-            )
-            for row in rows
-        )
-        num_matches = len(set(self.instance_ids[matched].tolist())) if by_item else int(matched.sum())
-        return SearchResult(hits, query, num_matches, message)
+        found = [
+            Candidate(row, float(scores[row]), bool(matched[row]), None if cosines is None else float(cosines[row]))
+            for row in self._best(scores, top_k, by_item)
+        ]
+        return found, matched
+
+    def hit(self, query: ParsedQuery, found: Candidate) -> Hit:
+        """Return a candidate with what people read of it, and why it was found."""
+        row, score, is_match, similarity = found
+        path, item = str(self.image_paths[row]), str(self.instance_ids[row])
+        why = tuple(self._explain(term, row) for term in query.terms)
+        return Hit(row, path, item, min(score, 1.0), is_match, similarity, why)
 
     def _best(self, scores: NDArray[np.float32], top_k: int, by_item: bool) -> list[int]:
         wanted = top_k
@@ -367,23 +435,37 @@ class Index:
         probability = float(self.term_probs(term, here)[0])
         return Match(term.text, term.wanted, self.label_space.labels[best[0]][best[1]], probability)
 
-    def _message(self, query: ParsedQuery, has_photo: bool) -> str | None:
-        parts = [f"Showing results for '{term.read_as}'." for term in query.terms if term.read_as]
-        if query.unknown_words:
-            parts.append(f"Not understood: {', '.join(repr(shortened(word)) for word in query.unknown_words)}.")
-        if query.unread:
-            parts.append(
-                f"Only the first {MAX_QUERY_CHARACTERS} characters were read, not '{shortened(query.unread)}'."
-            )
-        if not query.terms and not has_photo:
-            parts += [] if parts else ["Nothing to search for."]
-            parts.append(f"Try words such as: {', '.join(self.vocabulary.suggestions())}.")
-        return " ".join(parts) or None
+
+def join(parts: Sequence[Index]) -> Index:
+    """Return an index of the photographs of indexes of one system and label space, with the first one's rule."""
+    first = parts[0]
+    arrays = [
+        np.concatenate([getattr(part, name) for part in parts], axis=1 if name == "probs" else 0) for name in ARRAYS
+    ]
+    return Index(first.name, first.label_space, first.vocabulary.synonyms, *arrays, rule=first.rule)
+
+
+def idf(num_photos: int, expected: float) -> np.float32:
+    """Return how rare a term is that as many photographs are expected to answer."""
+    return np.float32(np.log((1 + num_photos) / (1 + expected)) + 1)
 
 
 def raised(probs: NDArray[np.float32]) -> NDArray[np.float32]:
     """Raise probabilities a little, so that one of 0 does not end a product; 1 stays 1."""
     return np.asarray((probs + np.float32(FLOOR)) / np.float32(1 + FLOOR))
+
+
+def search_message(query: ParsedQuery, vocabulary: Vocabulary, has_photo: bool) -> str | None:
+    """Return a sentence on how a query was understood, where there is something to say."""
+    parts = [f"Showing results for '{term.read_as}'." for term in query.terms if term.read_as]
+    if query.unknown_words:
+        parts.append(f"Not understood: {', '.join(repr(shortened(word)) for word in query.unknown_words)}.")
+    if query.unread:
+        parts.append(f"Only the first {MAX_QUERY_CHARACTERS} characters were read, not '{shortened(query.unread)}'.")
+    if not query.terms and not has_photo:
+        parts += [] if parts else ["Nothing to search for."]
+        parts.append(f"Try words such as: {', '.join(vocabulary.suggestions())}.")
+    return " ".join(parts) or None
 
 
 def shortened(text: str, length: int = 40) -> str:
