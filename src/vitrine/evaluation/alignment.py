@@ -96,7 +96,7 @@ def read_aligned(folder: Path, label_space: LabelSpace, aliases: Aliases) -> Ali
             known=int(photos[task].notna().sum()),
             missing=int(given.isna().sum()),
             unknown=dict(Counter(sorted(unknown[task].dropna())).most_common()),
-            renamed={label: match for label, match in sorted(ours.items()) if match not in (None, label)},  # type: ignore[misc]
+            renamed={label: match for label, match in sorted(ours.items()) if match not in (None, label)},
         )
     absent = tuple(task for task in label_space if task not in labels)
     unused = tuple(name for name in attributes if name not in theirs.values())

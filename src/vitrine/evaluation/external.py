@@ -35,7 +35,7 @@ from vitrine.inference.runtimes import ServingParams
 from vitrine.inference.systems import ENSEMBLE, NETWORKS, load_systems
 from vitrine.labels import MISSING, LabelSpace, read_photo_table
 from vitrine.params import read_section
-from vitrine.photos import PhotoError, decode_photo
+from vitrine.photos import Decoding, PhotoError, decode_photo
 from vitrine.predictions import Predictions
 
 CHUNK = 256
@@ -149,6 +149,7 @@ class ExternalEvaluation:
         unused_attributes: attributes of the folder that the models do not know
         twins: photographs that repeat one of the project's, exactly or nearly
         shared_items: values of instance_id that train has, too; nothing is concluded from them
+        decoding: how photographs are decoded
         sure_accuracy: fraction of confident answers that val showed to be right (evaluate.sure_accuracy)
         systems: results by system, in the project's order
     """
@@ -163,6 +164,7 @@ class ExternalEvaluation:
     unused_attributes: tuple[str, ...]
     twins: tuple[Twin, ...]
     shared_items: tuple[str, ...]
+    decoding: Decoding
     sure_accuracy: float
     label_space: LabelSpace
     systems: Mapping[str, SystemResult]
@@ -392,6 +394,7 @@ def evaluate_external(
         unused_attributes=table.unused_attributes,
         twins=tuple(twins),
         shared_items=tuple(sorted(set(readable.loc[clean, "instance_id"]) & train_items)),
+        decoding=known.predictor.runtime.decoding,
         sure_accuracy=known.evaluate.sure_accuracy,
         label_space=space,
         systems=systems,
