@@ -62,12 +62,7 @@ def read_aligned(folder: Path, label_space: LabelSpace, aliases: Aliases) -> Ali
     Raises:
         CatalogError: the folder or its labels.csv is missing, or breaks the contract; all faults, by line.
     """
-    path = folder / "labels.csv"
-    if not folder.is_dir():
-        raise CatalogError(folder, ["not a folder; name one that holds labels.csv and its images"])
-    if not path.is_file():
-        advice = f"`vitrine init {folder.name}` makes it from class folders"
-        raise CatalogError(folder, [f"holds no labels.csv; {advice}, data/README.md has its columns"])
+    path = find_table(folder)
     raw = read_table(path)
     missing = column_faults(raw)
     if missing:
@@ -101,6 +96,16 @@ def read_aligned(folder: Path, label_space: LabelSpace, aliases: Aliases) -> Ali
     absent = tuple(task for task in label_space if task not in labels)
     unused = tuple(name for name in attributes if name not in theirs.values())
     return AlignedTable(photos.reset_index(drop=True), unknown.reset_index(drop=True), labels, absent, unused)
+
+
+def find_table(folder: Path) -> Path:
+    """Return the labels.csv of a folder. Raises: CatalogError: there is none."""
+    if not folder.is_dir():
+        raise CatalogError(folder, ["not a folder; name one that holds labels.csv and its images"])
+    path = folder / "labels.csv"
+    if not path.is_file():
+        raise CatalogError(folder, ["holds no labels.csv; `vitrine init` makes one for folders images/CLASS/*.jpg"])
+    return path
 
 
 def _mapped(labels: pd.Series, names: Mapping[str, str | None]) -> pd.Series:

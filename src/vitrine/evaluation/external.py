@@ -18,7 +18,7 @@ from vitrine.artifacts import ArtifactError, read_npy
 from vitrine.data.catalog import DataParams
 from vitrine.data.splits import SplitParams
 from vitrine.errors import VitrineError
-from vitrine.evaluation.alignment import Aliases, AlignedTable, TaskLabels, read_aligned
+from vitrine.evaluation.alignment import Aliases, AlignedTable, TaskLabels, find_table, read_aligned
 from vitrine.evaluation.leakage import Fingerprints, Twin, find_twins
 from vitrine.evaluation.metrics import EvaluateParams, majority_label, per_label_table
 from vitrine.evaluation.scoring import accuracy_with_interval, number_items, score
@@ -355,6 +355,7 @@ def evaluate_external(
         ArtifactError: a system or a file of the project is missing or broken.
         ParamsError: params.yaml lacks what is read.
     """
+    find_table(folder)  # before anything is loaded, which takes seconds
     known, hidden = _Project.load(project, models), None if progress is None else not progress
     space = known.predictor.label_space
     table = read_aligned(folder, space, _joined_aliases(known.data.aliases, aliases or {}, space))
@@ -593,14 +594,17 @@ def confident_numbers(
     """Say how many answers are confident, and how many of these are right, with 95 % intervals over items.
 
     Keys:
-        threshold, coverage and its interval, n, items, accuracy and its interval; the latter None without such answers
+        threshold, coverage and its interval (None without a threshold), n, items, accuracy and its interval (None
+        without such answers)
 
     Shape:
         codes, items: (photos,), none missing; probs: (photos, labels)
     """
     sure, right = is_confident(probs, threshold), probs.argmax(axis=1) == codes
     numbers: dict[str, float | None] = {"threshold": threshold}
-    covered = accuracy_with_interval(sure, items)
+    covered: dict[str, float | None] = dict(accuracy_with_interval(sure, items))
+    if threshold is None:  # it answers nothing, however many photographs there are
+        covered |= dict.fromkeys(("accuracy_ci_low", "accuracy_ci_high"))
     numbers |= {key.replace("accuracy", "coverage"): value for key, value in covered.items() if key != "n"}
     numbers |= {"n": int(sure.sum()), "items": len(np.unique(items[sure]))}
     if not sure.any():

@@ -29,7 +29,9 @@ DEFAULT_FOLDER = Path("report/external")
 """In the project: each evaluated folder has a folder here, which git tracks but for what shows photographs."""
 
 NUMBERS_FILE = "evaluation.json"
-PAGE_FILES = ("report.md", "index.html", "accuracy.png", "reliability.png")
+MAX_LABELS = 30
+"""Unknown labels that the page names, the most frequent first."""
+
 UNRELIABLE = CERTAINTIES["unreliable"]
 
 
@@ -43,6 +45,7 @@ def write_evaluation(found: ExternalEvaluation, folder: Path) -> None:
         ArtifactError: the folder holds other files.
     """
     check_folder(folder)
+    folder = Path(os.path.abspath(folder))
     folder.parent.mkdir(parents=True, exist_ok=True)
     made = folder.with_name(f".{folder.name}-{secrets.token_hex(8)}")
     made.mkdir()
@@ -50,11 +53,11 @@ def write_evaluation(found: ExternalEvaluation, folder: Path) -> None:
         _write_files(found, made)
         if folder.is_dir():
             names = sorted((path.name for path in made.iterdir()), key=lambda name: name == NUMBERS_FILE)
-            for path in folder.glob("mistakes_*.jpg"):
-                if path.name not in names:
-                    path.unlink()
             for name in names:
                 os.replace(made / name, folder / name)
+            for path in folder.glob("mistakes_*.jpg"):  # of systems that were not judged this time
+                if path.name not in names:
+                    path.unlink()
         else:
             os.replace(made, folder)
     finally:
@@ -88,7 +91,8 @@ def _pictured_task(found: ExternalEvaluation) -> str:
 
 def escaped(name: str) -> str:
     """Return a name of other people's so that Markdown shows it as it is; tables escape pipes themselves."""
-    return re.sub(r"([\\`*_{}\[\]<>#!&~])", r"\\\1", printable(name))
+    text = re.sub(r"([\\`*_{}\[\]<>#!&~$])", r"\\\1", printable(name))
+    return re.sub(r"^(\s*\d*)([-+.)])", r"\1\\\2", text)  # where it would begin a list
 
 
 def evaluation_markdown(found: ExternalEvaluation) -> str:
@@ -173,12 +177,13 @@ def _confidence(found: ExternalEvaluation) -> list[list[Any]]:
             task,
             name,
             *(f"{result.calibration[f'{key}_before']:.3f} → {result.calibration[f'{key}_after']:.3f}" for key in KEYS),
-            UNRELIABLE if result.confident["threshold"] is None else f"{result.confident['threshold']:.2f}",
-            with_interval(result.confident, "coverage"),
+            UNRELIABLE if threshold is None else f"{threshold:.2f}",
+            _share(result.confident["coverage"]) if threshold is None else with_interval(result.confident, "coverage"),
             result.confident["items"],
             "" if result.confident["accuracy"] is None else with_interval(result.confident, "accuracy"),
         ]
         for task, name, result in _results(found)
+        for threshold in (result.confident["threshold"],)
     ]
 
 
@@ -224,7 +229,9 @@ def _labels(found: ExternalEvaluation) -> list[list[Any]]:
 
 
 def _counted(labels: Mapping[str, int]) -> str:
-    return ", ".join(f"{escaped(label)} ({num})" for label, num in labels.items())
+    shown = [f"{escaped(label)} ({num})" for label, num in list(labels.items())[:MAX_LABELS]]
+    more = [f"and {len(labels) - MAX_LABELS} more, in {NUMBERS_FILE}"] if len(labels) > MAX_LABELS else []
+    return ", ".join([*shown, *more])
 
 
 def _twin(twin: Twin) -> str:
