@@ -111,7 +111,8 @@ def evaluation_markdown(found: ExternalEvaluation) -> str:
         overconfidence=gap(best.tasks[first].confidence),
         quality={task: _quality(found, task) for task in found.tasks},
         confidence=_confidence(found),
-        honesty=_honesty(found),
+        honesty_header=_honesty(found)[0],
+        honesty=_honesty(found)[1],
         shifts=[_shift(name, system) for name, system in found.systems.items()],
         mistaken=[name for name in found.systems if surest_mistakes(found, name, first)],
         per_label={task: _per_label(found, task) for task in found.tasks},
@@ -174,8 +175,7 @@ def _quality(found: ExternalEvaluation, task: str) -> list[list[Any]]:
 def _confidence(found: ExternalEvaluation) -> list[list[Any]]:
     return [
         [
-            task,
-            name,
+            f"{task}, {name}",
             *(f"{result.calibration[f'{key}_before']:.3f} → {result.calibration[f'{key}_after']:.3f}" for key in KEYS),
             UNRELIABLE if threshold is None else f"{threshold:.2f}",
             _share(result.confident["coverage"]) if threshold is None else with_interval(result.confident, "coverage"),
@@ -190,20 +190,24 @@ def _confidence(found: ExternalEvaluation) -> list[list[Any]]:
 KEYS = ("nll", "brier", "ece")
 
 
-def _honesty(found: ExternalEvaluation) -> list[list[Any]]:
-    return [
+def _honesty(found: ExternalEvaluation) -> tuple[list[str], list[list[Any]]]:
+    """Return header and rows of the table on confidence and accuracy; on unknown labels only where there are any."""
+    header = ["task, system", "mean confidence", "accuracy", "confidence minus accuracy", "on own test"]
+    rows: list[list[Any]] = [
         [
-            task,
-            name,
+            f"{task}, {name}",
             _share(result.confidence["mean_confidence"]),
             _share(result.scores["accuracy"]),
             gap(result.confidence),
             gap(result.confidence, "own_test_overconfidence"),
-            result.unknown_labels["n"],
-            _share(result.unknown_labels["mean_confidence"]),
         ]
         for task, name, result in _results(found)
     ]
+    if any(result.unknown_labels["n"] for _, _, result in _results(found)):
+        header += ["unknown labels", "mean confidence there"]
+        for row, (_, _, result) in zip(rows, _results(found), strict=True):
+            row += [result.unknown_labels["n"], _share(result.unknown_labels["mean_confidence"])]
+    return header, rows
 
 
 def _results(found: ExternalEvaluation) -> list[tuple[str, str, TaskResult]]:
@@ -246,7 +250,7 @@ def _named(names: Sequence[str]) -> list[str]:
 
 def _near_scores(found: ExternalEvaluation) -> list[list[Any]]:
     return [
-        [task, name, result.near_duplicates["n"], with_interval(result.near_duplicates, "accuracy"),
+        [f"{task}, {name}", result.near_duplicates["n"], with_interval(result.near_duplicates, "accuracy"),
          with_interval(result.scores, "accuracy")]
         for task, name, result in _results(found)
         if result.near_duplicates["n"]
