@@ -123,3 +123,13 @@ def shop_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     counts = dict.fromkeys(("train", "val", "test"), 8)
     write_json(root / "data/splits/counts.json", {"photos": counts, "items": counts})
     return root
+
+
+@pytest.fixture(scope="session")
+def judged_folder(shop_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of `shop_folder` with all that `vitrine evaluate` reads. Tests must not change it."""
+    from judging import make_judged
+
+    root = tmp_path_factory.mktemp("judged")
+    make_judged(shop_folder, root)
+    return root

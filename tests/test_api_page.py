@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from judging import make_judged, make_theirs
 from PIL import Image
 
 from lineage import ROOT
@@ -21,18 +21,12 @@ EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "docs/api.md").read_text(e
 def repro_folder(shop_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small project, with what the examples read besides."""
     root = tmp_path_factory.mktemp("repro") / "shop"
-    shutil.copytree(shop_folder, root)
+    make_judged(shop_folder, root)
+    make_theirs(root / "market_photos", colors=("Navy", "red"))
     images = sorted((root / "data/made_up").glob("images/*.png"))
     (root / "data/sample/images").mkdir(parents=True)
     for path in images[:2]:
         Image.open(path).save(root / f"data/sample/images/{path.stem}.jpg")
-    names = [path.relative_to(root / "data/made_up").as_posix() for path in images]
-    for name in ("ensemble", "deit"):
-        predictor = Predictor.load(name, models=root / "models", exports=root / "exports")
-        found = predictor.predict_files(images)
-        type(found)(found.label_space, tuple(names), found.probs, found.embeddings).save(
-            root / f"predictions/{name}.npz"
-        )
     return root
 
 
@@ -44,7 +38,7 @@ def test_an_example_runs_and_prints(repro_folder: Path, example: str) -> None:
 
 
 def test_the_page_has_an_example_for_every_part() -> None:
-    assert len(EXAMPLES) == 3
+    assert len(EXAMPLES) == 4
 
 
 @pytest.mark.parametrize("signature", re.findall(r"`(\w+)\.(\w+)\(", (ROOT / "docs/api.md").read_text("utf-8")))

@@ -438,7 +438,8 @@ def test_notes_are_left_out_and_details_given_on_request(project: Path) -> None:
 
 
 def test_every_command_has_help_and_shells_can_complete(project: Path) -> None:
-    for command in ("", "init", "predict", "export", "search", "serve", "gate", "summary", "index", "index add"):
+    names = ["init", "predict", "evaluate", "export", "search", "serve", "gate", "summary", "index"]
+    for command in ("", *names, "index add"):
         code, text, _ = outputs(*command.split(), "-h")
         assert code == 0 and text.startswith("Usage: "), command
     assert "--install-completion" in outputs("-h")[1]

@@ -16,6 +16,7 @@ import typer
 from rich.table import Column, Table
 from rich.text import Text
 
+from vitrine.commands.evaluate import evaluate
 from vitrine.commands.index import dataset_folder, index_app, index_folder, photo_file
 from vitrine.commands.label import label_app
 from vitrine.commands.printing import PLAIN, abbreviate, print_answers, print_json, print_json_lines, print_result, show
@@ -318,6 +319,9 @@ def search(
         print_result(result, files, sought, "item" if by_item else "photograph", layout)
     if not any(hit.is_match for hit in result.hits):
         raise typer.Exit(1)
+
+
+app.command()(evaluate)
 
 
 @app.command()
