@@ -118,5 +118,15 @@ def fail(how: str) -> None:
     sum_over_processes(torch.ones(1))
 
 
+def start_and_sleep(folder: str) -> None:
+    """Start two processes that leave their ids in `folder` and sleep."""
+    run_processes(2, sleep, Path(folder))
+
+
+def sleep(folder: Path) -> None:
+    (folder / str(os.getpid())).touch()
+    time.sleep(600)
+
+
 if __name__ == "__main__":
     run_processes(1, fit_once, Path(sys.argv[1]))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from vitrine.learning.training import TrainingError, TrainingParams, fit
 from vitrine.params import ParamsError, read_section
 
 TESTS = Path(toy.__file__).parent
+SEARCH_PATH = os.pathsep.join([str(TESTS), str(TESTS.parent / "src")])
 
 
 def make_project(folder: Path) -> None:
@@ -68,9 +70,11 @@ def ends(folder: Path) -> list[dict[str, object]]:
 def test_gradients_are_those_of_one_process_over_the_whole_batch(two: Path, name: str) -> None:
     found = read_npz(two / f"gradients-{list(toy.CASES).index(name)}.npz")
     expected = toy.gradients(*toy.CASES[name])
+    # A tiny batch through 30 normalizations: in one process, too, float32 differs by 8e-5 from float64.
+    tolerance = 2e-4 if name == "batch normalization" else 1e-5
     assert set(found) == set(expected)
     for key in expected:
-        np.testing.assert_allclose(found[key], expected[key], rtol=1e-5, atol=1e-5, err_msg=key)
+        np.testing.assert_allclose(found[key], expected[key], rtol=1e-5, atol=tolerance, err_msg=key)
     assert max(np.abs(each).max() for key, each in expected.items() if key.endswith("weight")) > 0.01
 
 
@@ -109,11 +113,28 @@ def test_torchrun_starts_the_same_training(two: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     environment = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent / "src")]),
+        "PYTHONPATH": SEARCH_PATH,
         "OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // 2)),
     }
     subprocess.run([*command, toy.__file__, str(tmp_path)], env=environment, check=True, capture_output=True)
     assert ends(tmp_path) == ends(two)
+
+
+@pytest.mark.slow
+def test_processes_end_when_the_one_that_started_them_is_killed(tmp_path: Path) -> None:
+    script = "import toy_distributed as toy; toy.start_and_sleep(PATH)".replace("PATH", repr(str(tmp_path)))
+    starter = subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": SEARCH_PATH})
+    wait_until(lambda: len(list(tmp_path.iterdir())) == 2)
+    starter.kill()
+    starter.wait()
+    wait_until(lambda: not any(Path(f"/proc/{path.name}/fd/0").is_symlink() for path in tmp_path.iterdir()))
+
+
+def wait_until(done: Callable[[], bool], seconds: float = 120) -> None:
+    start = time.monotonic()
+    while not done():
+        assert time.monotonic() - start < seconds
+        time.sleep(0.1)
 
 
 @pytest.mark.slow
@@ -183,10 +204,13 @@ def test_the_last_batch_is_left_out_if_a_process_had_no_photograph(monkeypatch: 
 # -- wrong numbers of processes -----------------------------------------------------------------------------------
 
 
-def test_no_process_at_all_is_an_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("num", "message"), [(0, "greater than or equal to 1; found 0"), (9, "at most batch_size, 8; found 9")]
+)
+def test_params_with_a_wrong_number_are_an_error(tmp_path: Path, num: int, message: str) -> None:
     path = tmp_path / "params.yaml"
-    path.write_text(yaml.safe_dump({"training": {**params().model_dump(), "processes": 0}}))
-    with pytest.raises(ParamsError, match=r"training.processes: expected greater than or equal to 1; found 0"):
+    path.write_text(yaml.safe_dump({"training": {**params().model_dump(), "processes": num}}))
+    with pytest.raises(ParamsError, match=f"training.processes: expected {message}"):
         read_section("training", TrainingParams, path)
 
 

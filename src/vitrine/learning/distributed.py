@@ -5,10 +5,12 @@ Where there is one process, all of this does nothing: no process group is initia
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import sys
 import tempfile
+import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -16,7 +18,7 @@ from datetime import timedelta
 from typing import Any, TypeVar, cast
 
 import torch
-from torch import Tensor, distributed, multiprocessing, nn
+from torch import Tensor, distributed, nn
 from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
@@ -135,6 +137,7 @@ def _start(num: int, function: Callable[..., None], arguments: Sequence[Any]) ->
 def _work(
     number: int, size: int, meeting: str, threads: int, faults: Any, function: Callable[..., None], arguments: Any
 ) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     try:
         with process_group(number, size, number, meeting):
@@ -144,6 +147,13 @@ def _work(
         faults.put((2 if isinstance(error, LostProcessError) else 0, text))  # the least number is the cause
         sys.stdout.flush()
         os._exit(1)  # a usual exit would end gloo's threads while they wait, and print about it
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 # -- training together --------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ import pandas as pd
 import timm
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
@@ -50,8 +50,8 @@ class TrainingParams(AugmentationParams):
     """What all models share: data order, loss, regularization, augmentation."""
 
     seed: Annotated[int, Field(ge=0)]
-    processes: Annotated[int, Field(ge=1)]
     batch_size: Annotated[int, Field(ge=2)]
+    processes: Annotated[int, Field(ge=1)]
     class_loss_weight: Annotated[float, Field(gt=0)]
     attribute_loss_weight: Annotated[float, Field(ge=0)]
     feature_dropout: Dropout
@@ -61,6 +61,14 @@ class TrainingParams(AugmentationParams):
     gradient_clip_norm: Annotated[float, Field(gt=0)]
     checkpoint: Literal["best", "ema"]
     ema_decay: Annotated[float, Field(gt=0, lt=1)]
+
+    @field_validator("processes")
+    @classmethod
+    def _not_above_the_batch_size(cls, value: int, info: ValidationInfo) -> int:
+        most = info.data.get("batch_size", value)
+        if value > most:
+            raise ValueError(f"at most batch_size, {most}")
+        return value
 
 
 class TrainingError(VitrineError):
