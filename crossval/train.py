@@ -20,6 +20,7 @@ from vitrine.errors import exit_on_error
 from vitrine.inference.network import Network
 from vitrine.labels import LabelSpace, read_photo_table
 from vitrine.learning.distillation import DistillationParams
+from vitrine.learning.distributed import rank, run_processes
 from vitrine.learning.model import save_model
 from vitrine.learning.strategies import DeitParams, EfficientnetParams, MobilevitParams, train
 from vitrine.learning.training import TrainingData, TrainingParams
@@ -43,8 +44,12 @@ SECTIONS: dict[str, type[EfficientnetParams] | type[DeitParams] | type[Mobilevit
 
 def main(name: str, fold: int) -> None:
     exit_on_error()
-    fraction = read_section("epochs", EpochsParams, Path("crossval/params.yaml")).fraction
     params = read_section("training", TrainingParams).model_copy(update={"checkpoint": "ema"})
+    run_processes(params.processes, train_and_predict, name, fold, params)
+
+
+def train_and_predict(name: str, fold: int, params: TrainingParams) -> None:
+    fraction = read_section("epochs", EpochsParams, Path("crossval/params.yaml")).fraction
     strategy = read_section(f"train_{name}", SECTIONS[name]).strategy().shortened(fraction)
     folder = Path("data/splits")
     table, photos = read_photo_table(folder / "photos.csv"), read_npy(folder / "photos.npy")
@@ -56,6 +61,8 @@ def main(name: str, fold: int) -> None:
     decoding, teacher = Decoding(**read_json(folder / "decoding.json")), Path("crossval/teachers") / str(fold)
     distillation = None if name == TEACHER else read_section("distillation", DistillationParams)
     model = train(strategy, data, decoding, params, resume, distillation, teacher).model
+    if rank() > 0:
+        return
     if name == TEACHER:
         save_model(model, teacher, {"held_out_fold": fold})
     found = Network(model).predict(photos[held_out], list(table["image_path"][held_out]))

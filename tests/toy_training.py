@@ -24,7 +24,7 @@ def strategy(phases: Sequence[Phase] = PHASES, balanced: bool = True) -> Strateg
 
 def params(**changes: Any) -> TrainingParams:
     values: dict[str, Any] = {
-        "seed": 1, "batch_size": 8, "class_loss_weight": 1.0, "attribute_loss_weight": 0.5,
+        "seed": 1, "processes": 1, "batch_size": 8, "class_loss_weight": 1.0, "attribute_loss_weight": 0.5,
         "feature_dropout": 0.1, "head_dropout": 0.2, "weight_decay": 0.05, "warmup_epochs": 1,
         "gradient_clip_norm": 1.0, "checkpoint": "best", "ema_decay": 0.9,
         "crop_area_min": 0.8, "flip_probability": 0.5, "rotation_degrees": 10.0, "translation_fraction": 0.1,

@@ -158,20 +158,25 @@ class Augmentation:
         self.params = params
         self.preprocessing = preprocessing
 
-    def __call__(self, photos: NDArray[np.uint8], generator: torch.Generator, device: torch.device) -> Tensor:
+    def __call__(
+        self, photos: NDArray[np.uint8], generator: torch.Generator, device: torch.device, share: slice = slice(None)
+    ) -> Tensor:
         """Return augmented, normalized inputs; every random number comes from `generator` (on the CPU).
 
+        Args:
+            share: which of the photographs to return; numbers are drawn for all, so that each looks as it would in
+                the whole batch.
         Shape:
             photos: (batch, height, width, channels), square
-            returns: (batch, channels, image_size_px, image_size_px), float32, channels last in memory
+            returns: (share, channels, image_size_px, image_size_px), float32, channels last in memory
         """
         batch, side = len(photos), self.preprocessing.image_size_px
-        matrix, contrast = self._color(batch, generator)
-        geometry = self._geometry(batch, generator).to(device)
-        erased = self._erased(batch, side, generator).to(device)
+        matrix, contrast = (drawn[share] for drawn in self._color(batch, generator))
+        geometry = self._geometry(batch, generator)[share].to(device)
+        erased = self._erased(batch, side, generator)[share].to(device)
 
-        pixels = self.preprocessing.normalize(change_color(to_pixels(photos, device), matrix, contrast))
-        grid = functional.affine_grid(geometry, [batch, 3, side, side], align_corners=False)
+        pixels = self.preprocessing.normalize(change_color(to_pixels(photos[share], device), matrix, contrast))
+        grid = functional.affine_grid(geometry, [len(pixels), 3, side, side], align_corners=False)
         inputs = functional.grid_sample(pixels, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
         inputs.masked_fill_(erased, 0.0)
         return inputs.contiguous(memory_format=torch.channels_last)

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from vitrine.artifacts import read_json, write_csv, write_metrics
 from vitrine.learning.distillation import DistillationParams, attach_teacher
+from vitrine.learning.distributed import rank, run_processes
 from vitrine.learning.model import create_model, pick_device, save_model
 from vitrine.learning.training import (
     BackboneParams,
@@ -113,12 +114,21 @@ def run_training(
     A killed run leaves its last finished epoch in .resume/; the next run resumes from there.
 
     Args:
+        params: with the number of processes to start.
         distillation: how much models/efficientnet teaches; None for a model without a teacher.
     """
+    run_processes(params.processes, _train_and_write, name, strategy, params, distillation)
+
+
+def _train_and_write(
+    name: str, strategy: Strategy, params: TrainingParams, distillation: DistillationParams | None
+) -> None:
     folder = Path("data/splits")
     data, decoding = TrainingData.read(folder), Decoding(**read_json(folder / "decoding.json"))
     resume = Path(".resume") / f"{name}.safetensors"
     fitted = train(strategy, data, decoding, params, resume, distillation)
+    if rank() > 0:
+        return
     notes = {
         "epoch": fitted.epoch,
         "weights": strategy.network.initial_weights,

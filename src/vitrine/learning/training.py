@@ -17,7 +17,7 @@ import pandas as pd
 import timm
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
@@ -26,6 +26,16 @@ from tqdm import tqdm
 from vitrine.artifacts import read_json, read_npy
 from vitrine.errors import VitrineError
 from vitrine.labels import CLASS_TASK, MISSING, LabelSpace, read_photo_table
+from vitrine.learning.distributed import (
+    copy_from_first,
+    from_first,
+    num_processes,
+    own_share,
+    rank,
+    sum_gradients,
+    sum_over_processes,
+    synchronized_batch_norm,
+)
 from vitrine.learning.model import MultiTaskModel, load_tensors, tensors_of
 from vitrine.learning.preprocess import Augmentation, AugmentationParams, shrink_photos
 from vitrine.learning.state import ResumeState, Tensors, load_optimizer, optimizer_tensors
@@ -41,6 +51,7 @@ class TrainingParams(AugmentationParams):
 
     seed: Annotated[int, Field(ge=0)]
     batch_size: Annotated[int, Field(ge=2)]
+    processes: Annotated[int, Field(ge=1)]
     class_loss_weight: Annotated[float, Field(gt=0)]
     attribute_loss_weight: Annotated[float, Field(ge=0)]
     feature_dropout: Dropout
@@ -50,6 +61,14 @@ class TrainingParams(AugmentationParams):
     gradient_clip_norm: Annotated[float, Field(gt=0)]
     checkpoint: Literal["best", "ema"]
     ema_decay: Annotated[float, Field(gt=0, lt=1)]
+
+    @field_validator("processes")
+    @classmethod
+    def _not_above_the_batch_size(cls, value: int, info: ValidationInfo) -> int:
+        most = info.data.get("batch_size", value)
+        if value > most:
+            raise ValueError(f"at most batch_size, {most}")
+        return value
 
 
 class TrainingError(VitrineError):
@@ -175,7 +194,8 @@ def fit(model: MultiTaskModel, data: TrainingData, strategy: Strategy, params: T
     """Train through all phases and return the checkpoint that `params.checkpoint` names.
 
     Every random number follows from the seed and the epoch's number alone, so a run that was killed and resumed ends
-    with the same bits as one that was not.
+    with the same bits as one that was not. Several processes share every batch: the first judges and writes the state,
+    and all return the same.
 
     Args:
         model: on the device that trains; its weights change.
@@ -183,20 +203,25 @@ def fit(model: MultiTaskModel, data: TrainingData, strategy: Strategy, params: T
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else CUDA refuses deterministic algorithms
     torch.use_deterministic_algorithms(True)
+    copy_from_first(model)
     run = _Run(model, data, strategy, params)
-    fingerprint = run.fingerprint()
-    saved = ResumeState.load(resume)
+    fingerprint, saved = from_first(lambda: (run.fingerprint(), ResumeState.load(resume)))
+    note = ""
     if saved is not None and saved.fingerprint == fingerprint:
         run.restore(saved)
-        tqdm.write(f"{resume}: resuming after epoch {run.epoch}")
+        note = f"{resume}: resuming after epoch {run.epoch}"
     elif saved is not None:
-        tqdm.write(f"{resume}: state of another run (params, data or code differ); starting over")
+        note = f"{resume}: state of another run (params, data or code differ); starting over"
+    if note and rank() == 0:
+        tqdm.write(note)
     steps = sum(phase.epochs for phase in run.phases) * run.steps_per_epoch
     done = run.epoch * run.steps_per_epoch
-    with tqdm(total=steps, initial=done, desc=resume.stem, unit="step", disable=None) as bar:
+    quiet = True if rank() else None  # None: where the output is not a terminal
+    with tqdm(total=steps, initial=done, desc=resume.stem, unit="step", disable=quiet) as bar:
         while run.phase < len(run.phases):
             run.train_epoch(bar)
-            run.state(fingerprint).save(resume)
+            if rank() == 0:
+                run.state(fingerprint).save(resume)
     average, epoch = run.average.module.state_dict(), run.epoch
     if params.checkpoint == "best":
         load_tensors(model, run.best)
@@ -214,6 +239,12 @@ class _Run:
         self.phases = [phase for phase in strategy.phases if phase.epochs > 0]
         if not self.phases:
             raise TrainingError("no epochs to train: set the epochs of at least one phase above 0")
+        most = min(params.batch_size, len(data.train))
+        if num_processes() > most:
+            raise TrainingError(
+                f"training.processes: at most {most} expected, as each needs a photograph of every batch; found "
+                f"{num_processes()}"
+            )
         self.device = next(model.parameters()).device
         self.bf16 = use_bf16(strategy.network.precision, self.device)
         self.augmentation = Augmentation(params, model.spec.preprocessing)
@@ -235,11 +266,12 @@ class _Run:
         """Identify the run by all it depends on; a saved state of another run is never continued."""
         digest = hashlib.sha256()
         kinds = [kind for kind in type(self.model).__mro__ if kind.__module__.startswith("vitrine.")]
-        modules = {__name__, *(kind.__module__ for kind in (Augmentation, LabelSpace, ResumeState, *kinds))}
+        known = (Augmentation, LabelSpace, ResumeState, sum_gradients)
+        modules = {__name__, *(each.__module__ for each in (*known, *kinds))}
         settings = {
             "model": [kinds[0].__qualname__, self.model.settings()],
             "phases": [asdict(phase) for phase in self.phases],
-            "params": self.params.model_dump(),
+            "params": {**self.params.model_dump(), "processes": num_processes()},
             "balanced": self.balanced,
             "bf16": self.bf16,
             "versions": [torch.__version__, timm.__version__, np.__version__],
@@ -294,9 +326,8 @@ class _Run:
 
     def _train_steps(self, phase: Phase, epoch: int, bar: tqdm[Any]) -> float:
         assert self.optimizer is not None
-        seed = int(np.random.SeedSequence([self.params.seed, self.epoch]).generate_state(1)[0])
-        torch.manual_seed(seed)  # dropout and stochastic depth
-        generator = torch.Generator().manual_seed(seed)  # order and augmentation
+        torch.manual_seed(self._epoch_seed(*([rank()] if rank() else [])))  # dropout and stochastic depth
+        generator = torch.Generator().manual_seed(self._epoch_seed())  # order and augmentation, for all processes
         self.model.train()
         if phase.backbone_learning_rate == 0 or phase.frozen_blocks is not None:
             self.model.backbone.eval()
@@ -307,25 +338,40 @@ class _Run:
             scale = schedule(progress, phase.epochs, min(self.params.warmup_epochs, phase.epochs - 1))
             for group in self.optimizer.param_groups:
                 group["lr"] = group["peak"] * scale
-            images = self.augmentation(self.photos[rows], generator, self.device)
-            codes = {task: values[rows].to(self.device) for task, values in self.codes.items()}
-            with self.autocast:
-                logits, auxiliary = self.model.forward_training(images)
-            task_loss = multi_task_loss(logits, codes, self.params.class_loss_weight, self.params.attribute_loss_weight)
-            loss = auxiliary + task_loss
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            totals += self._backward(rows, generator)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.params.gradient_clip_norm)
             self.optimizer.step()
             self.average.update_parameters(self.model)
-            totals += torch.stack([task_loss, loss]).detach()
             bar.update()
-        mean, whole = (totals / len(batches)).tolist()
+        mean, whole = (sum_over_processes(totals) / len(batches)).tolist()
         if not math.isfinite(whole):
             raise TrainingError(
                 f"the loss is {whole} in epoch {self.epoch + 1} ({phase.name}): lower the learning rates"
             )
         return mean
+
+    def _epoch_seed(self, *more: int) -> int:
+        return int(np.random.SeedSequence([self.params.seed, self.epoch, *more]).generate_state(1)[0])
+
+    def _backward(self, rows: NDArray[np.int64], generator: torch.Generator) -> Tensor:
+        """Compute the gradients of a batch; return the loss of the tasks and the whole loss.
+
+        A process computes its own share of the photographs and divides by numbers of the whole batch: losses and
+        gradients are summands, whose sum over processes is what one process would find. Gradients are summed here.
+        """
+        own = rows[own_share()]
+        images = self.augmentation(self.photos[rows], generator, self.device, own_share())
+        codes = {task: values[own].to(self.device) for task, values in self.codes.items()}
+        labeled = {task: int((values[rows] != MISSING).sum()) for task, values in self.codes.items()}
+        with self.autocast, synchronized_batch_norm():
+            logits, auxiliary = self.model.forward_training(images)
+        weights = self.params.class_loss_weight, self.params.attribute_loss_weight
+        task_loss = multi_task_loss(logits, codes, *weights, labeled)
+        loss = len(own) / len(rows) * auxiliary + task_loss
+        self.model.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        sum_gradients(self.model.parameters())
+        return torch.stack([task_loss, loss]).detach()
 
     def _order(self, generator: torch.Generator) -> NDArray[np.int64]:
         train = self.data.train
@@ -339,13 +385,19 @@ class _Run:
         batches = [
             order[start : start + self.params.batch_size] for start in range(0, len(order), self.params.batch_size)
         ]
-        # Batch normalization cannot learn from a single photograph.
-        return batches[:-1] if len(batches) > 1 and len(batches[-1]) < 2 else batches
+        # Batch normalization cannot learn from a single photograph, nor a process from none.
+        return batches[:-1] if len(batches) > 1 and len(batches[-1]) < max(2, num_processes()) else batches
 
     # -- judging --------------------------------------------------------------------------------------------------
 
     def _judge(self, phase: Phase, train_loss: float) -> None:
         """Score the current weights (or their average) on val, add a row of history, keep the best."""
+        row = from_first(lambda: self._val_row(phase, train_loss))
+        self.history.append(row)
+        if self.params.checkpoint == "best" and row["val_macro_f1"] > self._best_score():
+            self.best, self.best_epoch = tensors_of(self.model), self.epoch
+
+    def _val_row(self, phase: Phase, train_loss: float) -> dict[str, Any]:
         judged = self.model if self.params.checkpoint == "best" else cast(MultiTaskModel, self.average.module)
         logits, _ = judged.infer(self.data.photos[self.data.val])
         codes = {task: values[self.data.val] for task, values in self.codes.items()}
@@ -361,9 +413,7 @@ class _Run:
         }
         for task, values in scores.items():
             row |= {f"val_{task}_{key}": value for key, value in values.items()}
-        self.history.append(row)
-        if self.params.checkpoint == "best" and row["val_macro_f1"] > self._best_score():
-            self.best, self.best_epoch = tensors_of(self.model), self.epoch
+        return row
 
     def _best_score(self) -> float:
         return float(self.history[self.best_epoch - 1]["val_macro_f1"]) if self.best_epoch else -1.0
@@ -407,20 +457,30 @@ def freeze_first_blocks(backbone: nn.Module, num: int) -> None:
 
 
 def multi_task_loss(
-    logits: Mapping[str, Tensor], codes: Mapping[str, Tensor], class_weight: float, attribute_weight: float
+    logits: Mapping[str, Tensor],
+    codes: Mapping[str, Tensor],
+    class_weight: float,
+    attribute_weight: float,
+    num_labeled: Mapping[str, int] | None = None,
 ) -> Tensor:
     """Return the weighted sum of the tasks' mean cross-entropies; photographs without a label do not count.
 
+    Args:
+        num_labeled: number of labeled photographs that each mean is over, where these are only some of the batch: the
+            results for its parts then add up to that for the whole.
     Shape:
         logits[task]: (batch, labels); codes[task]: (batch,), MISSING where unlabeled; returns: scalar
     """
     total = torch.zeros((), device=next(iter(logits.values())).device)
     for task, scores in logits.items():
         labeled = codes[task] != MISSING
-        if not bool(labeled.any()):
-            continue
-        weight = class_weight if task == CLASS_TASK else attribute_weight
-        total = total + weight * functional.cross_entropy(scores.float()[labeled], codes[task][labeled])
+        here = int(labeled.sum())
+        everywhere = here if num_labeled is None else num_labeled[task]
+        if here:
+            weight = (class_weight if task == CLASS_TASK else attribute_weight) * (here / everywhere)
+            total = total + weight * functional.cross_entropy(scores.float()[labeled], codes[task][labeled])
+        elif everywhere:
+            total = total + 0 * scores.float().sum()  # gradients of the head are zero here, not missing
     return total
 
 
