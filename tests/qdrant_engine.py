@@ -38,9 +38,12 @@ class Server:
         if path == "/":
             return httpx.Response(200, json={"title": "qdrant - vector search engine", "version": self.version})
         _, _, name, *rest = path.split("/")
-        action = {("GET",): "info", ("PUT",): "create", ("POST", "points"): "retrieve", ("PUT", "points"): "upsert"}.get(
-            (request.method, *rest), "_".join(rest)
-        )
+        action = {
+            ("GET",): "info",
+            ("PUT",): "create",
+            ("POST", "points"): "retrieve",
+            ("PUT", "points"): "upsert",
+        }.get((request.method, *rest), "_".join(rest))
         if name not in self.shards and action not in ("create", "exists"):
             return httpx.Response(404, json={"status": {"error": f"Not found: Collection `{name}` doesn't exist!"}})
         answer: Callable[[str, Any], Any] = getattr(self, f"_{action}")
@@ -104,7 +107,9 @@ class Server:
     def _points_query_batch(self, name: str, body: Any) -> Any:
         requests = models.QueryRequestBatch.model_validate(body).searches
         answers = self.shards[name].query_batch(edge.QueryBatchRequest([query_request(each) for each in requests]))
-        return [{"points": [{**record(each), "score": each.score, "version": 0} for each in found]} for found in answers]
+        return [
+            {"points": [{**record(each), "score": each.score, "version": 0} for each in found]} for found in answers
+        ]
 
 
 def vector(given: Any) -> Any:

@@ -19,6 +19,7 @@ from rich.text import Text
 from vitrine.commands.index import dataset_folder, index_app, index_folder, photo_file
 from vitrine.commands.printing import PLAIN, abbreviate, print_answers, print_json, print_json_lines, print_result, show
 from vitrine.commands.printing import width as line_width
+from vitrine.commands.qdrant import Collection, Qdrant, collection_of, open_collections
 from vitrine.commands.session import (
     APP,
     Commands,
@@ -43,6 +44,7 @@ app = typer.Typer(cls=Commands, **APP)
 app.add_typer(index_app, name="index")
 if TYPE_CHECKING:
     from vitrine.data.dataset import Description, Guess
+    from vitrine.retrieval.backend import SearchBackend
 
 
 class Layout(StrEnum):
@@ -275,6 +277,8 @@ def search(
     like: Annotated[Path | None, typer.Option(help="A photograph to be like; with words, both count.")] = None,
     model: Model = "ensemble",
     folder: IndexFolder = None,
+    qdrant: Qdrant = None,
+    collection: Collection = None,
     top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, max=1000, help="How many photographs to show.")] = 10,
     by_item: Annotated[bool, typer.Option("--by-item", help="Show only the best photograph of every item.")] = False,
     layout: OutputFormat = Format.table,
@@ -287,9 +291,14 @@ def search(
     """
     from vitrine.commands.files import file_fault
     from vitrine.photos import PhotoError
-    from vitrine.retrieval.index import Index, shortened
+    from vitrine.retrieval.backend import load_index
+    from vitrine.retrieval.index import shortened
 
-    index = Index.load(index_folder(folder, model))
+    index: SearchBackend
+    if qdrant:
+        (index,) = open_collections(qdrant, [collection or collection_of(model)])
+    else:
+        index = load_index(index_folder(folder, model))
     embedding = None
     if like is not None:
         fault = file_fault(str(like))
@@ -321,14 +330,21 @@ def search(
 def serve(
     host: Annotated[str, typer.Option(help="Where to listen; any other than 127.0.0.1 lets others in.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port.")] = 7860,
+    qdrant: Qdrant = None,
+    collection: Collection = None,
 ) -> None:
-    """Serve the web page over what `dvc repro` made. Needs the extra [app]."""
+    """Serve the web page over what `dvc repro` made. Needs the extra [app].
+
+    With --qdrant, all systems that have an index are searched there; with --collection, the one that it is of.
+    """
     _check_port(host, port)
     try:
         from vitrine.app.server import serve as serve_page
     except ModuleNotFoundError as error:
         raise fail(ValueError(f"{error.name} is not installed. Install the extra: pip install -e '.[app]'")) from None
-    serve_page(Path("."), host, port)
+    systems = [path.parent.name for path in sorted(Path("index").glob("*/index.json"))]
+    engines = open_collections(qdrant, [collection] if collection else map(collection_of, systems)) if qdrant else {}
+    serve_page(Path("."), host, port, {engine.name: engine for engine in engines})
 
 
 def _check_port(host: str, port: int) -> None:

@@ -5,7 +5,6 @@ The requests go through the client's own HTTP layer to Qdrant's engine, which ru
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from qdrant_client import QdrantClient
-
 from qdrant_engine import Server
+
 from vitrine.labels import LabelSpace
-from vitrine.retrieval import qdrant
-from vitrine.retrieval.index import FLOOR, Index, MatchRule, SearchResult
-from vitrine.retrieval.qdrant import QdrantError, QdrantIndex, connect, entries, point_id, upper_bound
+from vitrine.retrieval.index import Index, MatchRule, SearchResult
+from vitrine.retrieval.qdrant import QdrantIndex, connect
 from vitrine.retrieval.qdrant_push import Pushed, push
 
 URL = "http://127.0.0.1:6333"
@@ -77,7 +75,14 @@ def pushed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Index, QdrantIndex
 
 def random_text(rng: np.random.Generator) -> str:
     """One to three terms: labels, words that many labels answer, negations, unions within and across tasks, typos."""
-    words = ["bottle", "bag", "travel", "sack", "plastc", *(label for labels in SPACE.labels.values() for label in labels)]
+    words = [
+        "bottle",
+        "bag",
+        "travel",
+        "sack",
+        "plastc",
+        *(label for labels in SPACE.labels.values() for label in labels),
+    ]
     terms = []
     for _ in range(rng.integers(1, 4)):
         term = " or ".join(rng.choice(words, size=rng.choice([1, 1, 1, 2, 3])))
@@ -110,9 +115,7 @@ def chosen_rows(index: Index, chosen: dict[str, list[str]]) -> NDArray[np.bool_]
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_a_hundred_random_searches_rank_as_the_index_does(
-    pushed: tuple[Index, QdrantIndex, Server], seed: int
-) -> None:
+def test_a_hundred_random_searches_rank_as_the_index_does(pushed: tuple[Index, QdrantIndex, Server], seed: int) -> None:
     index, found, _ = pushed
     rng = np.random.default_rng(seed)
     for _ in range(100):

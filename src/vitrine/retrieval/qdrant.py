@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -75,11 +75,6 @@ def asking(where: str) -> Iterator[None]:
     except (ApiException, ValueError) as error:
         reason = getattr(error, "source", error)
         raise QdrantError(f"{where}: no Qdrant server answers ({reason}). Start it, or check the address") from None
-
-
-def collection_of(system: str) -> str:
-    """Return the name of a system's collection where the user gives none."""
-    return f"vitrine_{system}"
 
 
 def point_id(image_path: str) -> str:
