@@ -38,12 +38,8 @@ class Server:
         if path == "/":
             return httpx.Response(200, json={"title": "qdrant - vector search engine", "version": self.version})
         _, _, name, *rest = path.split("/")
-        action = {
-            ("GET",): "info",
-            ("PUT",): "create",
-            ("POST", "points"): "retrieve",
-            ("PUT", "points"): "upsert",
-        }.get((request.method, *rest), "_".join(rest))
+        plain = {"GET": "info", "PUT": "create", "POST points": "retrieve", "PUT points": "upsert"}
+        action = plain.get(" ".join([request.method, *rest]), "_".join(rest))
         if name not in self.shards and action not in ("create", "exists"):
             return httpx.Response(404, json={"status": {"error": f"Not found: Collection `{name}` doesn't exist!"}})
         answer: Callable[[str, Any], Any] = getattr(self, f"_{action}")
@@ -121,7 +117,8 @@ def record(found: Any) -> dict[str, Any]:
 
 
 def query_request(wanted: models.QueryRequest) -> edge.QueryRequest:
-    """Translate a request, field by field, to the engine's own."""
+    """Translate a request, field by field, to the engine's own; a field that is not translated is an error."""
+    assert not (wanted.shard_key or wanted.lookup_from)
     return edge.QueryRequest(
         wanted.limit,
         query=nearest(wanted),
@@ -131,6 +128,7 @@ def query_request(wanted: models.QueryRequest) -> edge.QueryRequest:
         params=params(wanted.params),
         with_vector=wanted.with_vector,
         with_payload=wanted.with_payload,
+        offset=wanted.offset,
     )
 
 

@@ -130,7 +130,7 @@ class Gallery:
         return cls(root, indexes, systems, table, data, decoding["max_megapixels"])
 
     def search_with(self, engines: Mapping[str, Engine]) -> None:
-        """Let engines search. Of their hits, those are shown whose paths are in the system's index here, as it has them.
+        """Let engines search. Of their hits, those are shown whose paths are in the system's index here.
 
         Raises:
             ArtifactError: there is no index here of a system, or its labels are others.
@@ -141,13 +141,16 @@ class Gallery:
             if engine.label_space != self.indexes[name].label_space:
                 raise ArtifactError(f"index/{name} and the collection of {name} have different labels. Push the index")
         self.engines = dict(engines)
-        self._rows = {name: {path: row for row, path in enumerate(self.indexes[name].paths())} for name in engines}
 
     def _shown(self, system: str, result: SearchResult) -> SearchResult:
         """Return an engine's result with the rows of this gallery."""
-        rows = self._rows[system]
-        hits = tuple(replace(hit, row=rows[hit.image_path]) for hit in result.hits if hit.image_path in rows)
-        return replace(result, hits=hits)
+        index, hits = self.indexes[system], []
+        for hit in result.hits:
+            same = hit.row < len(index) and index.image_path(hit.row) == hit.image_path
+            row = hit.row if same else index.row_of(hit.image_path)
+            if row is not None:
+                hits.append(replace(hit, row=row))
+        return replace(result, hits=tuple(hits))
 
     @staticmethod
     def _codes(index: Index, task: str) -> NDArray[np.int64]:

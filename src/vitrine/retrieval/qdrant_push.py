@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,7 +12,8 @@ import numpy as np
 from qdrant_client import QdrantClient, models
 
 from vitrine.retrieval.index import Index
-from vitrine.retrieval.qdrant import FORMAT, QdrantError, asking, entries, point_id, read_document
+from vitrine.retrieval.qdrant import FORMAT, QdrantError, asking, point_id, read_document
+from vitrine.retrieval.qdrant_queries import entries
 from vitrine.retrieval.sharded import ShardedIndex
 
 BATCH = 256
@@ -45,7 +47,7 @@ def push(
             other labels.
     """
     parts = index.shards if isinstance(index, ShardedIndex) else (index,)
-    document = {
+    document: dict[str, Any] = {
         "format": FORMAT,
         "system": index.name,
         "label_space": index.label_space.to_json(),
@@ -54,8 +56,9 @@ def push(
         "photos": len(index),
         "features": index.num_features,
         "expected": np.sum([part.probs.sum(axis=1, dtype=np.float64) for part in parts], axis=0).tolist(),
-        "complete": True,
     }
+    # Numbers may come back changed in their last bit, so that documents are compared by their hashes.
+    document |= {"digest": hashlib.sha256(json.dumps(document).encode()).hexdigest()[:16], "complete": True}
     with asking(collection):
         old = _open(client, collection, document)
         stored = dict(_digests(client, collection))
@@ -64,8 +67,9 @@ def push(
             for number, path in enumerate(batch.image_paths.tolist()):
                 wanted[point_id(path)] = digest(batch, number, row + number)
         differ = {name for name, value in wanted.items() if stored.get(name) != value}
-        gone = [name for name in stored if name not in wanted and name != point_id("")]
-        if old == document and not differ and not gone:
+        gone: list[Any] = [name for name in stored if name not in wanted and name != point_id("")]
+        same = old and (old["digest"], old["complete"]) == (document["digest"], True)
+        if same and not differ and not gone:
             progress(len(index))
             return Pushed(0, 0, len(index))
         _write_document(client, collection, {**document, "complete": False})
@@ -75,7 +79,7 @@ def push(
                 client.upsert(collection, points)
             progress(len(batch))
         for start in range(0, len(gone), BATCH):
-            client.delete(collection, gone[start : start + BATCH])
+            client.delete(collection, list(gone[start : start + BATCH]))
         _write_document(client, collection, document)
     return Pushed(len(differ), len(gone), len(index) - len(differ))
 
