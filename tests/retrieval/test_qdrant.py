@@ -70,9 +70,9 @@ def started(folder: Path, **options: Any) -> tuple[Server, QdrantClient]:
 
 @pytest.fixture(scope="module")
 def pushed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Index, QdrantIndex, Server]:
-    index = made_up(3000)
+    index = made_up(2000)
     server, client = started(tmp_path_factory.mktemp("qdrant"))
-    assert push(client, "c", index) == Pushed(3000, 0, 0)
+    assert push(client, "c", index) == Pushed(2000, 0, 0)
     return index, QdrantIndex(client, "c"), server
 
 
