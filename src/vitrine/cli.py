@@ -342,7 +342,7 @@ def serve(
         from vitrine.app.server import serve as serve_page
     except ModuleNotFoundError as error:
         raise fail(ValueError(f"{error.name} is not installed. Install the extra: pip install -e '.[app]'")) from None
-    systems = [path.parent.name for path in sorted(Path("index").glob("*/index.json"))]
+    systems = sorted({path.parent.name for path in Path("index").glob("*/*.json")})  # an index, or one of shards
     engines = open_collections(qdrant, [collection] if collection else map(collection_of, systems)) if qdrant else {}
     serve_page(Path("."), host, port, {engine.name: engine for engine in engines})
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from vitrine.artifacts import ArtifactError
 from vitrine.labels import LabelSpace
-from vitrine.retrieval.index import Index, MatchRule, SearchResult
+from vitrine.retrieval.index import Index, MatchRule, SearchResult, stored_files
 from vitrine.retrieval.queries import Vocabulary
 from vitrine.retrieval.sharded import ShardedIndex
-from vitrine.retrieval.shards import SHARD_PHOTOS, is_sharded, pack
+from vitrine.retrieval.shards import SHARD_PHOTOS, is_sharded, pack, writing
 
 
 class SearchBackend(Protocol):
@@ -89,6 +89,39 @@ def load_index(folder: Path) -> Index | ShardedIndex:
             if not is_sharded(folder):  # else it was cut into shards meanwhile
                 raise
     return ShardedIndex.load(folder)
+
+
+def add_photos(folder: Path, parts: Iterable[Index]) -> None:
+    """Add photographs to the index of a folder, of either kind, or make one; known paths are replaced.
+
+    Raises:
+        ArtifactError: the parts do not belong to it, it holds other files, or another process is writing there.
+    """
+    if is_sharded(folder):
+        ShardedIndex.load(folder).add(parts)
+        return
+    with writing(folder):
+        old = [Index.load(folder)] if stored_files(folder) else []
+        new = list(parts)
+        if new:
+            first, *more = [*old, *new]
+            first.concat(*more).save(folder)
+
+
+def remove_photos(folder: Path, image_paths: set[str]) -> None:
+    """Remove photographs from the index of a folder, of either kind.
+
+    Raises:
+        ArtifactError: the folder holds no whole index, nothing would be left, or another process is writing there.
+    """
+    if is_sharded(folder):
+        ShardedIndex.load(folder).remove(image_paths)
+        return
+    with writing(folder):
+        left = Index.load(folder).drop(image_paths)
+        if not len(left):
+            raise ArtifactError(f"{folder}: an index cannot be empty; delete the folder instead")
+        left.save(folder)
 
 
 def compact_index(folder: Path, shard_photos: int = SHARD_PHOTOS) -> ShardedIndex:

@@ -29,7 +29,7 @@ from vitrine.retrieval.shards import (
     REPAIR,
     SHARD_PHOTOS,
     Named,
-    check_folder,
+    holds_index,
     named_shards,
     pack,
     publish,
@@ -75,7 +75,7 @@ class ShardedIndex:
                 another process is writing there.
         """
         with writing(folder):
-            check_folder(folder)
+            holds_index(folder)
             publish(folder, store(folder, parts))
         return cls.load(folder)
 

@@ -59,12 +59,15 @@ def is_sharded(folder: Path) -> bool:
     return (folder / MANIFEST).is_file()
 
 
-def check_folder(folder: Path) -> None:
-    """Check that a folder is new, empty, or of an index. Raises: ArtifactError: it is not."""
+def holds_index(folder: Path) -> bool:
+    """Return whether a folder holds an index, not whether it is whole; a new or an empty folder does not.
+
+    Raises:
+        ArtifactError: it holds other files.
+    """
     if is_sharded(folder):
-        named_shards(folder, read_json(folder / MANIFEST))
-    else:
-        stored_files(folder)
+        return bool(named_shards(folder, read_json(folder / MANIFEST)))
+    return bool(stored_files(folder))
 
 
 def named_shards(folder: Path, document: Any) -> dict[str, int]:
