@@ -19,7 +19,7 @@ from rich.text import Text
 from vitrine.commands.index import dataset_folder, index_app, index_folder, photo_file
 from vitrine.commands.printing import PLAIN, abbreviate, print_answers, print_json, print_json_lines, print_result, show
 from vitrine.commands.printing import width as line_width
-from vitrine.commands.qdrant import Collection, Qdrant, collection_of, open_collections
+from vitrine.commands.qdrant import Collection, Qdrant, open_collections
 from vitrine.commands.session import (
     APP,
     Commands,
@@ -294,11 +294,8 @@ def search(
     from vitrine.retrieval.backend import load_index
     from vitrine.retrieval.index import shortened
 
-    index: SearchBackend
-    if qdrant:
-        (index,) = open_collections(qdrant, [collection or collection_of(model)])
-    else:
-        index = load_index(index_folder(folder, model))
+    engines: list[SearchBackend] = [*open_collections(qdrant, collection, [model])]
+    index = engines[0] if engines else load_index(index_folder(folder, model))
     embedding = None
     if like is not None:
         fault = file_fault(str(like))
@@ -343,8 +340,8 @@ def serve(
     except ModuleNotFoundError as error:
         raise fail(ValueError(f"{error.name} is not installed. Install the extra: pip install -e '.[app]'")) from None
     systems = sorted({path.parent.name for path in Path("index").glob("*/*.json")})  # an index, or one of shards
-    engines = open_collections(qdrant, [collection] if collection else map(collection_of, systems)) if qdrant else {}
-    serve_page(Path("."), host, port, {engine.name: engine for engine in engines})
+    engines = {engine.name: engine for engine in open_collections(qdrant, collection, systems)}
+    serve_page(Path("."), host, port, engines)
 
 
 def _check_port(host: str, port: int) -> None:

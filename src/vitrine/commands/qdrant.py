@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vitrine.commands.index import index_app, index_folder
-from vitrine.commands.session import IndexFolder, Model, Quiet, Verbose, counted, fail, session
+from vitrine.commands.session import IndexFolder, Model, ProjectError, Quiet, Verbose, counted, fail, session
 
 if TYPE_CHECKING:
     from vitrine.retrieval.qdrant import QdrantIndex
@@ -23,18 +23,23 @@ def not_installed(error: ModuleNotFoundError) -> typer.Exit:
     return fail(ValueError(f"{error.name} is not installed. Install the extra: pip install -e '.[qdrant]'"))
 
 
-def open_collections(url: str, names: Iterable[str]) -> list[QdrantIndex]:
-    """Open collections to search in.
+def open_collections(url: str | None, collection: str | None, systems: Iterable[str]) -> list[QdrantIndex]:
+    """Open the collection that the user names, or that of each system; none without a server.
 
     Raises:
+        ProjectError: a collection is named, and no server.
         QdrantError: the server does not answer, or a collection is not there or not an index.
     """
+    if url is None:
+        if collection is not None:
+            raise ProjectError("--collection: name the server, too, with --qdrant")
+        return []
     try:
         from vitrine.retrieval.qdrant import QdrantIndex, connect
     except ModuleNotFoundError as error:
         raise not_installed(error) from None
     client = connect(url)
-    return [QdrantIndex(client, name) for name in names]
+    return [QdrantIndex(client, name) for name in ([collection] if collection else map(collection_of, systems))]
 
 
 def collection_of(system: str) -> str:
