@@ -148,7 +148,7 @@ def nearest(wanted: models.QueryRequest | models.Prefetch) -> edge.Query:
 
 
 def params(wanted: models.SearchParams | None) -> edge.SearchParams | None:
-    return edge.SearchParams(exact=bool(wanted.exact)) if wanted else None
+    return edge.SearchParams(exact=bool(wanted.exact), hnsw_ef=wanted.hnsw_ef) if wanted else None
 
 
 def conditions(wanted: models.Filter | None) -> edge.Filter | None:

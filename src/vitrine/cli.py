@@ -19,7 +19,7 @@ from rich.text import Text
 from vitrine.commands.index import dataset_folder, index_app, index_folder, photo_file
 from vitrine.commands.printing import PLAIN, abbreviate, print_answers, print_json, print_json_lines, print_result, show
 from vitrine.commands.printing import width as line_width
-from vitrine.commands.qdrant import Collection, Qdrant, open_collections
+from vitrine.commands.qdrant import Approximate, Collection, Qdrant, open_collections
 from vitrine.commands.session import (
     APP,
     Commands,
@@ -279,6 +279,7 @@ def search(
     folder: IndexFolder = None,
     qdrant: Qdrant = None,
     collection: Collection = None,
+    approximate: Approximate = False,
     top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, max=1000, help="How many photographs to show.")] = 10,
     by_item: Annotated[bool, typer.Option("--by-item", help="Show only the best photograph of every item.")] = False,
     layout: OutputFormat = Format.table,
@@ -294,7 +295,7 @@ def search(
     from vitrine.retrieval.backend import load_index
     from vitrine.retrieval.index import shortened
 
-    engines: list[SearchBackend] = [*open_collections(qdrant, collection, [model])]
+    engines: list[SearchBackend] = [*open_collections(qdrant, collection, approximate, [model])]
     index = engines[0] if engines else load_index(index_folder(folder, model))
     embedding = None
     if like is not None:
@@ -329,6 +330,7 @@ def serve(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port.")] = 7860,
     qdrant: Qdrant = None,
     collection: Collection = None,
+    approximate: Approximate = False,
 ) -> None:
     """Serve the web page over what `dvc repro` made. Needs the extra [app].
 
@@ -340,7 +342,7 @@ def serve(
     except ModuleNotFoundError as error:
         raise fail(ValueError(f"{error.name} is not installed. Install the extra: pip install -e '.[app]'")) from None
     systems = sorted({path.parent.name for path in Path("index").glob("*/*.json")})  # an index, or one of shards
-    engines = {engine.name: engine for engine in open_collections(qdrant, collection, systems)}
+    engines = {engine.name: engine for engine in open_collections(qdrant, collection, approximate, systems)}
     serve_page(Path("."), host, port, engines)
 
 

@@ -65,7 +65,7 @@ def test_what_is_missing_is_said_in_one_line(shop: Path, server: Server, monkeyp
         code, text = run(*command, "--qdrant", URL)
         assert code == 2 and "there is no such collection. Make it with: vitrine index push" in text
         code, text = run(*command, "--collection", "c")
-        assert code == 2 and text == "ERROR: --collection: name the server, too, with --qdrant\n"
+        assert code == 2 and text == "ERROR: --collection and --approximate: name the server, too, with --qdrant\n"
     server.fail_after = 0
     code, text = run("index", "push", "--to", URL)
     assert code == 2 and "no Qdrant server answers" in text and len(text.splitlines()) == 1

@@ -18,28 +18,35 @@ Qdrant = Annotated[
 ]
 Collection = Annotated[str | None, typer.Option(help="Name of the collection; without it vitrine_MODEL.")]
 
+Approximate = Annotated[
+    bool, typer.Option("--approximate", help="In Qdrant, search likeness in its graph, which may miss photographs.")
+]
+
 
 def not_installed(error: ModuleNotFoundError) -> typer.Exit:
     return fail(ValueError(f"{error.name} is not installed. Install the extra: pip install -e '.[qdrant]'"))
 
 
-def open_collections(url: str | None, collection: str | None, systems: Iterable[str]) -> list[QdrantIndex]:
+def open_collections(
+    url: str | None, collection: str | None, approximate: bool, systems: Iterable[str]
+) -> list[QdrantIndex]:
     """Open the collection that the user names, or that of each system; none without a server.
 
     Raises:
-        ProjectError: a collection is named, and no server.
+        ProjectError: there is an option of a search in a server, and no server.
         QdrantError: the server does not answer, or a collection is not there or not an index.
     """
     if url is None:
-        if collection is not None:
-            raise ProjectError("--collection: name the server, too, with --qdrant")
+        if collection is not None or approximate:
+            raise ProjectError("--collection and --approximate: name the server, too, with --qdrant")
         return []
     try:
         from vitrine.retrieval.qdrant import QdrantIndex, connect
     except ModuleNotFoundError as error:
         raise not_installed(error) from None
     client = connect(url)
-    return [QdrantIndex(client, name) for name in ([collection] if collection else map(collection_of, systems))]
+    names = [collection] if collection else map(collection_of, systems)
+    return [QdrantIndex(client, name, exact=not approximate) for name in names]
 
 
 def collection_of(system: str) -> str:

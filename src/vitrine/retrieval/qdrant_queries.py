@@ -21,6 +21,9 @@ ITEM: dict[str, Any] = {"with_payload": ["instance_id"]}
 ANSWER: dict[str, Any] = {"with_payload": ["row", "image_path", "instance_id"], "with_vector": ["probs"]}
 """What is asked of a photograph to count it, and to rank it."""
 
+GRAPH_EF = 512
+"""Photographs that a search in the engine's graph keeps in view; more find more, and take longer."""
+
 BIAS = 0
 """Entry of the sparse vector that is 1 for every photograph: the engine finds only what shares an entry."""
 
@@ -135,7 +138,9 @@ class Translation:
     def _alike(self, leaf: bool = True) -> dict[str, Any]:
         like: Any = self.like
         alike = {"query": like.tolist(), "using": "embedding"}
-        return {**alike, "filter": self.only, "params": models.SearchParams(exact=self.exact)} if leaf else alike
+        if not leaf:
+            return alike
+        return {**alike, "filter": self.only, "params": models.SearchParams(exact=self.exact, hnsw_ef=GRAPH_EF)}
 
 
 def least_cosine(rule: MatchRule, same: float) -> float:
