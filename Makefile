@@ -71,6 +71,7 @@ check: setup  ## Lint, check formatting and types
 	check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/bug.yml .github/ISSUE_TEMPLATE/idea.yml
 	check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
+	check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 	check-jsonschema --check-metaschema docs/schema.json
 
 lock-check: setup  ## Check that locks match code, params, data and the environment

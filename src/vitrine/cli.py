@@ -21,6 +21,7 @@ from vitrine.commands.index import dataset_folder, index_app, index_folder, phot
 from vitrine.commands.label import label_app
 from vitrine.commands.printing import PLAIN, abbreviate, print_answers, print_json, print_json_lines, print_result, show
 from vitrine.commands.printing import width as line_width
+from vitrine.commands.qdrant import Approximate, Collection, Qdrant, open_collections
 from vitrine.commands.session import (
     APP,
     Commands,
@@ -46,6 +47,7 @@ app.add_typer(index_app, name="index")
 app.add_typer(label_app, name="label")
 if TYPE_CHECKING:
     from vitrine.data.dataset import Description, Guess
+    from vitrine.retrieval.backend import SearchBackend
 
 
 class Layout(StrEnum):
@@ -278,6 +280,9 @@ def search(
     like: Annotated[Path | None, typer.Option(help="A photograph to be like; with words, both count.")] = None,
     model: Model = "ensemble",
     folder: IndexFolder = None,
+    qdrant: Qdrant = None,
+    collection: Collection = None,
+    approximate: Approximate = False,
     top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, max=1000, help="How many photographs to show.")] = 10,
     by_item: Annotated[bool, typer.Option("--by-item", help="Show only the best photograph of every item.")] = False,
     layout: OutputFormat = Format.table,
@@ -293,7 +298,8 @@ def search(
     from vitrine.retrieval.backend import load_index
     from vitrine.retrieval.index import shortened
 
-    index = load_index(index_folder(folder, model))
+    engines: list[SearchBackend] = [*open_collections(qdrant, collection, approximate, [model])]
+    index = engines[0] if engines else load_index(index_folder(folder, model))
     embedding = None
     if like is not None:
         fault = file_fault(str(like))
@@ -328,14 +334,22 @@ app.command()(evaluate)
 def serve(
     host: Annotated[str, typer.Option(help="Where to listen; any other than 127.0.0.1 lets others in.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port.")] = 7860,
+    qdrant: Qdrant = None,
+    collection: Collection = None,
+    approximate: Approximate = False,
 ) -> None:
-    """Serve the web page over what `dvc repro` made. Needs the extra [app]."""
+    """Serve the web page over what `dvc repro` made. Needs the extra [app].
+
+    With --qdrant, all systems that have an index are searched there; with --collection, the one that it is of.
+    """
     _check_port(host, port)
     try:
         from vitrine.app.server import serve as serve_page
     except ModuleNotFoundError as error:
         raise fail(ValueError(f"{error.name} is not installed. Install the extra: pip install -e '.[app]'")) from None
-    serve_page(Path("."), host, port)
+    systems = sorted({path.parent.name for path in Path("index").glob("*/*.json")})  # an index, or one of shards
+    engines = {engine.name: engine for engine in open_collections(qdrant, collection, approximate, systems)}
+    serve_page(Path("."), host, port, engines)
 
 
 def _check_port(host: str, port: int) -> None:

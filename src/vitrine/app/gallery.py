@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -19,7 +19,7 @@ from vitrine.inference.systems import System, load_systems
 from vitrine.inference.wording import certainty_of
 from vitrine.labels import CLASS_TASK, LabelSpace, display_name, label_words, read_photo_table
 from vitrine.photos import decode_photo
-from vitrine.retrieval.backend import PhotoStore, load_index
+from vitrine.retrieval.backend import PhotoStore, SearchBackend, load_index
 from vitrine.retrieval.index import Hit, SearchResult
 from vitrine.retrieval.shards import MANIFEST
 
@@ -64,6 +64,22 @@ class Disagreement:
     split: str
 
 
+class Engine(SearchBackend, Protocol):
+    """What searches in place of an index, on a server for example, and filters by labels itself."""
+
+    def search(
+        self,
+        text: str = "",
+        *,
+        like: NDArray[np.floating] | None = None,
+        top_k: int = 10,
+        by_item: bool = False,
+        only: NDArray[np.bool_] | Mapping[str, Sequence[str]] | None = None,
+    ) -> SearchResult:
+        """Search as `Index.search` does, among some rows or among the photographs predicted to have chosen labels."""
+        ...
+
+
 class Gallery:
     """The indexes of a finished pipeline, the photographs behind them and their labels.
 
@@ -71,6 +87,7 @@ class Gallery:
 
     Attributes:
         max_megapixels: larger photographs are refused before they are decoded
+        engines: what searches in place of a system's index; see `search_with`
     """
 
     def __init__(
@@ -86,6 +103,7 @@ class Gallery:
         self.indexes = dict(indexes)
         self.data = data
         self.max_megapixels = max_megapixels
+        self.engines: dict[str, Engine] = {}
         self._thresholds = {name: systems[index.name].sure_thresholds for name, index in indexes.items()}
         self.table = table.set_index("image_path")
         self._corrected: list[tuple[dict[str, str], Any]] = []
@@ -112,6 +130,29 @@ class Gallery:
         decoding = read_json(root / "data/splits/decoding.json")
         table = read_photo_table(root / "data/splits/photos.csv")
         return cls(root, indexes, systems, table, data, decoding["max_megapixels"])
+
+    def search_with(self, engines: Mapping[str, Engine]) -> None:
+        """Let engines search. Of their hits, those are shown whose paths are in the system's index here.
+
+        Raises:
+            ArtifactError: there is no index here of a system, or its labels are others.
+        """
+        for name, engine in engines.items():
+            if name not in self.indexes:
+                raise ArtifactError(f"index/{name}: there is no such index, but the collection is of {name}")
+            if engine.label_space != self.indexes[name].label_space:
+                raise ArtifactError(f"index/{name} and the collection of {name} have different labels. Push the index")
+        self.engines = dict(engines)
+
+    def _shown(self, system: str, result: SearchResult) -> SearchResult:
+        """Return an engine's result with the rows of this gallery."""
+        index, hits = self.indexes[system], []
+        for hit in result.hits:
+            same = hit.row < len(index) and index.image_path(hit.row) == hit.image_path
+            row = hit.row if same else index.row_of(hit.image_path)
+            if row is not None:
+                hits.append(replace(hit, row=row))
+        return replace(result, hits=tuple(hits))
 
     @property
     def label_space(self) -> LabelSpace:
@@ -217,8 +258,11 @@ class Gallery:
         for rows in kept.values():
             only &= rows
         asked = like is not None or bool(words.strip())
-        wanted = like if asked else np.zeros(index.num_features)
-        result = index.search(words, like=wanted, top_k=num, only=only)
+        if asked and system in self.engines:
+            wanted = {task: chosen[task] for task in kept}
+            result = self._shown(system, self.engines[system].search(words, like=like, top_k=num, only=wanted))
+        else:
+            result = index.search(words, like=like if asked else np.zeros(index.num_features), top_k=num, only=only)
         found = int(only.sum()) if result.hits else 0
         return Page(result, asked, found, self._facets(system, kept))
 
@@ -235,9 +279,14 @@ class Gallery:
             facets[task] = {label: int(count) for label, count in zip(labels, counts, strict=True)}
         return facets
 
+    def backend(self, system: str) -> SearchBackend:
+        """Return what searches for a system; rows are those of the engine, if there is one."""
+        return self.engines.get(system, self.indexes[system])
+
     def similar(self, system: str, embedding: NDArray[np.floating], num: int) -> tuple[Hit, ...]:
         """Return the photographs most like an embedding, one an item, without the photograph itself if it is there."""
-        hits = self.indexes[system].search(like=embedding, top_k=num + 1, by_item=True).hits
+        result = self.backend(system).search(like=embedding, top_k=num + 1, by_item=True)
+        hits = self._shown(system, result).hits if system in self.engines else result.hits
         itself = bool(hits) and (hits[0].similarity or 0) >= SAME_PHOTO
         return hits[1:] if itself else hits[:num]
 

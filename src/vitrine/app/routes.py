@@ -104,9 +104,9 @@ def add_page_routes(app: fastapi.FastAPI, state: AppState) -> None:
     def hit(system: str, row: str) -> fastapi.Response:
         try:
             known, number = state.locate(f"{system}/{row}")
+            return fastapi.responses.HTMLResponse(html.detail(gallery, known, number, NUM_SIMILAR))
         except ArtifactError as error:
             raise HTTPException(404, str(error)) from None
-        return fastapi.responses.HTMLResponse(html.detail(gallery, known, number, NUM_SIMILAR))
 
     @app.get("/plot/{name}")
     def plot(name: str) -> fastapi.Response:

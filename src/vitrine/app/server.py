@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from vitrine.app import html
 from vitrine.app.api import MAX_BODY_BYTES, answer_errors, create_router
+from vitrine.app.gallery import Engine
 from vitrine.app.routes import OwnHead, add_page_routes
 from vitrine.app.state import MAX_UPLOAD_BYTES, AppState
 from vitrine.app.tabs import PRIVATE, IdentifyTab, SearchTab, accuracy_tab, labels_tab, restore
@@ -116,7 +118,7 @@ def create_page(state: AppState) -> gr.Blocks:
     return page
 
 
-async def create_app(root: Path, host: str) -> fastapi.FastAPI:
+async def create_app(root: Path, host: str, engines: Mapping[str, Engine] | None = None) -> fastapi.FastAPI:
     """Make the web application; models load in the background.
 
     A coroutine, because outside of an event loop Gradio opens eight of its own and never closes them.
@@ -125,7 +127,7 @@ async def create_app(root: Path, host: str) -> fastapi.FastAPI:
         ArtifactError: the pipeline below `root` has not been run.
     """
     local = host in LOCAL_HOSTS
-    state = AppState(root, may_correct=local)
+    state = AppState(root, may_correct=local, engines=engines)
     app = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.state.page = state
     if local:
@@ -201,8 +203,11 @@ def listen(host: str, port: int) -> socket.socket:
     return socket.create_server((host, port), family=family, backlog=2048)
 
 
-def serve(root: Path, host: str, port: int) -> None:
+def serve(root: Path, host: str, port: int, engines: Mapping[str, Engine] | None = None) -> None:
     """Serve the page until SIGTERM or Ctrl-C; requests that run may finish.
+
+    Args:
+        engines: what searches in place of systems' indexes.
 
     Raises:
         OSError: the port is taken; nothing has been printed.
@@ -215,7 +220,7 @@ def serve(root: Path, host: str, port: int) -> None:
         signal.signal(number, lambda *_: stopped.set())
 
     async def run(opened: socket.socket) -> None:
-        app = await create_app(root, host)
+        app = await create_app(root, host, engines)
         if not stopped.is_set():
             await Server(app, host, port).serve([opened])
         app.state.page.close(STOP_SECONDS)

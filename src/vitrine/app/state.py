@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from vitrine.app.gallery import Gallery, Page
+from vitrine.app.gallery import Engine, Gallery, Page
 from vitrine.app.watch import Metrics
 from vitrine.artifacts import ArtifactError
 from vitrine.data.catalog import DataParams
@@ -73,10 +73,11 @@ class AppState:
         metrics: of the page, and of programs that call it
     """
 
-    def __init__(self, root: Path, may_correct: bool) -> None:
+    def __init__(self, root: Path, may_correct: bool, engines: Mapping[str, Engine] | None = None) -> None:
         self.root = root
         self.may_correct = may_correct
         self.gallery = Gallery.load(root, read_section("data", DataParams, root / "params.yaml"))
+        self.gallery.search_with(engines or {})
         self.systems = [ENSEMBLE] if ENSEMBLE in self.gallery.indexes else []
         self.systems += [name for name in self.gallery.indexes if name != ENSEMBLE]
         self.networks = [name for name in self.systems if name != ENSEMBLE]
@@ -248,7 +249,7 @@ class AppState:
     ) -> SearchResult:
         """Search as `Index.search` does, for programs: without filters and their counts."""
         with self.metrics.search_seconds.labels(system).time():
-            return self.gallery.indexes[system].search(words, like=like, top_k=top_k, by_item=by_item)
+            return self.gallery.backend(system).search(words, like=like, top_k=top_k, by_item=by_item)
 
     def locate(self, picked: str) -> tuple[str, int]:
         """Read `SYSTEM/ROW` as the page sends it. Raises: ArtifactError when there is no such photograph."""

@@ -118,10 +118,10 @@ class IdentifyTab:
             return self.show_waiting(None)
         try:
             found = self.state.predict([photo], self.state.chosen(model))
+            system, gallery = found[0].system, self.state.gallery
+            hits = gallery.similar(system, found[0].embedding, NUM_SIMILAR)
         except (PhotoError, ArtifactError) as error:
             return html.empty("No answer for this file", str(error)), "", gr.update(visible=False)
-        system, gallery = found[0].system, self.state.gallery
-        hits = gallery.similar(system, found[0].embedding, NUM_SIMILAR)
         return html.answers(found), html.similar(gallery, system, hits, len(found) > 1), gr.update(visible=True)
 
     def take_example(self, event: gr.EventData) -> NDArray[np.uint8]:
