@@ -16,6 +16,7 @@ import typer
 from rich.table import Column, Table
 from rich.text import Text
 
+from vitrine.commands.build import index_build
 from vitrine.commands.index import dataset_folder, index_app, index_folder, photo_file
 from vitrine.commands.printing import PLAIN, abbreviate, print_answers, print_json, print_json_lines, print_result, show
 from vitrine.commands.printing import width as line_width
@@ -40,6 +41,7 @@ from vitrine.commands.session import (
 )
 
 app = typer.Typer(cls=Commands, **APP)
+index_app.command("build")(index_build)
 app.add_typer(index_app, name="index")
 if TYPE_CHECKING:
     from vitrine.data.dataset import Description, Guess

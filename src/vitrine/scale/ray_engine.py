@@ -1,0 +1,111 @@
+"""Predict shards with Ray Data: actors on one machine or many, each on one processor."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from vitrine.errors import VitrineError
+from vitrine.scale.engines import Copy, Shard, decode_in_turn, predict_shard
+from vitrine.scale.storage import Access, StorageError
+
+# Read when Ray starts.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what stops a job is said by exceptions
+
+OBJECT_STORE_BYTES = 512 << 20
+"""Of a cluster on this machine: shards in flight take a few megabytes."""
+
+
+class ClusterError(VitrineError):
+    """Ray cannot be reached, or has stopped a job."""
+
+
+class ShardPredictor:
+    """What an actor does: reads, decodes and predicts a shard, and returns its Parquet file."""
+
+    def __init__(self, copy: Copy, access: Access) -> None:
+        self.predictor, self.access = copy.load(), access
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        (shard,) = (pickle.loads(each) for each in batch["shard"])
+        decoded = decode_in_turn(shard.chunks(), self.predictor, self.access)
+        try:
+            parquet, fault = predict_shard(self.predictor, shard, decoded), ""
+        except StorageError as error:
+            parquet, fault = b"", str(error)
+        return {"name": [shard.name], "parquet": [parquet], "fault": [fault]}
+
+
+def predict_with_ray(
+    shards: Sequence[Shard], copy: Copy, access: Access, *, workers: int | None, address: str | None, quiet: bool
+) -> Iterator[tuple[str, bytes]]:
+    """Predict shards in actors; an actor that dies is replaced, and its shard is done again.
+
+    Args:
+        workers: number of actors; as many as the cluster has processors, without it.
+        address: of a running cluster; without it one is started on this machine.
+
+    Yields:
+        name and bytes of a shard's Parquet file, in any order
+
+    Raises:
+        ClusterError: the cluster cannot be reached, has too few processors, or an actor cannot start.
+        StorageError: a storage does not answer for a whole chunk.
+    """
+    import ray
+    from ray.exceptions import RayError
+
+    with _cluster(address, workers):
+        cpus = int(ray.cluster_resources().get("CPU", 0))
+        wanted = workers or cpus
+        if not 0 < wanted <= cpus:
+            raise ClusterError(f"the cluster has {cpus} processors, fewer than the {max(wanted, 1)} workers asked for")
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = not quiet
+        rows = [{"shard": pickle.dumps(shard)} for shard in shards]
+        found = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+            ShardPredictor,
+            batch_size=1,
+            num_cpus=1,
+            fn_constructor_args=(copy, access),
+            compute=ray.data.ActorPoolStrategy(size=min(wanted, len(rows))),
+        )
+        try:
+            for row in found.iter_rows():
+                if row["fault"]:
+                    raise StorageError(row["fault"])
+                yield row["name"], row["parquet"]
+        except RayError as error:
+            cause = getattr(error, "cause", None) or error
+            raise ClusterError(f"Ray stopped the job: {_last_line(cause)}. Run the same command again") from error
+
+
+@contextmanager
+def _cluster(address: str | None, workers: int | None) -> Iterator[None]:
+    """Connect to a cluster, or start one here that takes no connections from elsewhere."""
+    import ray
+
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address is None:
+        settings |= {"address": "local", "num_cpus": workers, "include_dashboard": False}
+        settings |= {"object_store_memory": OBJECT_STORE_BYTES, "_node_ip_address": "127.0.0.1"}
+    else:
+        settings["address"] = address
+    try:
+        ray.init(**settings)
+    except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+        raise ClusterError(f"{address or 'Ray'}: cannot be reached ({_last_line(error)})") from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _last_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip().rstrip(".")
