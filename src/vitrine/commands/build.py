@@ -35,6 +35,7 @@ def index_build(
         str | None, typer.Option(help="A Ray cluster, such as ray://HOST:10001; without it one is started here.")
     ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Actors of Ray; without it, one a processor.")] = None,
+    shard_photos: Annotated[int, typer.Option(min=1, help="Photographs of a Parquet file.")] = 512,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that object storage may stay silent.")] = 20.0,
     _quiet: Quiet = False,
     _verbose: Verbose = False,
@@ -82,7 +83,7 @@ def index_build(
 
     synonyms = read_synonyms(Path("data/synonyms.yaml"))
     rule = pipeline_rule(predictor.name, predictor.label_space)
-    built = build(photos, place, predictor, predict, synonyms, rule)
+    built = build(photos, place, predictor, predict, synonyms, rule, shard_photos)
     for path, fault in built.faults:
         skip(path if "://" in path or os.path.isabs(path) else session().to_here(Path(path)), fault)
     if not session().quiet:

@@ -32,6 +32,9 @@ SHARD_FILE = re.compile(r"\d{8}-[0-9a-f]{20}\.parquet|\.\d{8}-[0-9a-f]{20}-[0-9a
 INDEX_PHOTOS = 100_000
 """Photographs of a part of the index: with 1792 features a part takes 0.7 GB, and twice that while it is made."""
 
+SHARD_PHOTOS = CHUNK * CHUNKS_A_SHARD
+"""Photographs of a Parquet file, unless another number is asked for: what a killed worker does again."""
+
 Predict = Callable[[Sequence[Shard]], Iterator[tuple[str, bytes]]]
 """Gives name and bytes of every shard's Parquet file, in any order."""
 
@@ -61,19 +64,21 @@ def build(
     predict: Predict,
     synonyms: Mapping[str, Sequence[str]],
     rule: MatchRule,
+    shard_photos: int = SHARD_PHOTOS,
 ) -> Built:
-    """Write a Parquet file for every 512 photographs into out/parquet, and their index into out/index.
+    """Write a Parquet file for every few photographs into out/parquet, and their index into out/index.
 
     A finished file is never written again by a later run with the same photographs and models, unless it is damaged,
     or storage did not answer for a photograph in it. Files of other photographs are deleted when the index is made.
 
     Args:
         predict: the engine.
+        shard_photos: photographs of a Parquet file.
 
     Raises:
         ArtifactError: the folder holds other files, another process is writing there, or the disk is full.
     """
-    shards = plan_shards(photos, predictor)
+    shards = plan_shards(photos, predictor, shard_photos)
     with _writing(out):
         faults: dict[str, list[Fault]] = {}
         for shard in shards:
@@ -101,9 +106,8 @@ def build(
     return built
 
 
-def plan_shards(photos: Sequence[Photo], predictor: Predictor) -> list[Shard]:
-    """Split photographs into shards of 512, whose names say what is in them and what predicts them."""
-    size = CHUNK * CHUNKS_A_SHARD
+def plan_shards(photos: Sequence[Photo], predictor: Predictor, size: int = SHARD_PHOTOS) -> list[Shard]:
+    """Split photographs into shards, whose names say what is in them and what predicts them."""
     who = [predictor.name, predictor.runtime.name, predictor.checkpoint, predictor.label_space.to_json()]
     shards = []
     for number, start in enumerate(range(0, len(photos), size)):

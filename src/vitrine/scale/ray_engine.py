@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -19,6 +20,9 @@ os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what stops a job is s
 
 OBJECT_STORE_BYTES = 512 << 20
 """Of a cluster on this machine: shards in flight take a few megabytes."""
+
+
+CONNECT_SECONDS = 10
 
 
 class ClusterError(VitrineError):
@@ -96,6 +100,7 @@ def _cluster(address: str | None, workers: int | None) -> Iterator[None]:
         settings |= {"address": "local", "num_cpus": workers, "include_dashboard": False}
         settings |= {"object_store_memory": OBJECT_STORE_BYTES, "_node_ip_address": "127.0.0.1"}
     else:
+        _check_address(address)
         settings["address"] = address
     try:
         ray.init(**settings)
@@ -105,6 +110,17 @@ def _cluster(address: str | None, workers: int | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_address(address: str) -> None:
+    """Find out in seconds whether something listens there: Ray itself tries for minutes, and then ends the process."""
+    host, _, port = address.rpartition("/")[2].rpartition(":")
+    if address == "auto" or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+    except OSError as error:
+        raise ClusterError(f"{address}: cannot be reached ({error.strerror or error})") from None
 
 
 def _last_line(error: BaseException) -> str:
