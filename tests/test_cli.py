@@ -29,6 +29,7 @@ from vitrine.learning.model import create_model, save_model
 from vitrine.photos import Decoding
 from vitrine.reporting.compare import Change
 from vitrine.retrieval.index import ARRAYS, Index, MatchRule
+from vitrine.retrieval.shards import writing
 
 SPACE = LabelSpace(
     {"class": ("travel_bag", "water_bottle"), "color": ("blue", "red"), "material": ("cloth", "plastic")}
@@ -120,7 +121,13 @@ def test_nothing_found_is_a_hint_and_an_exit_code(project: Path) -> None:
     assert code == 1 and "Not understood: 'zebra'. Try words such as: blue, cloth, travel bag." in text
 
 
-def test_photographs_are_added_replaced_and_removed(project: Path) -> None:
+@pytest.mark.parametrize("shard_photos", [None, 2, 100])
+def test_photographs_are_added_replaced_and_removed(project: Path, shard_photos: int | None) -> None:
+    if shard_photos:
+        code, text = run("index", "compact", "--model", "small", "--photos", str(shard_photos))
+        num = "2 shards" if shard_photos == 2 else "1 shard"
+        assert code == 0 and text == f"index/small: {num} of 4 photographs together.\n"
+        assert f"shards       {num[0]}" in run("index", "info", "--model", "small")[1]
     rng = np.random.default_rng(1)
     (project / "new/deep").mkdir(parents=True)
     for name in ("new/a.png", "new/deep/b.jpg"):
@@ -140,6 +147,26 @@ def test_photographs_are_added_replaced_and_removed(project: Path) -> None:
     code, text = run("index", "remove", "new/a.png", "photo_1.png", "--model", "small")
     assert code == 2 and "not indexed: new/a.png. Nothing was removed" in text
     assert "photographs  4" in run("index", "info", "--model", "small")[1]
+
+
+def test_shards_answer_as_the_index_that_was_cut(project: Path) -> None:
+    asked = [("search", "blue bag"), ("search", "red or cloth", "--by-item"), ("search", "--like", "photo_2.png")]
+    before = [run(*words, "--model", "small", "--format", "json") for words in asked]
+    assert run("index", "compact", "--model", "small", "--photos", "3")[0] == 0
+    assert [run(*words, "--model", "small", "--format", "json") for words in asked] == before
+    code, text = run("index", "remove", *(f"photo_{row}.png" for row in range(4)), "--model", "small")
+    assert code == 2 and "an index cannot be empty" in text
+
+
+def test_a_second_writer_is_refused_before_anything_is_predicted(project: Path) -> None:
+    for _ in range(2):
+        with writing(project / "index/small"):
+            for command in (("add", "photo_0.png"), ("remove", "photo_0.png"), ("compact",)):
+                code, text = run("index", *command, "--model", "small")
+                assert code == 2 and "another process is changing this index" in text
+            assert run("search", "blue", "--model", "small")[0] in (0, 1)
+        assert run("index", "compact", "--model", "small")[0] == 0
+    assert not (project / "index/small/.lock").exists()
 
 
 KILLED_ADD = """

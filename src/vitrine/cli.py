@@ -289,9 +289,10 @@ def search(
     """
     from vitrine.commands.files import file_fault
     from vitrine.photos import PhotoError
-    from vitrine.retrieval.index import Index, shortened
+    from vitrine.retrieval.backend import load_index
+    from vitrine.retrieval.index import shortened
 
-    index = Index.load(index_folder(folder, model))
+    index = load_index(index_folder(folder, model))
     embedding = None
     if like is not None:
         fault = file_fault(str(like))

@@ -15,12 +15,32 @@ from vitrine.artifacts import ArtifactError, write_json
 from vitrine.data.catalog import CatalogError, DataParams, apply_corrections, read_catalog, read_corrections
 from vitrine.params import read_section
 from vitrine.photos import PhotoError
+from vitrine.retrieval.backend import compact_index
+from vitrine.retrieval.sharded import ShardedIndex
 
 
 @pytest.fixture
 def gallery(shop_folder: Path, tmp_path: Path) -> Gallery:
     folder = shutil.copytree(shop_folder, tmp_path / "shop")
     return Gallery.load(folder, read_section("data", DataParams, folder / "params.yaml"))
+
+
+def test_a_gallery_of_shards_shows_the_same(gallery: Gallery) -> None:
+    compact_index(gallery.root / "index/deit", 10)
+    shards = Gallery.load(gallery.root, gallery.data)
+    assert isinstance(shards.indexes["deit"], ShardedIndex) and len(shards.indexes["deit"].shards) == 4
+    label = gallery.label_space.labels["color"][0]
+    for words, chosen in (("", {}), ("bottle", {}), ("", {"color": [label]}), ("not bottle", {"color": [label]})):
+        assert shards.search("deit", words, chosen, None, 20) == gallery.search("deit", words, chosen, None, 20)
+    assert shards.disagreements("deit", "class") == gallery.disagreements("deit", "class")
+    like = gallery.indexes["deit"].embedding(17)
+    assert [hit.row for hit in shards.similar("deit", like, 5)] == [hit.row for hit in gallery.similar("deit", like, 5)]
+    for row in (0, 9, 10, 31):
+        assert shards.answer_of("deit", row) == gallery.answer_of("deit", row)
+        assert shards.labels_of("deit", row) == gallery.labels_of("deit", row)
+        assert shards.thumbnail("deit", row) == gallery.thumbnail("deit", row)
+    with pytest.raises(KeyError):
+        shards.thumbnail("deit", 32)
 
 
 def test_without_a_question_everything_is_shown_in_order(gallery: Gallery) -> None:

@@ -19,7 +19,9 @@ from vitrine.inference.systems import System, load_systems
 from vitrine.inference.wording import certainty_of
 from vitrine.labels import CLASS_TASK, LabelSpace, display_name, label_words, read_photo_table
 from vitrine.photos import decode_photo
-from vitrine.retrieval.index import Hit, Index, SearchResult
+from vitrine.retrieval.backend import PhotoStore, load_index
+from vitrine.retrieval.index import Hit, SearchResult
+from vitrine.retrieval.shards import MANIFEST
 
 THUMBNAIL_PX = 320
 WHOLE_PX = 2048
@@ -74,7 +76,7 @@ class Gallery:
     def __init__(
         self,
         root: Path,
-        indexes: Mapping[str, Index],
+        indexes: Mapping[str, PhotoStore],
         systems: Mapping[str, System],
         table: pd.DataFrame,
         data: DataParams,
@@ -88,7 +90,7 @@ class Gallery:
         self.table = table.set_index("image_path")
         self._corrected: list[tuple[dict[str, str], Any]] = []
         self._predicted = {
-            name: {task: self._codes(index, task) for task in index.label_space} for name, index in indexes.items()
+            name: {task: index.most_probable(task) for task in index.label_space} for name, index in indexes.items()
         }
 
     @classmethod
@@ -98,10 +100,11 @@ class Gallery:
         Raises:
             ArtifactError: the pipeline has not been run, or a file is broken.
         """
-        folders = sorted(path.parent for path in (root / "index").glob("*/index.json"))
+        found = [path.parent for name in ("index.json", MANIFEST) for path in (root / "index").glob(f"*/{name}")]
+        folders = sorted(set(found))
         if not folders:
             raise ArtifactError(f"{root / 'index'}: holds no index. Make it with: dvc repro")
-        indexes = {folder.name: Index.load(folder) for folder in folders}
+        indexes = {folder.name: load_index(folder) for folder in folders}
         systems = load_systems(root / "models/systems.json")
         for folder, index in zip(folders, indexes.values(), strict=True):
             if index.name not in systems:
@@ -109,11 +112,6 @@ class Gallery:
         decoding = read_json(root / "data/splits/decoding.json")
         table = read_photo_table(root / "data/splits/photos.csv")
         return cls(root, indexes, systems, table, data, decoding["max_megapixels"])
-
-    @staticmethod
-    def _codes(index: Index, task: str) -> NDArray[np.int64]:
-        num = index.label_space.num_labels(task)
-        return np.argmax([index.label_probs(task, code) for code in range(num)], axis=0)
 
     @property
     def label_space(self) -> LabelSpace:
@@ -159,29 +157,28 @@ class Gallery:
 
     def file(self, system: str, row: int) -> Path:
         """Return where a photograph lies: below the dataset's folder, or where `vitrine index add` found it."""
-        name = str(self.indexes[system].image_paths[row])
+        name = self.indexes[system].image_path(row)
         return self.root / (Path(self.data.path) / name if name in self.table.index else Path(name))
 
     def labels_of(self, system: str, row: int) -> dict[str, str | None]:
         """Return the labels that labels.csv gives a photograph; none for one that was added."""
-        name = str(self.indexes[system].image_paths[row])
+        name = self.indexes[system].image_path(row)
         if name not in self.table.index:
             return {}
         given = self.table.loc[name]
         return {task: None if pd.isna(given[task]) else str(given[task]) for task in self.label_space}
 
     def split_of(self, system: str, row: int) -> str | None:
-        name = str(self.indexes[system].image_paths[row])
+        name = self.indexes[system].image_path(row)
         return str(self.table.loc[name, "split"]) if name in self.table.index else None
 
     def probs_of(self, system: str, row: int) -> dict[str, list[tuple[str, float]]]:
         """Return for every task the labels and their probabilities, the most probable first."""
-        index = self.indexes[system]
-        found = {}
-        for task, labels in index.label_space.labels.items():
-            probs = [float(index.label_probs(task, code)[row]) for code in range(len(labels))]
-            found[task] = sorted(zip(labels, probs, strict=True), key=lambda pair: -pair[1])
-        return found
+        labels = self.indexes[system].label_space.labels
+        return {
+            task: sorted(zip(labels[task], probs.tolist(), strict=True), key=lambda pair: -pair[1])
+            for task, probs in self.indexes[system].probs_of(row).items()
+        }
 
     def answer_of(self, system: str, row: int) -> dict[str, dict[str, Any]]:
         """Return the tasks that a system answers for a photograph, as `Predictor.to_records` does."""
@@ -220,7 +217,7 @@ class Gallery:
         for rows in kept.values():
             only &= rows
         asked = like is not None or bool(words.strip())
-        wanted = like if asked else np.zeros(index.embeddings.shape[1])
+        wanted = like if asked else np.zeros(index.num_features)
         result = index.search(words, like=wanted, top_k=num, only=only)
         found = int(only.sum()) if result.hits else 0
         return Page(result, asked, found, self._facets(system, kept))
@@ -276,12 +273,13 @@ class Gallery:
         """
         index, labels = self.indexes[system], self.label_space.labels[task]
         held_out = self.table[self.table["split"] != "train"]
+        of_photo = {name: (given, split) for name, given, split in held_out[[task, "split"]].itertuples()}
         found = []
-        for row, name in enumerate(index.image_paths.tolist()):
-            if name not in held_out.index or held_out.loc[name, task] not in labels:
+        for row, name in enumerate(index.paths()):
+            given, split = of_photo.get(name, (None, ""))
+            if given not in labels:
                 continue
-            probs = np.array([index.label_probs(task, code)[row] for code in range(len(labels))])
-            given, split = str(held_out.loc[name, task]), str(held_out.loc[name, "split"])
+            probs = index.probs_of(row)[task]
             order = np.argsort(-probs, kind="stable")
             if labels[order[0]] != given:
                 ranked = tuple((labels[code], float(probs[code])) for code in order)
@@ -294,7 +292,7 @@ class Gallery:
         Raises:
             ArtifactError: the photograph is not in labels.csv, the task or label is unknown, or the file is broken.
         """
-        name = str(self.indexes[system].image_paths[row])
+        name = self.indexes[system].image_path(row)
         if name not in self.table.index:
             raise ArtifactError(f"{name}: is not in labels.csv, so it has no label to correct")
         if task not in self.label_space.labels or label not in self.label_space.labels[task]:

@@ -208,7 +208,7 @@ def chips(words: Sequence[str]) -> str:
 def detail(gallery: Gallery, system: str, row: int, num_similar: int) -> str:
     """One indexed photograph, large, with all that is known, predicted and like it; page.js shows it over the page."""
     index = gallery.indexes[system]
-    path, split = str(index.image_paths[row]), gallery.split_of(system, row)
+    path, split = index.image_path(row), gallery.split_of(system, row)
     given, tasks = gallery.labels_of(system, row), gallery.answer_of(system, row)
     title = title_of(given) if given.get(CLASS_TASK) else escape(headline(tasks))
     about = {"train": "the models were trained on it", "val": "in val", "test": "in test"}.get(split or "", "added")
@@ -228,7 +228,7 @@ def detail(gallery: Gallery, system: str, row: int, num_similar: int) -> str:
             f'<td>{spoken(best["label"])} {best["probability"]:.0%} {mark}<span class="unseen">{told}</span></td>'
             f'<td><span class="certainty {answer["certainty"]}">{CERTAINTIES[answer["certainty"]]}</span></td></tr>'
         )
-    like = cards(gallery, system, gallery.similar(system, index.embeddings[row], num_similar), "six")
+    like = cards(gallery, system, gallery.similar(system, index.embedding(row), num_similar), "six")
     return (
         f'<div class="detail" data-place="{escape(system)}/{row}">'
         f'<img src="{photo_url(system, row)}/whole" alt="{escape(path)}">'

@@ -136,7 +136,7 @@ class AppState:
                 files = [self.gallery.file(system, row) for row in rows]
                 found = predictor.predict_files(files).embeddings
                 lengths = np.maximum(np.linalg.norm(found, axis=1), 1e-12)
-                cosines = np.sum(found * index.embeddings[: len(found)], axis=1) / lengths
+                cosines = np.sum(found * np.stack([index.embedding(row) for row in rows]), axis=1) / lengths
                 if predictor.label_space != index.label_space or cosines.min() < STALE_COSINE:
                     raise ArtifactError(f"index/{system} was made by another model")
             self.loaded = True
@@ -237,10 +237,9 @@ class AppState:
             embedding = self.predict([photo], [system])[0].embedding
         elif like:
             known, row = self.locate(like)
-            path = self.gallery.indexes[known].image_paths[row]
             index = self.gallery.indexes[system]
-            rows = np.flatnonzero(index.image_paths == path)
-            embedding = index.embeddings[rows[0]] if len(rows) else None
+            there = row if known == system else index.row_of(self.gallery.indexes[known].image_path(row))
+            embedding = None if there is None else index.embedding(there)
         with self.metrics.search_seconds.labels(system).time():
             return self.gallery.search(system, words, labels, embedding, min(num, MAX_HITS))
 
@@ -275,10 +274,13 @@ class AppState:
         """Return photographs of different classes that no model was trained on."""
         index = self.gallery.indexes[self.systems[0]]
         rows: dict[str | None, int] = {}
-        for row in range(len(index)):
-            if self.gallery.split_of(index.name, row) == "test":
+        test = set(self.gallery.table.index[self.gallery.table["split"] == "test"])
+        for row, path in enumerate(index.paths()):
+            if path in test:
                 rows.setdefault(self.gallery.labels_of(index.name, row)["class"], row)
-        return list(rows.values())[:NUM_EXAMPLES] or list(range(min(NUM_EXAMPLES, len(index))))
+            if len(rows) == NUM_EXAMPLES:
+                break
+        return list(rows.values()) or list(range(min(NUM_EXAMPLES, len(index))))
 
 
 def check_format(path: Path) -> None:

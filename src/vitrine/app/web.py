@@ -77,11 +77,13 @@ def _write_gallery(folder: Path, gallery: Gallery, system: str, description: dic
         Image.fromarray(pixels).save(folder / thumbnail, "WEBP", quality=80)
         answer = gallery.answer_of(system, row)
         caption = display_name(answer[CLASS_TASK]["labels"][0]["label"])
-        photos.append({"thumbnail": thumbnail, "path": str(index.image_paths[row]), "caption": caption})
+        photos.append({"thumbnail": thumbnail, "path": index.image_path(row), "caption": caption})
     document = {"about": description, "photos": photos}
     (folder / "gallery.json").write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
-    probs = np.rint(255 * index.probs[:, rows].T).astype(np.uint8)
-    embeddings = index.embeddings[rows]
+    probs = np.rint(255 * np.stack([np.concatenate(list(index.probs_of(row).values())) for row in rows])).astype(
+        np.uint8
+    )
+    embeddings = np.stack([index.embedding(row) for row in rows])
     largest = np.maximum(np.abs(embeddings).max(axis=1, keepdims=True), 1e-12)
     scaled = np.rint(127 * embeddings / largest).astype(np.int8)
     (folder / "gallery.bin").write_bytes(probs.tobytes() + scaled.tobytes())

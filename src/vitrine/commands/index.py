@@ -1,4 +1,4 @@
-"""`vitrine index`: show an index, add photographs to it, remove some."""
+"""`vitrine index`: show an index, add photographs to it, remove some, cut it into shards."""
 
 from __future__ import annotations
 
@@ -24,10 +24,12 @@ from vitrine.commands.session import (
 )
 
 if TYPE_CHECKING:
-    from vitrine.labels import LabelSpace
-    from vitrine.retrieval.index import MatchRule
+    from collections.abc import Iterator
 
-index_app = typer.Typer(help="Show an index, add photographs to it, remove some.", **APP)
+    from vitrine.labels import LabelSpace
+    from vitrine.retrieval.index import Index, MatchRule
+
+index_app = typer.Typer(help="Show an index, add photographs to it, remove some, cut it into shards.", **APP)
 
 
 def index_folder(folder: Path | None, model: str) -> Path:
@@ -66,19 +68,21 @@ def photo_file(image_path: str, dataset: Path) -> str | None:
 @index_app.command("info")
 def index_info(model: Model = "ensemble", folder: IndexFolder = None) -> None:
     """Say what an index holds."""
+    from vitrine.retrieval.backend import load_index
     from vitrine.retrieval.index import Index
 
     place = index_folder(folder, model)
-    index = Index.load(place)
-    size = sum(path.stat().st_size for path in place.iterdir())
-    items, features = len(set(index.instance_ids.tolist())), index.embeddings.shape[1]
+    index = load_index(place)
+    size = sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
+    shards = [] if isinstance(index, Index) else [("shards", str(len(index.shards)))]
     labels = ", ".join(f"{task} {index.label_space.num_labels(task)}" for task in index.label_space)
     for name, value in (
         ("system", index.name),
         ("photographs", str(len(index))),
-        ("items", str(items)),
+        *shards,
+        ("items", str(index.num_items())),
         ("labels", labels),
-        ("features", str(features)),
+        ("features", str(index.num_features)),
         ("megabytes", f"{size / 1e6:.1f}"),
     ):
         typer.echo(f"{name:12} {value}")
@@ -109,34 +113,38 @@ def index_add(
 
     from vitrine.commands.files import find_photos
     from vitrine.inference.stream import predict_stream
-    from vitrine.retrieval.index import Index, stored_files
+    from vitrine.retrieval.backend import add_photos, load_index
+    from vitrine.retrieval.index import Index
     from vitrine.retrieval.queries import read_synonyms
+    from vitrine.retrieval.shards import holds_index
 
     place = index_folder(folder, model)
-    old = Index.load(place) if stored_files(place) else None
+    old = load_index(place) if holds_index(place) else None
     names, faults = find_photos(photos, recursive)
     for name, fault in faults:
         skip(name, fault)
-    num_faults, num_added, parts = len(faults), 0, []
+    num_faults, num_added = len(faults), 0
     stored = {session().in_project(name).as_posix(): name for name in names}
     if stored:
         predictor = load_predictor(old.name if old else model)
         synonyms = old.vocabulary.synonyms if old else read_synonyms(Path("data/synonyms.yaml"))
         rule = old.rule if old else pipeline_rule(predictor.name, predictor.label_space)
         say_more(f"A hit is a match from a score of {rule.least_score:.3f}.")
-        with tqdm(total=len(stored), unit="photo", disable=session().quiet or None) as bar:
-            for found, wrong, num in predict_stream(predictor, [Path(path) for path in stored], place / ".adding"):
-                with tqdm.external_write_mode():
-                    for path, fault in wrong:
-                        skip(stored[path], fault)
-                num_faults += len(wrong)
-                num_added += len(found)
-                if len(found):
-                    parts.append(Index.build(predictor.name, found, found.image_paths, synonyms, rule))
-                bar.update(num)
-    if parts:
-        first, *more = [old, *parts] if old else parts
-        first.concat(*more).save(place)
+
+        def predicted() -> Iterator[Index]:
+            nonlocal num_faults, num_added
+            with tqdm(total=len(stored), unit="photo", disable=session().quiet or None) as bar:
+                for found, wrong, num in predict_stream(predictor, [Path(path) for path in stored], place / ".adding"):
+                    with tqdm.external_write_mode():
+                        for path, fault in wrong:
+                            skip(stored[path], fault)
+                    num_faults += len(wrong)
+                    num_added += len(found)
+                    if len(found):
+                        yield Index.build(predictor.name, found, found.image_paths, synonyms, rule)
+                    bar.update(num)
+
+        add_photos(place, predicted())
     shutil.rmtree(place / ".adding", ignore_errors=True)
     with suppress(OSError):
         place.rmdir()  # a new folder in which there is nothing to keep
@@ -150,10 +158,11 @@ def index_add(
 def pipeline_rule(name: str, label_space: LabelSpace) -> MatchRule:
     """Return from when on a hit is a match in the pipeline's index of a system with these labels, or the default."""
     from vitrine.artifacts import ArtifactError
-    from vitrine.retrieval.index import Index, MatchRule
+    from vitrine.retrieval.backend import load_index
+    from vitrine.retrieval.index import MatchRule
 
     with suppress(ArtifactError):
-        index = Index.load(Path("index") / name)
+        index = load_index(Path("index") / name)
         if (index.name, index.label_space) == (name, label_space):
             return index.rule
     return MatchRule()
@@ -169,13 +178,17 @@ def index_remove(
 ) -> None:
     """Remove photographs from an index; the files stay."""
     from vitrine.artifacts import ArtifactError
-    from vitrine.retrieval.index import Index
+    from vitrine.retrieval.backend import load_index, remove_photos
 
     place = index_folder(folder, model)
-    index, dataset = Index.load(place), dataset_folder()
-    known = dict.fromkeys(index.image_paths.tolist())
-    files = {os.path.abspath(root / path): path for root in (Path(), dataset) for path in known}
-    chosen = {path: path if path in known else files.get(os.path.abspath(session().here / path)) for path in paths}
+    index, roots = load_index(place), (dataset_folder(), Path())
+    files = {path: os.path.abspath(session().here / path) for path in paths}
+    meant = {
+        path: [path, *(Path(os.path.relpath(file, root)).as_posix() for root in roots), Path(file).as_posix()]
+        for path, file in files.items()
+    }
+    known = {name for names in meant.values() for name in names}.intersection(index.paths())
+    chosen = {path: next((name for name in names if name in known), None) for path, names in meant.items()}
     unknown = sorted(path for path, name in chosen.items() if name is None)
     shown = session().to_here(place) if folder is None else folder
     if unknown:
@@ -183,6 +196,30 @@ def index_remove(
     names = {name for name in chosen.values() if name is not None}
     if len(names) == len(index):
         raise ArtifactError(f"{shown}: an index cannot be empty; delete the folder instead")
-    index.drop(names).save(place)
+    remove_photos(place, names)
     if not session().quiet:
         typer.echo(f"Removed {counted(len(names), 'photograph')} from {shown}.")
+
+
+@index_app.command("compact")
+def index_compact(
+    model: Model = "ensemble",
+    folder: IndexFolder = None,
+    shard_photos: Annotated[
+        int, typer.Option("--photos", min=1, help="Photographs of a full shard: what a change writes anew at most.")
+    ] = 1_000_000,
+    _quiet: Quiet = False,
+    _verbose: Verbose = False,
+) -> None:
+    """Cut an index into shards; of one that has shards, merge small neighbors and split large ones.
+
+    What a search finds does not change. Killed, it leaves the old index as it was.
+    """
+    from vitrine.retrieval.backend import compact_index
+
+    place = index_folder(folder, model)
+    index = compact_index(place, shard_photos)
+    if not session().quiet:
+        where = session().to_here(place) if folder is None else folder
+        num = counted(len(index), "photograph")
+        typer.echo(f"{where}: {counted(len(index.shards), 'shard')} of {num} together.")

@@ -269,6 +269,14 @@ class Index:
         """Give all paths, in the index's order."""
         return iter(self.image_paths.tolist())
 
+    def row_of(self, image_path: str) -> int | None:
+        """Return the first row of a path; None if it is not indexed."""
+        rows = np.flatnonzero(self.image_paths == image_path)
+        return int(rows[0]) if len(rows) else None
+
+    def num_items(self) -> int:
+        return len(set(self.instance_ids.tolist()))
+
     def probs_of(self, row: int) -> dict[str, NDArray[np.float32]]:
         """Return a photograph's probabilities. Shape: of each task (labels,)."""
         return {
@@ -280,10 +288,11 @@ class Index:
         """Return a photograph's embedding. Shape: (features,)."""
         return np.asarray(self.embeddings[row])
 
-    def most_probable(self, task: str) -> NDArray[np.int64]:
+    def most_probable(self, task: str) -> NDArray[np.int32]:
         """Return the code of each photograph's most probable label. Shape: (photos,)."""
         num = self.label_space.num_labels(task)
-        return np.argmax([self.label_probs(task, code) for code in range(num)], axis=0)
+        probs = self.probs[self._start[task] : self._start[task] + num]
+        return np.asarray(np.argmax(probs, axis=0), dtype=np.int32)
 
     # -- scores ----------------------------------------------------------------------------------------------------
 

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
-import secrets
-import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, replace
-from itertools import pairwise
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import chain, pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from vitrine.artifacts import ArtifactError, read_json, write_json
+from vitrine.artifacts import ArtifactError, read_json
 from vitrine.labels import LabelSpace
 from vitrine.retrieval.index import (
     Candidate,
@@ -25,18 +20,23 @@ from vitrine.retrieval.index import (
     MatchRule,
     SearchResult,
     idf,
+    join,
     search_message,
-    stored_files,
 )
 from vitrine.retrieval.queries import ParsedQuery, Term, Vocabulary
-
-MANIFEST = "shards.json"
-LOCK = ".lock"
-SHARD = re.compile(r"shard-[0-9a-f]{12}|\.shard-[0-9a-f]{16}")
-"""Names of the sub-folders: of a shard, by its content, and of one that is being written."""
-
-SHARD_PHOTOS = 1_000_000
-"""Photographs of a full shard: a write rewrites one, and takes its memory."""
+from vitrine.retrieval.shards import (
+    MANIFEST,
+    REPAIR,
+    SHARD_PHOTOS,
+    Named,
+    holds_index,
+    named_shards,
+    pack,
+    publish,
+    store,
+    without,
+    writing,
+)
 
 
 class ShardedIndex:
@@ -75,8 +75,9 @@ class ShardedIndex:
                 another process is writing there.
         """
         with writing(folder):
-            stored_folders(folder)
-            return cls._publish(folder, _stored(folder, parts))
+            holds_index(folder)
+            publish(folder, store(folder, parts))
+        return cls.load(folder)
 
     @classmethod
     def load(cls, folder: Path) -> ShardedIndex:
@@ -95,55 +96,134 @@ class ShardedIndex:
                     raise
 
     @classmethod
-    def _open(cls, folder: Path, document: Mapping[str, object]) -> ShardedIndex:
+    def _open(cls, folder: Path, document: Any) -> ShardedIndex:
         try:
-            label_space, rule = LabelSpace.from_json(document["label_space"]), MatchRule(**document["match_rule"])  # type: ignore[arg-type]
-            entries = [(str(entry["folder"]), int(entry["photos"])) for entry in document["shards"]]  # type: ignore[attr-defined]
-            if not entries or not all(SHARD.fullmatch(name) for name, _ in entries):
-                raise ValueError("it names no shards")
+            label_space, rule = LabelSpace.from_json(document["label_space"]), MatchRule(**document["match_rule"])
+            system, vocabulary = document["system"], Vocabulary(label_space, document["synonyms"])
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ArtifactError(f"{folder / MANIFEST}: is not of an index of shards ({error!r})") from None
-        shards = []
-        for name, num in entries:
+        named, shards = named_shards(folder, document), []
+        for name, num in named.items():
             try:
                 shard = Index.load(folder / name)
             except (ArtifactError, OSError) as error:
                 reason = str(error).partition(". ")[0]
                 raise ArtifactError(f"{folder}: shard {name} is missing or damaged: {reason}. {REPAIR}") from None
-            if (len(shard), shard.name, shard.label_space) != (num, document["system"], label_space):
+            if (len(shard), shard.name, shard.label_space) != (num, system, label_space):
                 raise ArtifactError(f"{folder}: shard {name} is not the one that {MANIFEST} names. {REPAIR}")
-            shard.rule = rule
+            shard.rule, shard.vocabulary = rule, vocabulary
             shards.append(shard)
-        shards[0].vocabulary = Vocabulary(label_space, document["synonyms"])  # type: ignore[arg-type]
-        return cls(folder, [name for name, _ in entries], shards)
+        return cls(folder, list(named), shards)
 
-    @classmethod
-    def _publish(cls, folder: Path, stored: Iterable[tuple[str, Index]]) -> ShardedIndex:
-        """Name shards that lie in the folder in a new manifest, then delete what only the old one named."""
-        entries: list[tuple[str, Index]] = []
-        for name, shard in stored:
-            if entries:
-                entries[0][1].check_same(shard)
-            entries.append((name, shard))
-        if not entries:
-            raise ArtifactError(f"{folder}: an index cannot be empty; delete the folder instead")
-        first, names = entries[0][1], [name for name, _ in entries]
-        document = {
-            "system": first.name,
-            "label_space": first.label_space.to_json(),
-            "synonyms": first.vocabulary.synonyms,
-            "match_rule": asdict(first.rule),
-            "photos": sum(len(shard) for _, shard in entries),
-            "shards": [{"folder": name, "photos": len(shard)} for name, shard in entries],
-        }
-        single = stored_files(folder) if (folder / "index.json").exists() else set()
-        write_json(folder / MANIFEST, document)
-        for stale in single and {"index.json", *single}:
-            (folder / stale).unlink(missing_ok=True)
-        for place in folder.iterdir():
-            if SHARD.fullmatch(place.name) and place.name not in names:
-                shutil.rmtree(place, ignore_errors=True)
-        return cls.load(folder)
+    def add(self, parts: Iterable[Index], shard_photos: int = SHARD_PHOTOS) -> ShardedIndex:
+        """Add photographs to the last shard, then to new ones; return the new index.
+
+        A path that the index has already is replaced: its shard is written without it. Otherwise no other shard is
+        written than the last one. A kill leaves the old index, and shards that the next writer deletes.
+
+        Args:
+            parts: of the same system and label space, no path twice; two shards of them are in memory at most.
+
+        Raises:
+            ArtifactError: the parts do not belong to it, or another process is writing there.
+        """
+        with writing(self.folder):
+            old, added = ShardedIndex.load(self.folder), set[str]()
+
+            def noted() -> Iterator[Index]:
+                for part in parts:
+                    old.shards[0].check_same(part)
+                    added.update(part.paths())
+                    yield part
+
+            named = list(zip(old._names, old.shards, strict=True))
+            room = shard_photos - len(old.shards[-1])
+            packed = pack(noted(), shard_photos, room if room > 0 else shard_photos)
+            head = next(packed, None) if room > 0 else None
+            more = list(store(self.folder, packed))
+            if head is not None:
+                last = join([named.pop()[1].drop(added), head])
+                more = [*store(self.folder, [last]), *more]
+            publish(self.folder, chain(without(self.folder, named, added), more), old.shards[0])
+        return ShardedIndex.load(self.folder)
+
+    def remove(self, image_paths: set[str]) -> ShardedIndex:
+        """Write the shards that hold some photographs without them; return the new index.
+
+        Raises:
+            ArtifactError: nothing would be left, or another process is writing there.
+        """
+        with writing(self.folder):
+            old = ShardedIndex.load(self.folder)
+            named = zip(old._names, old.shards, strict=True)
+            publish(self.folder, without(self.folder, named, image_paths), old.shards[0])
+        return ShardedIndex.load(self.folder)
+
+    def compact(self, shard_photos: int = SHARD_PHOTOS) -> ShardedIndex:
+        """Merge neighbors that fit into one shard, and split shards that are too large; return the new index.
+
+        The order of the photographs stays, and shards that need no change are not written.
+        """
+        with writing(self.folder):
+            old = ShardedIndex.load(self.folder)
+            groups: list[list[Named]] = []
+            room = 0
+            for entry in zip(old._names, old.shards, strict=True):
+                if len(entry[1]) > room:
+                    groups.append([])
+                    room = shard_photos
+                groups[-1].append(entry)
+                room -= len(entry[1])
+
+            def compacted() -> Iterator[Named]:
+                for group in groups:
+                    shards = [shard for _, shard in group]
+                    if len(group) == 1 and len(shards[0]) <= shard_photos:
+                        yield from group
+                    else:
+                        yield from store(self.folder, pack(shards, shard_photos))
+
+            publish(self.folder, compacted(), old.shards[0])
+        return ShardedIndex.load(self.folder)
+
+    # -- photographs -----------------------------------------------------------------------------------------------
+
+    @property
+    def num_features(self) -> int:
+        return self.shards[0].num_features
+
+    def num_items(self) -> int:
+        return len({item for shard in self.shards for item in shard.instance_ids.tolist()})
+
+    def place(self, row: int) -> tuple[Index, int]:
+        """Return the shard of a row, and its row there. Raises: IndexError: there is no such row."""
+        if not 0 <= row < len(self):
+            raise IndexError(row)
+        number = int(np.searchsorted(self._starts, row, side="right")) - 1
+        return self.shards[number], row - int(self._starts[number])
+
+    def image_path(self, row: int) -> str:
+        shard, here = self.place(row)
+        return shard.image_path(here)
+
+    def paths(self) -> Iterator[str]:
+        return chain.from_iterable(shard.paths() for shard in self.shards)
+
+    def row_of(self, image_path: str) -> int | None:
+        rows = (shard.row_of(image_path) for shard in self.shards)
+        starts = zip(self._starts.tolist(), rows, strict=False)
+        return next((start + row for start, row in starts if row is not None), None)
+
+    def probs_of(self, row: int) -> dict[str, NDArray[np.float32]]:
+        shard, here = self.place(row)
+        return shard.probs_of(here)
+
+    def embedding(self, row: int) -> NDArray[np.float32]:
+        shard, here = self.place(row)
+        return shard.embedding(here)
+
+    def most_probable(self, task: str) -> NDArray[np.int32]:
+        return np.concatenate([shard.most_probable(task) for shard in self.shards])
 
     # -- search ----------------------------------------------------------------------------------------------------
 
@@ -190,55 +270,3 @@ class ShardedIndex:
                 self._expected[term] = sum(float(shard.term_probs(term).sum()) for shard in self.shards)
         weights = [idf(len(self), self._expected[term]) for term in query.terms]
         return np.concatenate([shard.or_scores(query, weights) for shard in self.shards])
-
-
-REPAIR = "Restore the folder from a copy, or index its photographs again"
-
-
-@contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Keep other writers out of an index's folder; readers need not wait.
-
-    Raises:
-        ArtifactError: another process is writing there.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise ArtifactError(f"{folder}: is a file. Choose a folder for the index")
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise ArtifactError(f"{folder}: another process is changing this index. Try again when it is done") from None
-    try:
-        yield
-    finally:
-        (folder / LOCK).unlink(missing_ok=True)  # filelock sees when another opened the unlinked file
-        with suppress(OSError):
-            folder.rmdir()  # a new folder in which there is nothing to keep
-        lock.release()
-
-
-def is_sharded(folder: Path) -> bool:
-    return (folder / MANIFEST).is_file()
-
-
-def stored_folders(folder: Path) -> None:
-    """Check that a folder is new, empty, or of an index. Raises: ArtifactError: it is not."""
-    if not is_sharded(folder):
-        stored_files(folder)
-
-
-def _stored(folder: Path, parts: Iterable[Index]) -> Iterator[tuple[str, Index]]:
-    """Write shards, each whole under the name of its content, and give them memory-mapped."""
-    for part in parts:
-        if not len(part):
-            continue
-        temporary = folder / f".shard-{secrets.token_hex(8)}"
-        part.save(temporary)
-        name = f"shard-{hashlib.sha256((temporary / 'index.json').read_bytes()).hexdigest()[:12]}"
-        if (folder / name).exists():  # a killed run wrote it, or the index holds it
-            shutil.rmtree(temporary)
-        else:
-            temporary.rename(folder / name)
-        yield name, Index.load(folder / name)
