@@ -20,9 +20,9 @@ import torch
 from filelock import FileLock
 from PIL import Image
 from pyarrow import fs
+from serving import free_port
 from typer.testing import CliRunner
 
-from serving import free_port
 from vitrine.cli import app
 from vitrine.inference.predictor import Predictor
 from vitrine.inference.systems import System, save_systems
@@ -31,7 +31,7 @@ from vitrine.learning.model import create_model, save_model
 from vitrine.photos import Decoding
 from vitrine.retrieval.index import Index, MatchRule
 from vitrine.retrieval.sharded import ShardedIndex
-from vitrine.scale.storage import NO_ANSWER
+from vitrine.scale.storage import STORAGE_FAULT
 
 SPACE = LabelSpace({"class": ("travel_bag", "water_bottle"), "color": ("blue", "green", "red")})
 BROKEN = ("photos/07.png", "photos/41.png")
@@ -223,7 +223,7 @@ def s3(shop: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[fs.S3FileSystem]
     settings |= {"AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "1"}
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
-    code = f"from moto.moto_server.threaded_moto_server import ThreadedMotoServer as S; S('127.0.0.1', {port}).start()"
+    code = f"from moto.server import main; main(['--host', '127.0.0.1', '--port', '{port}'])"
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         while True:
@@ -257,7 +257,7 @@ def test_a_bucket_gives_the_same_index(s3: fs.S3FileSystem, local: Path, tmp_pat
     assert code == 1 and "Skipped s3://shop/photos/gone.png: not found\n" in text
     assert indexed(tmp_path / "listed") == ["s3://shop/photos/02.png"]
     code, text = build("s3://nowhere/photos", tmp_path / "none")
-    assert code == 2 and "not found" in text
+    assert code == 2 and "NO_SUCH_BUCKET" in text
 
 
 @pytest.mark.enable_socket
@@ -269,7 +269,7 @@ def test_storage_that_never_answers_is_one_error(tmp_path: Path, monkeypatch: py
         monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         start = time.monotonic()
         code, text = build("s3://shop/photos", tmp_path / "out", "--timeout", "1")
-    assert code == 2 and text.startswith(f"ERROR: s3://shop/photos: {NO_ANSWER} ("), text
+    assert code == 2 and text.startswith(f"ERROR: s3://shop/photos: {STORAGE_FAULT} ("), text
     assert time.monotonic() - start < 20 and not (tmp_path / "out").exists()
 
 
@@ -289,7 +289,7 @@ def test_photographs_for_which_storage_does_not_answer_are_tried_again(
     monkeypatch.setattr("vitrine.scale.storage.PAUSE_SECONDS", 0)
     monkeypatch.setattr(type(storage), "_open", open_most)
     code, text = build("memory://shop", tmp_path / "out")
-    assert code == 1 and f"Skipped memory://shop/12.png: {NO_ANSWER} (too slow)\n" in text
+    assert code == 1 and f"Skipped memory://shop/12.png: {STORAGE_FAULT} (too slow)\n" in text
     assert len(indexed(tmp_path / "out")) == 57
     monkeypatch.undo()
     monkeypatch.chdir(shop)

@@ -109,7 +109,7 @@ def test_attempts_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         calls.append(1)
         raise TimeoutError("too slow")
 
-    with pytest.raises(StorageError, match=r"^the storage does not answer \(too slow\)$"):
+    with pytest.raises(StorageError, match=r"^the storage cannot be read \(too slow\)$"):
         attempt(silent, ACCESS)
     assert len(calls) == 2
 

@@ -21,7 +21,7 @@ from vitrine.retrieval.index import Index, MatchRule
 from vitrine.retrieval.sharded import ShardedIndex
 from vitrine.scale.engines import Shard
 from vitrine.scale.parquet import read_shard, shard_faults, shard_predictions
-from vitrine.scale.storage import NO_ANSWER, Photo
+from vitrine.scale.storage import STORAGE_FAULT, Photo
 
 PARQUET, INDEX, LOCK = "parquet", "index", ".lock"
 """What a result holds: sub-folders, and the file that keeps a second writer out."""
@@ -126,7 +126,7 @@ def _finished(path: Path) -> list[Fault] | None:
         faults = shard_faults(read_shard(path))
     except ArtifactError:
         return None
-    return None if any(fault.startswith(NO_ANSWER) for _, fault in faults) else faults
+    return None if any(fault.startswith(STORAGE_FAULT) for _, fault in faults) else faults
 
 
 def _index_parts(

@@ -34,7 +34,7 @@ def read_source(source: str, access: Access) -> tuple[list[Photo], int]:
 
     Raises:
         SourceError: the source is missing, of another kind, empty, or a table that is not as it should be.
-        StorageError: the storage does not answer.
+        StorageError: the storage cannot be read.
     """
     if source.startswith("file://"):
         source = unquote(urlsplit(source).path)

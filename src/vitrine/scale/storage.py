@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from vitrine.errors import VitrineError
 from vitrine.inference.stream import Decoded, decode_files
 
-NO_ANSWER = "the storage does not answer"
+STORAGE_FAULT = "the storage cannot be read"
 """How the error of a photograph begins that may be readable later. The next run tries it again."""
 
 READERS = 16
@@ -115,7 +115,7 @@ def attempt(action: Any, access: Access, attempts: int | None = None) -> Any:
         except OSError as error:
             left -= 1
             if not left:
-                raise StorageError(f"{NO_ANSWER} ({_reason(error)})") from None
+                raise StorageError(f"{STORAGE_FAULT} ({_reason(error)})") from None
             time.sleep(pause)
             pause *= 2
 
@@ -130,7 +130,7 @@ def decode_photos(photos: Sequence[Photo], size_px: int, max_megapixels: float, 
         reader = _Reader(Path(folder), access)
         copies = list(pool.map(reader.copy, range(len(photos)), photos))
         faults = {photo.location: fault for photo, (_, fault) in zip(photos, copies, strict=True) if fault is not None}
-        if photos and len(faults) == len(photos) and all(fault.startswith(NO_ANSWER) for fault in faults.values()):
+        if photos and len(faults) == len(photos) and all(fault.startswith(STORAGE_FAULT) for fault in faults.values()):
             location, fault = next(iter(faults.items()))
             raise StorageError(f"{location}: {fault}")
         names = {str(copy): photo.location for photo, (copy, _) in zip(photos, copies, strict=True)}
