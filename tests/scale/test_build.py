@@ -161,9 +161,9 @@ def test_errors_are_one_line(shop: Path, local: Path, tmp_path: Path, monkeypatc
     with FileLock(local / ".lock"):
         code, text = build("photos", local)
     assert code == 2 and "another process is building this index. Try again when it is done" in text
-    monkeypatch.setitem(sys.modules, "ray.data", None)
+    monkeypatch.setitem(sys.modules, "ray", None)
     code, text = build("photos", tmp_path / "out", "--engine", "ray")
-    assert (code, text) == (2, "ERROR: ray.data is not installed. Install the extra: pip install -e '.[scale]'\n")
+    assert (code, text) == (2, "ERROR: ray is not installed. Install the extra: pip install -e '.[scale]'\n")
     assert not (tmp_path / "out").exists()
 
 

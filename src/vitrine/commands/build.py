@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -50,8 +51,8 @@ def index_build(
         raise fail(ValueError("--address and --workers belong to --engine ray"))
     start = time.perf_counter()
     try:
-        if engine is Engine.ray:
-            import ray.data  # noqa: F401
+        if engine is Engine.ray and find_spec("ray") is None:
+            raise ModuleNotFoundError(name="ray")
         from vitrine.scale.build import INDEX, build
         from vitrine.scale.engines import Copy, predict_here
         from vitrine.scale.ray_engine import predict_with_ray

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import secrets
 import socket
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -23,6 +25,9 @@ OBJECT_STORE_BYTES = 512 << 20
 
 
 CONNECT_SECONDS = 10
+
+MAX_RETRIES = 5
+"""Of a shard whose actor died: a photograph that crashes its decoder must not keep a cluster busy for good."""
 
 
 class ClusterError(VitrineError):
@@ -61,7 +66,10 @@ def predict_with_ray(
         ClusterError: the cluster cannot be reached, has too few processors, or an actor cannot start.
         StorageError: a storage does not answer for a whole chunk.
     """
-    import ray
+    if address is None and "ray" not in sys.modules:  # read when Ray is imported
+        # Ray listens on all interfaces. A token that only its own processes know keeps others out.
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    import ray.data
     from ray.exceptions import RayError
 
     with _cluster(address, workers):
@@ -78,6 +86,7 @@ def predict_with_ray(
             num_cpus=1,
             fn_constructor_args=(copy, access),
             compute=ray.data.ActorPoolStrategy(size=min(wanted, len(rows))),
+            ray_remote_args_fn=lambda: {"max_task_retries": MAX_RETRIES},
         )
         try:
             for row in found.iter_rows():
@@ -91,10 +100,10 @@ def predict_with_ray(
 
 @contextmanager
 def _cluster(address: str | None, workers: int | None) -> Iterator[None]:
-    """Connect to a cluster, or start one here that takes no connections from elsewhere."""
+    """Connect to a cluster, or start one here, for this process alone."""
     import ray
 
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # its errors come as exceptions, too
     settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
         settings |= {"address": "local", "num_cpus": workers, "include_dashboard": False}
