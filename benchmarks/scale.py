@@ -213,8 +213,8 @@ def print_costs(results: dict[int, dict[str, Any]]) -> None:
 - Storage: 4 bytes for each label, each feature, and each character of path and item. Measured:
   {result["gigabytes"] * 1e9 / num:.0f} bytes a photograph; computed: {4 * sum(own)}.
 - Servers: as many as hold all files in {FREE_FRACTION:.0%} of {MACHINE_GB} GB of memory (assumed).
-- Words: {1e9 * words:.1f} ns a photograph; likeness: {read / 1e9:.1f} GB/s of embeddings (p50 in the table). All servers
-  search at once, each with one process.
+- Words: {1e9 * words:.1f} ns a photograph; likeness: {read / 1e9:.1f} GB/s of embeddings (p50 in the table). All
+  servers search at once, each with one process.
 - Writing: {write / 1e9:.2f} GB/s (build in the table), one writer a server.
 - Core hours of prediction: {rates} a second and core (README, Speed)."""
     )

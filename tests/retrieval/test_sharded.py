@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
 import shutil
 import signal
 import tempfile
@@ -18,6 +20,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from vitrine.artifacts import ArtifactError
 from vitrine.labels import LabelSpace
@@ -258,6 +261,28 @@ def test_another_manifest_is_refused_and_left_alone(tmp_path: Path, text: str) -
     assert [path.name for path in tmp_path.iterdir()] == ["shards.json"]
     with pytest.raises(ArtifactError, match="is a file"):
         ShardedIndex.create(tmp_path / "shards.json", [gallery(3, 1)])
+
+
+def test_too_few_files_may_be_open_and_a_full_disk_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index, files = ShardedIndex.create(tmp_path, cut(gallery(30, 1), list(range(30)))), set(tmp_path.rglob("*"))
+
+    def full(path: Path, array: NDArray[Any]) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("vitrine.retrieval.index.write_npy", full)
+    with pytest.raises(OSError, match="No space left"):
+        index.add([gallery(5, 2, start=100)])
+    assert set(tmp_path.rglob("*")) == files
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/dev/fd")) + 60, allowed[1]))
+    try:
+        with pytest.raises(ArtifactError, match=r"too many open files for 30 shards\. Allow more: ulimit -n 300"):
+            load_index(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, allowed)
+    assert_equal(ShardedIndex.load(tmp_path), gallery(30, 1))
 
 
 def test_a_folder_of_other_things_is_refused(tmp_path: Path) -> None:

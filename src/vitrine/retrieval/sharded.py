@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, pairwise
@@ -107,6 +108,11 @@ class ShardedIndex:
             try:
                 shard = Index.load(folder / name)
             except (ArtifactError, OSError) as error:
+                if getattr(error.__cause__ or error, "errno", None) == errno.EMFILE:
+                    num_files = 10 * len(named)  # 4 arrays each, opened anew before a change is done
+                    raise ArtifactError(
+                        f"{folder}: too many open files for {len(named)} shards. Allow more: ulimit -n {num_files}"
+                    ) from None
                 reason = str(error).partition(". ")[0]
                 raise ArtifactError(f"{folder}: shard {name} is missing or damaged: {reason}. {REPAIR}") from None
             if (len(shard), shard.name, shard.label_space) != (num, system, label_space):
