@@ -215,6 +215,35 @@ def test_a_cluster_that_is_not_there_is_one_error(tmp_path: Path) -> None:
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.enable_socket
+def test_a_running_cluster_gives_the_same_bytes(local: Path, tmp_path: Path) -> None:
+    port, client_port = free_port(), free_port()
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=1"]
+    command += [f"--port={port}", f"--ray-client-server-port={client_port}", "--include-dashboard=false"]
+    command += ["--node-ip-address=127.0.0.1", "--object-store-memory=100000000", "--disable-usage-stats"]
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
+    cluster = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(client_port, cluster)
+        address = f"ray://127.0.0.1:{client_port}"
+        ended = build_apart("photos", tmp_path / "out", "--engine", "ray", "--address", address, **environment)
+    finally:
+        cluster.terminate()
+        cluster.wait(60)
+    assert ended.returncode == 1 and "Indexed 58 photographs" in ended.stdout, ended.stderr
+    assert tables(tmp_path / "out") == tables(local)
+
+
+def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
+    while True:
+        with contextlib.suppress(ConnectionError):
+            socket.create_connection(("127.0.0.1", port)).close()
+            return
+        assert process.poll() is None
+        time.sleep(0.05)
+
+
 @pytest.fixture
 def s3(shop: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[fs.S3FileSystem]:
     """A local S3 server with the photographs in the bucket `shop`, which the environment names."""
@@ -226,12 +255,7 @@ def s3(shop: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[fs.S3FileSystem]
     code = f"from moto.server import main; main(['--host', '127.0.0.1', '--port', '{port}'])"
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        while True:
-            with contextlib.suppress(ConnectionError):
-                socket.create_connection(("127.0.0.1", port)).close()
-                break
-            assert process.poll() is None
-            time.sleep(0.05)
+        wait_for(port, process)
         storage = fs.S3FileSystem(endpoint_override=f"127.0.0.1:{port}", scheme="http", allow_bucket_creation=True)
         storage.create_dir("shop")
         fs.copy_files(str(shop / "photos"), "shop/photos", destination_filesystem=storage)

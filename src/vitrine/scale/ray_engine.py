@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import pickle
-import secrets
 import socket
-import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -66,9 +65,6 @@ def predict_with_ray(
         ClusterError: the cluster cannot be reached, has too few processors, or an actor cannot start.
         StorageError: a storage does not answer for a whole chunk.
     """
-    if address is None and "ray" not in sys.modules:  # read when Ray is imported
-        # Ray listens on all interfaces. A token that only its own processes know keeps others out.
-        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     import ray.data
     from ray.exceptions import RayError
 
@@ -77,19 +73,10 @@ def predict_with_ray(
         wanted = workers or cpus
         if not 0 < wanted <= cpus:
             raise ClusterError(f"the cluster has {cpus} processors, fewer than the {max(wanted, 1)} workers asked for")
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = not quiet
-        rows = [{"shard": pickle.dumps(shard)} for shard in shards]
-        found = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-            ShardPredictor,
-            batch_size=1,
-            num_cpus=1,
-            fn_constructor_args=(copy, access),
-            compute=ray.data.ActorPoolStrategy(size=min(wanted, len(rows))),
-            ray_remote_args_fn=lambda: {"max_task_retries": MAX_RETRIES},
-        )
+        arguments = shards, copy, access, min(wanted, len(shards)), quiet
+        is_client = address is not None and address.startswith("ray://")
         try:
-            for row in found.iter_rows():
+            for row in _rows_of_client(*arguments) if is_client else _rows(*arguments):
                 if row["fault"]:
                     raise StorageError(row["fault"])
                 yield row["name"], row["parquet"]
@@ -98,9 +85,46 @@ def predict_with_ray(
             raise ClusterError(f"Ray stopped the job: {_last_line(cause)}. Run the same command again") from error
 
 
+def _rows(shards: Sequence[Shard], copy: Copy, access: Access, workers: int, quiet: bool) -> Iterator[dict[str, Any]]:
+    """Give what ShardPredictor returns."""
+    import ray.data
+
+    ray.data.DataContext.get_current().enable_progress_bars = not quiet
+    rows = ray.data.from_items([{"shard": pickle.dumps(shard)} for shard in shards], override_num_blocks=len(shards))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Ray has no other way to bound retries, and is pinned
+        found = rows.map_batches(
+            ShardPredictor,
+            batch_size=1,
+            num_cpus=1,
+            fn_constructor_args=(copy, access),
+            compute=ray.data.ActorPoolStrategy(size=workers),
+            max_task_retries=MAX_RETRIES,
+        )
+    yield from found.iter_rows()
+
+
+class _Job:
+    """Runs Ray Data inside a cluster, because it does not run in a process that is connected as a client."""
+
+    def __init__(self, *arguments: Any) -> None:
+        self.rows = _rows(*arguments)
+
+    def next(self) -> dict[str, Any] | None:
+        return next(self.rows, None)
+
+
+def _rows_of_client(*arguments: Any) -> Iterator[dict[str, Any]]:
+    import ray
+
+    job = ray.remote(num_cpus=0)(_Job).remote(*arguments)
+    while (row := ray.get(job.next.remote())) is not None:
+        yield row
+
+
 @contextmanager
 def _cluster(address: str | None, workers: int | None) -> Iterator[None]:
-    """Connect to a cluster, or start one here, for this process alone."""
+    """Connect to a cluster, or start one here."""
     import ray
 
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # its errors come as exceptions, too
@@ -114,7 +138,12 @@ def _cluster(address: str | None, workers: int | None) -> Iterator[None]:
     try:
         ray.init(**settings)
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
-        raise ClusterError(f"{address or 'Ray'}: cannot be reached ({_last_line(error)})") from None
+        hint = (
+            ""
+            if address is None or os.environ.get("RAY_AUTH_MODE")
+            else ". If it needs a token, set RAY_AUTH_MODE=token"
+        )
+        raise ClusterError(f"{address or 'Ray'}: cannot be reached ({_last_line(error)}){hint}") from None
     try:
         yield
     finally:
