@@ -95,10 +95,10 @@ def test_other_sources_are_refused(here: Path) -> None:
 def test_object_storage_is_listed_and_holds_tables() -> None:
     storage = fsspec.filesystem("memory")
     for name in ("c.jpg", "a.jpg", "b/z.png", ".hidden", "list.csv"):
-        storage.pipe(f"/shop/{name}", b"path\nc.jpg\nb/z.png\n")
-    assert paths("memory://shop/list.csv") == ["memory://shop/c.jpg", "memory://shop/b/z.png"]
-    storage.rm("/shop/list.csv")
-    assert paths("memory://shop") == ["memory://shop/a.jpg", "memory://shop/b/z.png", "memory://shop/c.jpg"]
+        storage.pipe(f"/listing/{name}", b"path\nc.jpg\nb/z.png\n")
+    assert paths("memory://listing/list.csv") == ["memory://listing/c.jpg", "memory://listing/b/z.png"]
+    storage.rm("/listing/list.csv")
+    assert paths("memory://listing") == ["memory://listing/a.jpg", "memory://listing/b/z.png", "memory://listing/c.jpg"]
 
 
 def test_attempts_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
