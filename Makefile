@@ -8,7 +8,7 @@ export VITRINE_TEAM13_DIR ?= $(abspath $(wildcard ../shared/team13))
 export VITRINE_PHOTOS_DIR ?= $(abspath $(wildcard ../shared/photos))
 
 .DEFAULT_GOAL := help
-.PHONY: setup lock deps repro test check lock-check certify team13 team13-crossval team13-active crossval active export pretrain render realism app pictures plots diff gate bench kill-test readme help
+.PHONY: setup lock deps repro test check lock-check certify team13 team13-crossval team13-active crossval active export pretrain render realism app pictures plots diff gate bench kill-test scale-demo faults readme help
 
 setup: .venv/installed  ## Make the environment (about 8 GB, once)
 
@@ -106,6 +106,12 @@ bench: setup  ## Measure training steps, inference and indexing against plain lo
 
 kill-test: setup  ## Kill training at random moments; the weights must come out the same
 	python benchmarks/kill_and_resume.py
+
+scale-demo: setup  ## Index 20,000 photographs with Ray, kill it half-way, resume, and check (minutes)
+	python benchmarks/scale_demo.py
+
+faults: setup  ## Break index builds in every way that a long job meets; the results must be right (minutes)
+	python benchmarks/faults.py
 
 help:  ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18

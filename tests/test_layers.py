@@ -11,10 +11,22 @@ from lineage import ROOT, imported_names, module_files, reach
 
 PACKAGE = ROOT / "src/vitrine"
 GROUND, APART = "ground", ("pretraining", "render")
-LAYERS = (GROUND, "data", "learning", "inference", "evaluation", "retrieval", "reporting", "app", "commands", "cli")
+LAYERS = (
+    GROUND,
+    "data",
+    "learning",
+    "inference",
+    "evaluation",
+    "retrieval",
+    "scale",
+    "reporting",
+    "app",
+    "commands",
+    "cli",
+)
 """Lowest first. A module may import its own layer and those before it."""
 
-WITHOUT_TORCH = (GROUND, "data", "evaluation", "retrieval", "reporting", "app", "commands", "cli")
+WITHOUT_TORCH = (GROUND, "data", "evaluation", "retrieval", "scale", "reporting", "app", "commands", "cli")
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
 
 

@@ -16,6 +16,7 @@ import typer
 from rich.table import Column, Table
 from rich.text import Text
 
+from vitrine.commands.build import index_build
 from vitrine.commands.evaluate import evaluate
 from vitrine.commands.index import dataset_folder, index_app, index_folder, photo_file
 from vitrine.commands.label import label_app
@@ -43,6 +44,7 @@ from vitrine.commands.session import (
 )
 
 app = typer.Typer(cls=Commands, **APP)
+index_app.command("build")(index_build)
 app.add_typer(index_app, name="index")
 app.add_typer(label_app, name="label")
 if TYPE_CHECKING:

@@ -1,0 +1,126 @@
+"""What predicts shards: this process, with its decoders; `ray_engine` does the same on many machines."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vitrine.artifacts import ArtifactError
+from vitrine.inference.predictor import Predictor
+from vitrine.inference.runtimes import OnnxRuntime, OpenvinoRuntime, TorchRuntime, open_variant
+from vitrine.inference.stream import CHUNK, Decoded, decode_ahead
+from vitrine.scale.parquet import encode_shard
+from vitrine.scale.storage import Access, Photo, decode_photos, is_remote
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Photographs of one Parquet file.
+
+    Attributes:
+        name: of the file: its number, and a hash of the photographs and of what predicts them
+    """
+
+    name: str
+    photos: tuple[Photo, ...]
+
+    def chunks(self) -> list[Sequence[Photo]]:
+        """Split into what is decoded and predicted at once: the same for all engines, because batches decide bits."""
+        return [self.photos[start : start + CHUNK] for start in range(0, len(self.photos), CHUNK)]
+
+
+def predict_here(shards: Sequence[Shard], predictor: Predictor, access: Access) -> Iterator[tuple[str, bytes]]:
+    """Predict shards in this process.
+
+    Yields:
+        name and bytes of a shard's Parquet file, in order
+
+    Raises:
+        StorageError: a storage does not answer for a whole chunk.
+    """
+    fix_threads(predictor, os.cpu_count() or 1)
+    chunks = [chunk for shard in shards for chunk in shard.chunks()]
+    if any(is_remote(photo.location) for chunk in chunks for photo in chunk):
+        decoded = decode_in_turn(chunks, predictor, access)
+    else:
+        decoded = _decode_files(chunks, predictor)
+    for shard in shards:
+        yield shard.name, predict_shard(predictor, shard, decoded)
+
+
+def predict_shard(predictor: Predictor, shard: Shard, decoded: Iterator[Decoded]) -> bytes:
+    """Return the Parquet file of a shard, whose chunks come next in what is decoded."""
+    parts, faults = [], []
+    for _ in shard.chunks():
+        photos, names, wrong = next(decoded)
+        parts.append(predictor.predict(photos, names))
+        faults += wrong
+    return encode_shard(predictor, shard.photos, parts, faults)
+
+
+def decode_in_turn(chunks: Iterable[Sequence[Photo]], predictor: Predictor, access: Access) -> Iterator[Decoded]:
+    """Read and decode one chunk after another in this process."""
+    for chunk in chunks:
+        yield decode_photos(chunk, predictor.photo_size_px, predictor.max_megapixels, access)
+
+
+def _decode_files(chunks: Sequence[Sequence[Photo]], predictor: Predictor) -> Iterator[Decoded]:
+    files = [[photo.location for photo in chunk if photo.fault is None] for chunk in chunks]
+    for chunk, (photos, names, wrong) in zip(chunks, decode_ahead(files, predictor), strict=True):
+        yield photos, names, wrong + [(photo.location, photo.fault) for photo in chunk if photo.fault is not None]
+
+
+def fix_threads(predictor: Predictor, num_threads: int) -> None:
+    """Let every batch be computed by one thread, so that bits do not depend on the number of cores.
+
+    Args:
+        num_threads: batches that are computed side by side. PyTorch computes one at a time.
+    """
+    runtime = predictor.runtime
+    if isinstance(runtime, OpenvinoRuntime):
+        runtime.settings |= {"INFERENCE_NUM_THREADS": str(num_threads), "NUM_STREAMS": str(num_threads)}
+        runtime.compiled.clear()  # compiled with these settings when it is next asked to predict
+    elif isinstance(runtime, OnnxRuntime):
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = num_threads  # they split outputs, not sums
+        runtime.session = onnxruntime.InferenceSession(runtime.path, options, providers=["CPUExecutionProvider"])
+    elif isinstance(runtime, TorchRuntime):
+        import torch
+
+        torch.set_num_threads(1)
+
+
+@dataclass(frozen=True)
+class Copy:
+    """How another process loads the predictor of this one.
+
+    Attributes:
+        variant: name of the runtime
+        checkpoint: of the models that it must find
+        models, exports: absolute, the same on all machines
+    """
+
+    system: str
+    variant: str
+    checkpoint: str
+    models: Path
+    exports: Path
+
+    @classmethod
+    def of(cls, predictor: Predictor, models: Path, exports: Path) -> Copy:
+        return cls(predictor.name, predictor.runtime.name, predictor.checkpoint, models.absolute(), exports.absolute())
+
+    def load(self) -> Predictor:
+        """Raises: ArtifactError: this machine has no models, or others."""
+        if self.variant.startswith("torch"):
+            predictor = Predictor(self.system, TorchRuntime.load(self.system, self.models, self.variant.split()[1]))
+        else:
+            predictor = Predictor(self.system, open_variant(self.exports / self.system, self.variant, self.models))
+        if predictor.checkpoint != self.checkpoint:
+            raise ArtifactError(f"{self.models}: a worker has other models there. Copy the project to all machines")
+        fix_threads(predictor, 1)
+        return predictor

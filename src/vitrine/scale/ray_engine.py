@@ -1,0 +1,165 @@
+"""Predict shards with Ray Data: actors on one machine or many, each on one processor."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import socket
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from vitrine.errors import VitrineError
+from vitrine.scale.engines import Copy, Shard, decode_in_turn, predict_shard
+from vitrine.scale.storage import Access, StorageError
+
+# Read when Ray starts.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what stops a job is said by exceptions
+
+OBJECT_STORE_BYTES = 512 << 20
+"""Of a cluster on this machine: shards in flight take a few megabytes."""
+
+
+CONNECT_SECONDS = 10
+
+MAX_RETRIES = 5
+"""Of a shard whose actor died: a photograph that crashes its decoder must not keep a cluster busy for good."""
+
+
+class ClusterError(VitrineError):
+    """Ray cannot be reached, or has stopped a job."""
+
+
+class ShardPredictor:
+    """What an actor does: reads, decodes and predicts a shard, and returns its Parquet file."""
+
+    def __init__(self, copy: Copy, access: Access) -> None:
+        self.predictor, self.access = copy.load(), access
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        (shard,) = (pickle.loads(each) for each in batch["shard"])
+        decoded = decode_in_turn(shard.chunks(), self.predictor, self.access)
+        try:
+            parquet, fault = predict_shard(self.predictor, shard, decoded), ""
+        except StorageError as error:
+            parquet, fault = b"", str(error)
+        return {"name": [shard.name], "parquet": [parquet], "fault": [fault]}
+
+
+def predict_with_ray(
+    shards: Sequence[Shard], copy: Copy, access: Access, *, workers: int | None, address: str | None, quiet: bool
+) -> Iterator[tuple[str, bytes]]:
+    """Predict shards in actors; an actor that dies is replaced, and its shard is done again.
+
+    Args:
+        workers: number of actors; as many as the cluster has processors, without it.
+        address: of a running cluster; without it one is started on this machine.
+
+    Yields:
+        name and bytes of a shard's Parquet file, in any order
+
+    Raises:
+        ClusterError: the cluster cannot be reached, has too few processors, or an actor cannot start.
+        StorageError: a storage does not answer for a whole chunk.
+    """
+    import ray.data
+    from ray.exceptions import RayError
+
+    with _cluster(address, workers):
+        cpus = int(ray.cluster_resources().get("CPU", 0))
+        wanted = workers or cpus
+        if not 0 < wanted <= cpus:
+            raise ClusterError(f"the cluster has {cpus} processors, fewer than the {max(wanted, 1)} workers asked for")
+        arguments = shards, copy, access, min(wanted, len(shards)), quiet
+        is_client = address is not None and address.startswith("ray://")
+        try:
+            for row in _rows_of_client(*arguments) if is_client else _rows(*arguments):
+                if row["fault"]:
+                    raise StorageError(row["fault"])
+                yield row["name"], row["parquet"]
+        except RayError as error:
+            cause = getattr(error, "cause", None) or error
+            raise ClusterError(f"Ray stopped the job: {_last_line(cause)}. Run the same command again") from error
+
+
+def _rows(shards: Sequence[Shard], copy: Copy, access: Access, workers: int, quiet: bool) -> Iterator[dict[str, Any]]:
+    """Give what ShardPredictor returns."""
+    import ray.data
+
+    ray.data.DataContext.get_current().enable_progress_bars = not quiet
+    rows = ray.data.from_items([{"shard": pickle.dumps(shard)} for shard in shards], override_num_blocks=len(shards))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Ray has no other way to bound retries, and is pinned
+        found = rows.map_batches(
+            ShardPredictor,
+            batch_size=1,
+            num_cpus=1,
+            fn_constructor_args=(copy, access),
+            compute=ray.data.ActorPoolStrategy(size=workers),
+            max_task_retries=MAX_RETRIES,
+        )
+    yield from found.iter_rows()
+
+
+class _Job:
+    """Runs Ray Data inside a cluster, because it does not run in a process that is connected as a client."""
+
+    def __init__(self, *arguments: Any) -> None:
+        self.rows = _rows(*arguments)
+
+    def next(self) -> dict[str, Any] | None:
+        return next(self.rows, None)
+
+
+def _rows_of_client(*arguments: Any) -> Iterator[dict[str, Any]]:
+    import ray
+
+    job = ray.remote(num_cpus=0)(_Job).remote(*arguments)
+    while (row := ray.get(job.next.remote())) is not None:
+        yield row
+
+
+@contextmanager
+def _cluster(address: str | None, workers: int | None) -> Iterator[None]:
+    """Connect to a cluster, or start one here."""
+    import ray
+
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # its errors come as exceptions, too
+    settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address is None:
+        settings |= {"address": "local", "num_cpus": workers, "include_dashboard": False}
+        settings |= {"object_store_memory": OBJECT_STORE_BYTES, "_node_ip_address": "127.0.0.1"}
+    else:
+        _check_address(address)
+        settings["address"] = address
+    try:
+        ray.init(**settings)
+    except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+        hint = (
+            ""
+            if address is None or os.environ.get("RAY_AUTH_MODE")
+            else ". If it needs a token, set RAY_AUTH_MODE=token"
+        )
+        raise ClusterError(f"{address or 'Ray'}: cannot be reached ({_last_line(error)}){hint}") from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _check_address(address: str) -> None:
+    """Find out in seconds whether something listens there: Ray itself tries for minutes, and then ends the process."""
+    host, _, port = address.rpartition("/")[2].rpartition(":")
+    if address == "auto" or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+    except OSError as error:
+        raise ClusterError(f"{address}: cannot be reached ({error.strerror or error})") from None
+
+
+def _last_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip().rstrip(".")
