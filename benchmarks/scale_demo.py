@@ -1,8 +1,8 @@
 """Index 20,000 photographs with Ray on two processors, kill the job half-way, resume it, and check the result.
 
 Prints photographs per second for one and for two workers. Checks that every photograph is in the index exactly once,
-and that the local engine writes the same bytes and gives the same answers for the first thousand. The exit code is 1
-otherwise. Needs the extra scale and the models.
+and that the local engine writes the same bytes, and it and Qdrant (its engine in this process) give the same answers,
+for the first thousand. The exit code is 1 otherwise. Needs the extra scale and the models.
 
     python benchmarks/scale_demo.py [--model ensemble] [--photos 20000]
 """
@@ -10,7 +10,6 @@ otherwise. Needs the extra scale and the models.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import subprocess
 import sys
@@ -23,7 +22,12 @@ from pathlib import Path
 import numpy as np
 from gallery import ROOT, draw_gallery
 
-from vitrine.retrieval.sharded import ShardedIndex
+sys.path[:0] = ["tests", "tests/retrieval"]
+from test_qdrant import started  # noqa: E402
+
+from vitrine.retrieval.qdrant import QdrantIndex  # noqa: E402
+from vitrine.retrieval.qdrant_push import push  # noqa: E402
+from vitrine.retrieval.sharded import ShardedIndex  # noqa: E402
 
 SHARD_PHOTOS = 512
 SUBSET = 2 * SHARD_PHOTOS
@@ -56,10 +60,16 @@ def table_of(paths: Sequence[Path], table: Path) -> Path:
     return table
 
 
-def push_to_qdrant(index: ShardedIndex) -> None:
-    """Push the index into a Qdrant in this process, where the module is there, and compare answers."""
-    if importlib.util.find_spec("vitrine.retrieval.qdrant") is None:
-        print("Qdrant: not here, left out", flush=True)
+def push_to_qdrant(index: ShardedIndex, folder: Path) -> None:
+    """Push an index through the client to Qdrant's engine in this process, and compare answers."""
+    _, client = started(folder)
+    push(client, "demo", index)
+    searched, right = QdrantIndex(client, "demo"), 0
+    for query in QUERIES:
+        first, second = searched.search(query), index.search(query)
+        scores = [[hit.score for hit in answer.hits] for answer in (first, second)]
+        right += len(scores[0]) == len(scores[1]) and np.allclose(*scores, atol=1e-4)
+    check(right == len(QUERIES), f"Qdrant gives the same scores for {right} queries on {len(index)} photographs")
 
 
 def main() -> None:
@@ -115,7 +125,7 @@ def run(root: Path, model: str, num_photos: int) -> None:
             (hit.image_path, hit.score) for hit in second.hits
         ]
     check(right == len(QUERIES), f"its index gives the same answers to {right} queries")
-    push_to_qdrant(index)
+    push_to_qdrant(small, root / "qdrant")
     print(f"Done in {time.monotonic() - begin:.0f} s", flush=True)
 
 
