@@ -438,10 +438,15 @@ def test_a_hit_leads_to_others_like_it_and_words_narrow_them(page: Any) -> None:
     sync_api.expect(page.locator("#results .why").first).to_contain_text("similarity 100%")
     assert page.locator("#results [data-hit]").first.get_attribute("data-hit") == source
     sync_api.expect(page.locator(".count b")).to_contain_text("the photograph")
+    page.reload()
+    sync_api.expect(page.locator("#results .why").first).to_contain_text("similarity 100%")
+    assert page.locator("#results [data-hit]").first.get_attribute("data-hit") == source
     find(page, "red")  # words and likeness together
     sync_api.expect(page.locator("#results .why").first).to_contain_text("red")
     assert "similarity" in captions(page)[0]
     sync_api.expect(page.locator(".count b")).to_contain_text("“red” and are like the photograph")
+    page.wait_for_function("location.search.includes('q=red')")
+    assert query(page)["like"] == [source]
     page.get_by_role("button", name="Clear photo").click()
     sync_api.expect(page.locator("#results .why").first).not_to_contain_text("similarity")
 

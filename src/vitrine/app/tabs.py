@@ -166,7 +166,8 @@ class SearchTab:
                 clear = gr.Button("Clear photo", visible=False, elem_classes="quiet")
                 results = gr.HTML("", elem_id="results")
                 further = gr.Button("Show more", visible=False, elem_classes="quiet")
-        like, num = gr.State(""), gr.State(PAGE_SIZE)
+        # A state would not reach page.js, which writes it into the address.
+        like, num = gr.Textbox("", visible="hidden", label="Like"), gr.State(PAGE_SIZE)
         self.inputs = [words, self.model, self.like_photo, like, num, *boxes]
         self.outputs = [results, count, further, clear, *boxes]
         self.restored = [words, self.model, self.like_photo, like, num, *boxes]
