@@ -107,7 +107,7 @@ def main() -> None:
             states = [path.name for path in sorted((root / ".resume").glob("*"))]
             print(f"{stage} killed after {moment:.1f} s; states kept: {', '.join(states) or 'none'}", flush=True)
         finish(dvc(root, "repro", "--force", "--single-item", *STAGES), root)
-        resumed = (root / "log.txt").read_text().count("going on after epoch")
+        resumed = (root / "log.txt").read_text().count("resuming after epoch")
         print(f"runs that went on from a saved epoch: {resumed}")
         compare("killed and resumed", undisturbed, digests(root, "models", "metrics", "plots"))
 
