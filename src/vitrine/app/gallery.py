@@ -25,6 +25,7 @@ from vitrine.retrieval.shards import MANIFEST
 
 THUMBNAIL_PX = 320
 WHOLE_PX = 2048
+NUM_SIMILAR = 6
 
 SAME_PHOTO = 0.99
 """Cosine from which on two embeddings are of one photograph; other views of an item reach less."""
@@ -167,14 +168,9 @@ class Gallery:
             KeyError: there is no such system or row.
             PhotoError: the file is gone or broken.
         """
-        index = self.indexes[system]
-        if not 0 <= row < len(index):
-            raise KeyError(row)
-        path = self.file(system, row)
+        path = self._known_file(system, row)
         pixels = decode_photo(path, THUMBNAIL_PX, self.max_megapixels)
-        file = io.BytesIO()
-        Image.fromarray(pixels).save(file, "WEBP", quality=82)
-        return file.getvalue()
+        return as_webp(Image.fromarray(pixels), 82)
 
     def whole(self, system: str, row: int) -> bytes:
         """Return a photograph uncut, at most WHOLE_PX long, as WebP without what its file says besides the pixels.
@@ -183,18 +179,18 @@ class Gallery:
             KeyError: there is no such system or row.
             PhotoError: the file is gone or broken.
         """
-        index = self.indexes[system]
-        if not 0 <= row < len(index):
-            raise KeyError(row)
-        path = self.file(system, row)
+        path = self._known_file(system, row)
         square = decode_photo(path, THUMBNAIL_PX, self.max_megapixels)  # checks the file, and reads any mode
         with Image.open(path) as image:
             plain = image.mode in ("RGB", "L")
             drawn = ImageOps.exif_transpose(image).convert("RGB") if plain else Image.fromarray(square)
         drawn.thumbnail((WHOLE_PX, WHOLE_PX))
-        file = io.BytesIO()
-        drawn.save(file, "WEBP", quality=90)
-        return file.getvalue()
+        return as_webp(drawn, 90)
+
+    def _known_file(self, system: str, row: int) -> Path:
+        if not 0 <= row < len(self.indexes[system]):
+            raise KeyError(row)
+        return self.file(system, row)
 
     def file(self, system: str, row: int) -> Path:
         """Return where a photograph lies: below the dataset's folder, or where `vitrine index add` found it."""
@@ -374,3 +370,10 @@ class Gallery:
     @property
     def _dataset(self) -> str:
         return dataset_name(self.root, self.data.path)
+
+
+def as_webp(image: Image.Image, quality: int) -> bytes:
+    """Encode an image's pixels alone. Args: quality: 0 to 100."""
+    file = io.BytesIO()
+    image.save(file, "WEBP", quality=quality)
+    return file.getvalue()

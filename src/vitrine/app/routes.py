@@ -13,13 +13,13 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vitrine.app import html
+from vitrine.app.gallery import NUM_SIMILAR
 from vitrine.app.state import AppState
 from vitrine.artifacts import ArtifactError
 from vitrine.data.catalog import CatalogError
 from vitrine.labels import display_name
 from vitrine.photos import PhotoError
 
-NUM_SIMILAR = 6
 MAX_THUMBNAILS = 1024
 """Kept in memory, 10 KB each."""
 

@@ -18,6 +18,7 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 import gradio as gr
 
 from vitrine.app import html
+from vitrine.app.gallery import NUM_SIMILAR
 from vitrine.app.history import score_history
 from vitrine.app.state import COMPARE, MAX_HITS, AppState
 from vitrine.artifacts import ArtifactError, read_json
@@ -25,7 +26,6 @@ from vitrine.labels import CLASS_TASK, display_name, read_score_table
 from vitrine.photos import PhotoError, decode_photo
 
 PAGE_SIZE = 24
-NUM_SIMILAR = 6
 EXAMPLE_PX = 256
 NO_PHOTO = "Add a photograph or take an example; the answer appears here."
 
