@@ -62,6 +62,7 @@ def table_of(paths: Sequence[Path], table: Path) -> Path:
 
 def push_to_qdrant(index: ShardedIndex, folder: Path) -> None:
     """Push an index through the client to Qdrant's engine in this process, and compare answers."""
+    folder.mkdir()
     _, client = started(folder)
     push(client, "demo", index)
     searched, right = QdrantIndex(client, "demo"), 0

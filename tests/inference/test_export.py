@@ -25,6 +25,7 @@ from vitrine.inference.quantize import backbone_nodes, calibration_rows, quantiz
 from vitrine.inference.runtimes import (
     FILES,
     Description,
+    OpenvinoRuntime,
     TorchRuntime,
     available_variants,
     checkpoint_digest,
@@ -36,6 +37,7 @@ from vitrine.labels import LabelSpace
 from vitrine.learning.model import create_model, save_model
 from vitrine.learning.preprocess import Preprocessing
 from vitrine.photos import Decoding
+from vitrine.scale.engines import fix_threads
 
 SPACE = LabelSpace({"class": ("cup", "hat", "über_hat"), "color": ("blue", "red", "green")})
 PHOTOS = np.random.default_rng(3).integers(0, 256, (9, 48, 48, 3), dtype=np.uint8)
@@ -166,6 +168,16 @@ def test_two_precisions_of_one_file_do_not_share_a_cache(project: Path) -> None:
             found = open_variant(project / "exports/two", variant, project / "models").predict(PHOTOS)[1]
             assert np.isfinite(found).all() and np.sum(found * expected, axis=1).min() > 0.9
     assert {path.name for path in (project / ".cache").iterdir()} >= {each.replace(" ", "_") for each in variants}
+
+
+def test_workers_of_one_machine_do_not_share_a_core(project: Path) -> None:
+    runtime = open_variant(project / "exports/two", "openvino fp32", project / "models")
+    assert isinstance(runtime, OpenvinoRuntime)
+    fix_threads(Predictor("two", runtime), 1)
+    runtime.predict(PHOTOS)
+    for compiled in runtime.compiled.values():  # pinned, each worker's only thread would be on the first core
+        assert compiled.get_property("ENABLE_CPU_PINNING") is False
+        assert compiled.get_property("INFERENCE_NUM_THREADS") == 1
 
 
 @pytest.mark.parametrize("variant", ["onnxruntime int8", "openvino int8"])

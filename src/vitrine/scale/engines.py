@@ -81,6 +81,7 @@ def fix_threads(predictor: Predictor, num_threads: int) -> None:
     runtime = predictor.runtime
     if isinstance(runtime, OpenvinoRuntime):
         runtime.settings |= {"INFERENCE_NUM_THREADS": str(num_threads), "NUM_STREAMS": str(num_threads)}
+        runtime.settings["ENABLE_CPU_PINNING"] = "NO"  # every process would pin its first thread to the first core
         runtime.compiled.clear()  # compiled with these settings when it is next asked to predict
     elif isinstance(runtime, OnnxRuntime):
         import onnxruntime

@@ -89,7 +89,9 @@ def _rows(shards: Sequence[Shard], copy: Copy, access: Access, workers: int, qui
     """Give what ShardPredictor returns."""
     import ray.data
 
-    ray.data.DataContext.get_current().enable_progress_bars = not quiet
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = not quiet
+    context.memory_usage_poll_interval_s = None  # reading the memory of an actor of this size takes half its time
     rows = ray.data.from_items([{"shard": pickle.dumps(shard)} for shard in shards], override_num_blocks=len(shards))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Ray has no other way to bound retries, and is pinned
