@@ -423,6 +423,9 @@ def test_unlabeled_photographs_are_queued_labeled_and_trained_on(project: Projec
         call("label", "next", f"index_{name}", "--num", str(num), "--out", f"{name}.csv")
         return pd.read_csv(project.root / f"{name}.csv", dtype=str, keep_default_na=False)
 
+    (project.root / "empty").mkdir()
+    nothing = project.run(*vitrine, "index", "add", "empty", "--index", "index_empty")
+    assert nothing.returncode == 2 and "empty: no photographs there" in nothing.stderr, nothing.stderr
     num_photos = len(pd.read_csv(project.root / "data/splits/photos.csv"))
     first = queue("queue", 2)
     assert len(first) == 2 and set(first["class_label"]) == {""} and first["suggestion"].str.len().min() > 0

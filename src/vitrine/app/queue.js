@@ -74,7 +74,7 @@ class Queue extends HTMLElement {
     const again = button(REFRESH, () => this.load(), { className: "plain" });
     const undo = this.done.length ? [this.undoButton()] : [];
     const box = (title, text, ...commands) => element("div", { className: "empty" }, element("strong", { textContent: title }), text,
-      ...(commands.length ? [element("pre", { tabIndex: 0, ariaLabel: "Commands" }, commands.join("\n"))] : []),
+      ...(commands.length ? [element("pre", { tabIndex: 0, ariaLabel: "Commands" }, ...commands.map((text) => element("code", { textContent: text })))] : []),
       element("div", { className: "actions" }, again, ...undo));
     const make = ["vitrine index add unlabeled/ --index unlabeled_index", `vitrine label next unlabeled_index --num 20 --out ${this.file}`];
     if (this.problem) return box("The queue cannot be shown", this.problem);
