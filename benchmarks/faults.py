@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -121,6 +122,22 @@ def worker_killed(bench: Bench, out: Path) -> Outcome:
     ended = bench.finish(process)
     happened = f"killed {len(victims)} of 2 workers after {2 * SHARD_PHOTOS} photographs; {last_line(ended.stdout)}"
     return killed and len(victims) == 1 and ended.returncode == 0 and bench.is_right(out), happened
+
+
+def decoder_killed(bench: Bench, out: Path) -> Outcome:
+    """Two photographs kill what decodes them, as tests/deadly says: both engines write the same."""
+    folder = bench.root / "deadly"
+    shutil.copytree(bench.photos, folder)
+    names = sorted(str(path) for path in folder.rglob("*.jpg"))
+    for path, name in zip(names[5:7], ("SIGSEGV", "SIGKILL"), strict=True):
+        Path(path).write_text(f"kills its decoder with {name}")
+    folders = filter(None, [str(ROOT / "tests/deadly"), os.environ.get("PYTHONPATH", "")])
+    deadly = {"PYTHONPATH": os.pathsep.join(folders)}
+    here = bench.run(folder, out.with_name("deadly_local"), **deadly)
+    ended = bench.run(folder, out, "--engine", "ray", "--workers", "2", **deadly)
+    same = tables(out) == tables(out.with_name("deadly_local")) and indexed(out) == names[:5] + names[7:]
+    codes = here.returncode == ended.returncode == 1
+    return codes and same and "its decoder died (SIGKILL)" in ended.stderr, last_line(ended.stdout)
 
 
 def driver_killed(bench: Bench, out: Path) -> Outcome:
@@ -287,6 +304,7 @@ def bucket(folder: Path, silent: set[str]) -> Iterator[str]:
 
 FAULTS: dict[str, Callable[[Bench, Path], Outcome]] = {
     "a worker is killed (kill -9)": worker_killed,
+    "photographs kill their decoder": decoder_killed,
     "the driver is killed (kill -9) and run again": driver_killed,
     "the disk is full": disk_full,
     "a Parquet shard is truncated": shard_truncated,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,13 @@ def dataset(tmp_path: Path) -> tuple[Path, list[dict[str, str]], Callable[[list[
     folder = tmp_path / "data"
     rows = make_dataset(folder)
     return folder, rows, lambda changed: write_labels(folder, changed)
+
+
+@pytest.fixture
+def deadly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let photographs kill the processes that decode them, if these start from now on; see the folder deadly."""
+    folders = [str(Path(__file__).with_name("deadly")), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, folders)))
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,7 @@ import yaml
 from conftest import NUMBERS, make_dataset
 from PIL import Image
 from recording import keys_read
+from serving import running
 
 import lineage
 from vitrine.artifacts import write_tensors
@@ -395,8 +397,17 @@ def test_one_models_param_reruns_that_model_and_what_follows(project: Project) -
     assert "up to date" in project.dvc("repro")
 
 
+def ask(url: str, body: Any = None) -> Any:
+    data = None if body is None else json.dumps(body).encode()
+    with urlopen(Request(url, data, {"Content-Type": "application/json"}), timeout=120) as answer:
+        return json.load(answer)
+
+
 @pytest.mark.slow
+@pytest.mark.enable_socket
 def test_unlabeled_photographs_are_queued_labeled_and_trained_on(project: Project) -> None:
+    """The loop of docs/labeling.md: one item is labeled on the page, which is killed then, another one in the table."""
+    pytest.importorskip("gradio")
     vitrine = sys.executable, "-m", "vitrine.cli"
     unlabeled = project.root / "unlabeled"
     unlabeled.mkdir()
@@ -412,15 +423,27 @@ def test_unlabeled_photographs_are_queued_labeled_and_trained_on(project: Projec
         call("label", "next", f"index_{name}", "--num", str(num), "--out", f"{name}.csv")
         return pd.read_csv(project.root / f"{name}.csv", dtype=str, keep_default_na=False)
 
+    (project.root / "empty").mkdir()
+    nothing = project.run(*vitrine, "index", "add", "empty", "--index", "index_empty")
+    assert nothing.returncode == 2 and "empty: no photographs there" in nothing.stderr, nothing.stderr
     num_photos = len(pd.read_csv(project.root / "data/splits/photos.csv"))
-    first = queue("first", 2)
+    first = queue("queue", 2)
     assert len(first) == 2 and set(first["class_label"]) == {""} and first["suggestion"].str.len().min() > 0
-    first["class_label"] = "007"
-    first.to_csv(project.root / "first.csv", index=False)
-    call("label", "add", "first.csv")
+    with running(project.root) as server:
+        item = ask(f"{server.url}/queue")["items"][0]
+        said = ask(f"{server.url}/queue/prediction/{item['key']}")["tasks"]
+        labels = {task: found["labels"][0]["label"] for task, found in said.items()}
+        ask(f"{server.url}/api/queue", {"key": item["key"], "labels": labels})
+        server.process.kill()
+    first = pd.read_csv(project.root / "queue.csv", dtype=str, keep_default_na=False)
+    assert first.loc[0, ["class_label", "color", "material"]].tolist() == list(labels.values())
+    first.loc[1, "class_label"] = "007"
+    first.to_csv(project.root / "queue.csv", index=False)
+    call("label", "add", "queue.csv")
     project.dvc("repro")
-    photos = pd.read_csv(project.root / "data/splits/photos.csv", dtype=str)
+    photos = pd.read_csv(project.root / "data/splits/photos.csv", dtype=str, keep_default_na=False)
     assert len(photos) == num_photos + 2 and set(photos["split"].iloc[-2:]) == {"train"}
+    assert photos["class"].iloc[-2:].tolist() == [labels["class"], "007"]
     second = queue("second", 10)
     assert len(second) == 4 and not set(second["file"]) & set(first["file"])
     project.git("checkout", "-q", ".")

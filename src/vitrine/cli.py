@@ -200,6 +200,7 @@ def predict(
     from tqdm import tqdm
 
     from vitrine.commands.files import find_photos
+    from vitrine.inference.decoder import decode_files
     from vitrine.inference.stream import CHUNK, decode_ahead
 
     names, faults = find_photos(photos, recursive)
@@ -214,7 +215,10 @@ def predict(
         # On a terminal the answers themselves show the progress.
         hidden = session().quiet or (sys.stdout.isatty() and layout is not Format.json) or None
         with tqdm(total=len(paths), unit="photo", disable=hidden) as bar:
-            for decoded, found, wrong in decode_ahead(chunks, predictor):
+            # A single photograph is decoded here, which is faster; one that kills its decoder must not end more.
+            size = predictor.photo_size_px, predictor.max_megapixels
+            alone = len(paths) == 1
+            for decoded, found, wrong in [decode_files(paths, *size)] if alone else decode_ahead(chunks, predictor):
                 with tqdm.external_write_mode():
                     for path, fault in wrong:
                         skip(named[path], fault)
@@ -339,19 +343,25 @@ def serve(
     qdrant: Qdrant = None,
     collection: Collection = None,
     approximate: Approximate = False,
+    queue: Annotated[
+        Path | None, typer.Option(help="Photographs to label: a file of `vitrine label next`. Without it, queue.csv.")
+    ] = None,
 ) -> None:
     """Serve the web page over what `dvc repro` made. Needs the extra [app].
 
     With --qdrant, all systems that have an index are searched there; with --collection, the one that it is of.
     """
     _check_port(host, port)
+    if queue and not session().from_here(queue).is_file():
+        raise ProjectError(f"{queue}: not found. Make it with: vitrine label next INDEX --out {queue}")
     try:
+        from vitrine.app.server import QUEUE
         from vitrine.app.server import serve as serve_page
     except ModuleNotFoundError as error:
         raise fail(ValueError(f"{error.name} is not installed. Install the extra: pip install -e '.[app]'")) from None
     systems = sorted({path.parent.name for path in Path("index").glob("*/*.json")})  # an index, or one of shards
     engines = {engine.name: engine for engine in open_collections(qdrant, collection, approximate, systems)}
-    serve_page(Path("."), host, port, engines)
+    serve_page(Path("."), host, port, engines, session().from_here(queue or QUEUE))
 
 
 def _check_port(host: str, port: int) -> None:

@@ -18,6 +18,8 @@ import pytest
 from PIL import Image
 from serving import BROWSER, serving
 
+from vitrine.data.labeling import QueuedPhoto, write_queue
+
 pytest.importorskip("gradio")
 sync_api = pytest.importorskip("playwright.sync_api")
 pytestmark = [
@@ -590,6 +592,114 @@ def test_the_last_label_ends_the_queue(page: Any) -> None:
     sync_api.expect(page.locator(".fix")).not_to_contain_text("That was the last one.")
 
 
+@pytest.fixture
+def queue(folder: Path) -> Iterator[Path]:
+    """Three items to label in the project that is served: one of two photographs, one of one, and a broken one."""
+    (folder / "new").mkdir(exist_ok=True)
+    sources = sorted((folder / "data").glob("*/images/*"))[:3]
+    for number, source in enumerate(sources):
+        Image.open(source).rotate(8).save(folder / f"new/{number}.png")
+    (folder / "new/3.png").write_text("no photograph")
+    items = ("first item", "first item", "second item", "third item")
+    photos = [QueuedPhoto(Path(f"new/{row}.png"), item, "Possibly soap bar") for row, item in enumerate(items)]
+    write_queue(folder / "queue.csv", photos, ["color", "material"])
+    yield folder / "queue.csv"
+    (folder / "queue.csv").unlink()
+
+
+def given(queue: Path) -> list[list[str]]:
+    with queue.open() as file:
+        return [[row["class_label"], row["color"], row["material"]] for row in csv.DictReader(file)]
+
+
+def axe_findings(page: Any) -> list[tuple[Any, ...]]:
+    from axe_playwright_python.sync_playwright import Axe
+
+    page.wait_for_function("document.getAnimations().every((animation) => animation.playState !== 'running')")
+    found = Axe().run(page).response["violations"]
+    return [(v["id"], v["help"], [node["html"][:160] for node in v["nodes"][:3]]) for v in found]
+
+
+def expect_queue(page: Any, text: str) -> None:
+    sync_api.expect(page.locator("vitrine-queue")).to_contain_text(text)
+
+
+@pytest.mark.skipif(SHOP is not None, reason="labels photographs")
+@both_sizes
+def test_photographs_are_labeled_one_item_after_the_other_by_keys(page: Any, queue: Path) -> None:
+    page.emulate_media(reduced_motion="reduce")
+    page.reload()
+    open_tab(page, "Fix labels")
+    page.get_by_label("Photographs to label").check()
+    assert "labels=queue" in page.url and not page.locator("vitrine-labels").is_visible()
+    card, count = page.locator(".to-label"), page.locator("vitrine-queue .count")
+    title = card.locator("h2")
+    sync_api.expect(card.locator("[aria-current=step] h3")).to_have_text("class")
+    sync_api.expect(title).to_have_text("first item")
+    sync_api.expect(card.locator("img")).to_have_count(2)
+    sync_api.expect(count).to_have_text("0 of 3 labeled")
+    assert no_sideways_scrolling(page) and axe_findings(page) == []
+    if page.viewport_size == PHONE:
+        assert page.evaluate(SMALL_TARGETS) == []
+    take(page, "queue" if page.viewport_size == WIDE else "queue_phone")
+    names = [re.sub(r"^\d  | <?\d+%$", "", text) for text in card.locator(".label").all_inner_texts()]
+    card.focus()
+    page.keyboard.press("2")
+    sync_api.expect(card.locator("[aria-current=step] h3")).to_have_text("color")
+    sync_api.expect(card.locator(".steps li").first).to_contain_text(f"class: {names[1]}")
+    page.keyboard.press("u")
+    sync_api.expect(card.locator("[aria-current=step] h3")).to_have_text("class")
+    page.keyboard.press("s")
+    sync_api.expect(title).to_have_text("second item")
+    page.keyboard.press("u")
+    sync_api.expect(title).to_have_text("first item")
+    page.keyboard.press("Enter")
+    sync_api.expect(card.locator("[aria-current=step] h3")).to_have_text("color")
+    page.keyboard.press("1")
+    assert given(queue) == [["", "", ""]] * 4, "an item is written whole"
+    page.keyboard.press("n")
+    sync_api.expect(title).to_have_text("second item")
+    sync_api.expect(count).to_have_text("1 of 3 labeled")
+    first, same, *others = given(queue)
+    assert first == same and first[0].replace("_", " ") == names[0] and first[1] and not first[2]
+    assert others == [["", "", ""]] * 2
+    page.keyboard.press("u")
+    expect_queue(page, "its labels were taken back")
+    sync_api.expect(card.locator("[aria-current=step] h3")).to_have_text("material")
+    assert given(queue) == [["", "", ""]] * 4
+    page.keyboard.press("Enter")
+    sync_api.expect(title).to_have_text("second item")
+    sync_api.expect(card.locator("[aria-current=step] h3")).to_have_text("class")
+    for _ in range(3):
+        page.keyboard.press("Enter")
+    sync_api.expect(title).to_have_text("third item")
+    expect_queue(page, "The model cannot say what it is: new/3.png: is not an image that can be read")
+    sync_api.expect(card.locator(".broken")).to_have_text("3.png cannot be read")
+    take(page, "queue_broken" if page.viewport_size == WIDE else "queue_broken_phone")
+    for key in ("1", "n", "n"):
+        page.keyboard.press(key)
+    sync_api.expect(page.locator("vitrine-queue > .note")).to_have_text("new/3.png: is not an image that can be read")
+    sync_api.expect(count).to_have_text("2 of 3 labeled")
+    page.reload()
+    sync_api.expect(title).to_have_text("third item")
+    queue.write_text("".join(line for line in queue.read_text().splitlines(keepends=True) if "new/3" not in line))
+    page.reload()
+    expect_queue(page, "Every item of the queue has labels")
+    expect_queue(page, "vitrine label add queue.csv")
+    assert axe_findings(page) == []
+    take(page, "queue_done" if page.viewport_size == WIDE else "queue_done_phone")
+
+
+@pytest.mark.skipif(SHOP is not None, reason="the project may have a queue")
+@both_sizes
+def test_without_a_queue_the_page_says_how_to_make_one(page: Any) -> None:
+    open_tab(page, "Fix labels")
+    page.get_by_label("Photographs to label").check()
+    expect_queue(page, "vitrine label next unlabeled_index --num 20 --out queue.csv")
+    assert no_sideways_scrolling(page) and axe_findings(page) == []
+    take(page, "queue_none" if page.viewport_size == WIDE else "queue_none_phone")
+
+
 @pytest.mark.skipif(PICTURES is None, reason="made with `make pictures` alone")
 @pytest.mark.parametrize("page", [{"width": 1100, "height": 760}], ids=["tour"], indirect=True)
 def test_a_tour_of_the_page_is_a_film_of_twenty_seconds(page: Any) -> None:
@@ -693,8 +803,6 @@ LAST_DRAWN = {
 @pytest.mark.parametrize("tab", LAST_DRAWN)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing(page: Any, folder: Path, tab: str, scheme: str) -> None:
-    from axe_playwright_python.sync_playwright import Axe
-
     page.emulate_media(reduced_motion="reduce")
     if tab == "Identify":
         open_confident_example(page) if SHOP else open_example(page)
@@ -706,9 +814,6 @@ def test_axe_finds_nothing(page: Any, folder: Path, tab: str, scheme: str) -> No
     else:
         open_tab(page, tab)
     page.wait_for_selector(LAST_DRAWN[tab])
-    page.wait_for_function("document.getAnimations().every((animation) => animation.playState !== 'running')")
     if scheme == "dark":
         take(page, f"dark_{tab.split()[0].lower()}")
-    found = Axe().run(page).response["violations"]
-    told = [(v["id"], v["help"], [node["html"][:160] for node in v["nodes"][:3]]) for v in found]
-    assert told == []
+    assert axe_findings(page) == []

@@ -13,6 +13,9 @@ from vitrine.data.catalog import CatalogError, DataParams, read_catalog
 from vitrine.data.labeling import QueuedPhoto, add_labels, dataset_path, write_queue
 
 TASKS = ["color", "material"]
+PARAMS = DataParams(
+    path="data", attributes=TASKS, aliases={"color": {"crimson": "red"}}, masked_labels={"color": ["?"]}
+)
 
 
 @pytest.fixture
@@ -49,11 +52,10 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 
 def test_rows_with_a_class_are_added_and_the_others_wait(folder: Path, queue: Path) -> None:
     before = snapshot(folder)
-    fill(queue, r0={"class_label": "soap_bar", "color": "red"}, r2={"class_label": "cap", "material": "wool"})
-    files = add_labels(queue, folder, TASKS)
+    fill(queue, r0={"class_label": "soap_bar", "color": "crimson"}, r2={"class_label": "cap", "material": "wool"})
+    files = add_labels(queue, folder, PARAMS)
     assert [file.name for file in files] == ["new_0.png", "new_2.png"]
-    params = DataParams(path="data", attributes=TASKS, aliases={}, masked_labels={})
-    new = read_catalog(folder, params).iloc[-2:]
+    new = read_catalog(folder, PARAMS).iloc[-2:]
     assert new["class"].tolist() == ["soap_bar", "cap"] and set(new["split"]) == {"train"}
     assert new["color"].tolist() == ["red", None] and new["material"].tolist() == [None, "wool"]
     after = snapshot(folder)
@@ -63,13 +65,13 @@ def test_rows_with_a_class_are_added_and_the_others_wait(folder: Path, queue: Pa
     assert after["labels.csv"].startswith(before["labels.csv"].replace(b"\r\n", b"\n").rstrip(b"\n"))
     assert after[dataset_path(files[0])] == files[0].read_bytes()
     with pytest.raises(CatalogError, match=r"is in labels\.csv already"):
-        add_labels(queue, folder, TASKS)
+        add_labels(queue, folder, PARAMS)
     assert snapshot(folder) == after
 
 
 def test_without_a_class_nothing_is_added(folder: Path, queue: Path) -> None:
     before = snapshot(folder)
-    assert add_labels(queue, folder, TASKS) == [] and snapshot(folder) == before
+    assert add_labels(queue, folder, PARAMS) == [] and snapshot(folder) == before
 
 
 @pytest.mark.parametrize(
@@ -77,13 +79,17 @@ def test_without_a_class_nothing_is_added(folder: Path, queue: Path) -> None:
     [
         ({"file": "gone.png"}, "line 2: gone.png: not found"),
         ({"instance_id": "tall_bottle-blue-train-0"}, "is soap_bar here and tall_bottle elsewhere"),
+        ({"file": __file__}, "is not an image that can be read"),
+        ({"color": "?"}, "line 2, column color: '\\?' is masked by data.masked_labels"),
+        ({"color": "red;material:soap"}, "has ':' or ';', which separate attributes"),
+        ({"class_label": "Soap_bar"}, "differs only in case from 'soap_bar'"),
     ],
 )
 def test_faults_are_named_and_nothing_is_written(folder: Path, queue: Path, row: dict[str, str], fault: str) -> None:
     fill(queue, r0={"class_label": "soap_bar", **row}, r1={"class_label": "cap"})
     before = snapshot(folder)
     with pytest.raises(CatalogError, match=fault):
-        add_labels(queue, folder, TASKS)
+        add_labels(queue, folder, PARAMS)
     assert snapshot(folder) == before
 
 
@@ -91,10 +97,12 @@ def test_a_queue_is_never_overwritten_and_needs_its_columns(folder: Path, queue:
     with pytest.raises(CatalogError, match="may hold labels"):
         write_queue(queue, [], TASKS)
     with pytest.raises(CatalogError, match="columns missing: size"):
-        add_labels(queue, folder, [*TASKS, "size"])
+        add_labels(queue, folder, PARAMS.model_copy(update={"attributes": [*TASKS, "size"]}))
+    with pytest.raises(CatalogError, match="not found; make it with: vitrine label next INDEX"):
+        add_labels(queue.with_name("gone.csv"), folder, PARAMS)
 
 
 def test_a_dataset_that_a_pipeline_makes_is_refused(folder: Path, queue: Path) -> None:
     (folder / "dvc.yaml").write_text("stages: {}")
     with pytest.raises(CatalogError, match=r"is made by the dvc\.yaml beside it"):
-        add_labels(queue, folder, TASKS)
+        add_labels(queue, folder, PARAMS)

@@ -64,6 +64,15 @@ def run(files: Sequence[Path], finished: Path, stop_after: int = 99) -> tuple[Br
     return runtime, found
 
 
+@pytest.mark.usefixtures("deadly")
+def test_a_file_that_kills_its_decoder_is_a_fault(files: Sequence[Path], tmp_path: Path) -> None:
+    files[5].write_text("kills its decoder with SIGKILL")
+    _, found = run(files, tmp_path / "finished")
+    paths = [path for predictions, _, _ in found for path in predictions.image_paths]
+    assert paths == [path.as_posix() for number, path in enumerate(files) if number not in (3, 5, 9)]
+    assert (files[5].as_posix(), "its decoder died (SIGKILL)") in [fault for _, faults, _ in found for fault in faults]
+
+
 @pytest.mark.slow
 def test_files_come_back_in_order_with_their_faults(files: Sequence[Path], tmp_path: Path) -> None:
     runtime, found = run(files, tmp_path / "finished")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -80,6 +81,14 @@ def build_apart(*arguments: str | Path, **environment: str) -> subprocess.Comple
     command = [sys.executable, "-m", "vitrine.cli", "index", "build", *map(str, arguments), *OPTIONS]
     environment = {**os.environ, **environment}
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+
+
+def with_killers(shop: Path, folder: Path) -> Path:
+    """Copy the photographs; one of them, and one more, kill what decodes them."""
+    shutil.copytree(shop / "photos", folder)
+    for name, signal in (("12.png", "SIGSEGV"), ("60.png", "SIGKILL")):
+        (folder / name).write_text(f"kills its decoder with {signal}")
+    return folder
 
 
 def tables(out: Path) -> dict[str, bytes]:
@@ -178,6 +187,37 @@ def test_object_storage_gives_the_same_index(shop: Path, local: Path, tmp_path: 
     arrays = [ShardedIndex.load(folder / "index").shards[0] for folder in (local, tmp_path / "out")]
     assert np.array_equal(arrays[0].probs, arrays[1].probs)
     assert np.array_equal(arrays[0].embeddings, arrays[1].embeddings)
+
+
+@pytest.mark.usefixtures("deadly")
+def test_photographs_that_kill_their_decoder_are_error_rows(shop: Path, local: Path, tmp_path: Path) -> None:
+    photos = with_killers(shop, tmp_path / "photos")
+    code, text = build(photos, tmp_path / "out")
+    assert code == 1 and "Indexed 57 photographs" in text and "skipped 4 files" in text
+    assert f"Skipped {photos}/12.png: its decoder died (SIGSEGV)\n" in text
+    assert f"Skipped {photos}/60.png: its decoder died (SIGKILL)\n" in text
+    names = [Path(path).name for path in indexed(tmp_path / "out")]
+    assert names == [Path(path).name for path in indexed(local) if not path.endswith("12.png")]
+    found, known = (ShardedIndex.load(folder / "index").shards[0].probs for folder in (tmp_path / "out", local))
+    np.testing.assert_allclose(found, np.delete(known, 11, axis=1), atol=1e-6)
+    storage = fsspec.filesystem("memory")
+    for path in photos.iterdir():
+        storage.pipe(f"/deadly/{path.name}", path.read_bytes())
+    code, text = build("memory://deadly", tmp_path / "stored")
+    assert code == 1 and "Skipped memory://deadly/12.png: its decoder died (SIGSEGV)\n" in text
+    assert "Indexed 57 photographs" in text
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("deadly")
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_ray_gives_the_same_error_rows(shop: Path, tmp_path: Path, workers: str) -> None:
+    photos = with_killers(shop, tmp_path / "photos")
+    build(photos, tmp_path / "local")
+    ended = build_apart(photos, tmp_path / "out", "--engine", "ray", "--workers", workers)
+    assert ended.returncode == 1 and "Indexed 57 photographs" in ended.stdout, ended.stderr
+    assert f"Skipped {photos}/12.png: its decoder died (SIGSEGV)\n" in ended.stderr
+    assert tables(tmp_path / "out") == tables(tmp_path / "local")
 
 
 @pytest.mark.slow

@@ -179,13 +179,7 @@ class Gallery:
             KeyError: there is no such system or row.
             PhotoError: the file is gone or broken.
         """
-        path = self._known_file(system, row)
-        square = decode_photo(path, THUMBNAIL_PX, self.max_megapixels)  # checks the file, and reads any mode
-        with Image.open(path) as image:
-            plain = image.mode in ("RGB", "L")
-            drawn = ImageOps.exif_transpose(image).convert("RGB") if plain else Image.fromarray(square)
-        drawn.thumbnail((WHOLE_PX, WHOLE_PX))
-        return as_webp(drawn, 90)
+        return whole_photo(self._known_file(system, row), self.max_megapixels)
 
     def _known_file(self, system: str, row: int) -> Path:
         if not 0 <= row < len(self.indexes[system]):
@@ -370,6 +364,16 @@ class Gallery:
     @property
     def _dataset(self) -> str:
         return dataset_name(self.root, self.data.path)
+
+
+def whole_photo(path: Path, max_megapixels: float) -> bytes:
+    """Return a photograph as `Gallery.whole` does. Raises: PhotoError."""
+    square = decode_photo(path, THUMBNAIL_PX, max_megapixels)  # checks the file, and reads any mode
+    with Image.open(path) as image:
+        plain = image.mode in ("RGB", "L")
+        drawn = ImageOps.exif_transpose(image).convert("RGB") if plain else Image.fromarray(square)
+    drawn.thumbnail((WHOLE_PX, WHOLE_PX))
+    return as_webp(drawn, 90)
 
 
 def as_webp(image: Image.Image, quality: int) -> bytes:

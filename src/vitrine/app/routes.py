@@ -23,7 +23,13 @@ from vitrine.photos import PhotoError
 MAX_THUMBNAILS = 1024
 """Kept in memory, 10 KB each."""
 
-ASSETS = {"page.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
+ASSETS = {
+    "page.css": "text/css",
+    "page.js": "text/javascript",
+    "queue.css": "text/css",
+    "queue.js": "text/javascript",
+    "icon.svg": "image/svg+xml",
+}
 HOUR = {"Cache-Control": "max-age=3600"}
 
 HEAD = """<meta name="description" content="Identify and find product photographs">
@@ -33,6 +39,8 @@ HEAD = """<meta name="description" content="Identify and find product photograph
 <meta name="color-scheme" content="light dark">
 <link rel="stylesheet" href="/page/page.css">
 <script src="/page/page.js" defer></script>
+<link rel="stylesheet" href="/page/queue.css">
+<script src="/page/queue.js" defer></script>
 """
 
 FOREIGN_TAGS = re.compile(rb"<meta\s+(?:property=\"og:|name=\"twitter:)[^>]*>\s*")

@@ -25,10 +25,14 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from vitrine.app import html
 from vitrine.app.api import MAX_BODY_BYTES, answer_errors, create_router
 from vitrine.app.gallery import Engine
+from vitrine.app.label_queue import LabelQueue, add_queue_routes
 from vitrine.app.routes import OwnHead, add_page_routes
 from vitrine.app.state import MAX_UPLOAD_BYTES, AppState
 from vitrine.app.tabs import PRIVATE, IdentifyTab, SearchTab, accuracy_tab, labels_tab, restore
 from vitrine.app.watch import Watch, log_as_json
+
+QUEUE = Path("queue.csv")
+"""What `vitrine label next` writes, unless it is told another name."""
 
 LOCAL_HOSTS = ("127.0.0.1", "localhost")
 MAX_SESSIONS = 200
@@ -118,10 +122,16 @@ def create_page(state: AppState) -> gr.Blocks:
     return page
 
 
-async def create_app(root: Path, host: str, engines: Mapping[str, Engine] | None = None) -> fastapi.FastAPI:
+async def create_app(
+    root: Path, host: str, engines: Mapping[str, Engine] | None = None, queue: Path = QUEUE
+) -> fastapi.FastAPI:
     """Make the web application; models load in the background.
 
     A coroutine, because outside of an event loop Gradio opens eight of its own and never closes them.
+
+    Args:
+        engines: what searches in place of systems' indexes.
+        queue: photographs to label, relative to `root`; it need not be there yet.
 
     Raises:
         ArtifactError: the pipeline below `root` has not been run.
@@ -139,6 +149,7 @@ async def create_app(root: Path, host: str, engines: Mapping[str, Engine] | None
     answer_errors(app)
     app.include_router(create_router(state))
     add_page_routes(app, state)
+    add_queue_routes(app, LabelQueue(state, root / queue, str(queue)))
 
     @app.api_route("/gradio_api/call/{path:path}", methods=["GET", "POST"])
     @app.api_route("/gradio_api/api/{path:path}", methods=["GET", "POST"])
@@ -203,11 +214,11 @@ def listen(host: str, port: int) -> socket.socket:
     return socket.create_server((host, port), family=family, backlog=2048)
 
 
-def serve(root: Path, host: str, port: int, engines: Mapping[str, Engine] | None = None) -> None:
+def serve(root: Path, host: str, port: int, engines: Mapping[str, Engine] | None = None, queue: Path = QUEUE) -> None:
     """Serve the page until SIGTERM or Ctrl-C; requests that run may finish.
 
     Args:
-        engines: what searches in place of systems' indexes.
+        engines, queue: as `create_app`.
 
     Raises:
         OSError: the port is taken; nothing has been printed.
@@ -220,7 +231,7 @@ def serve(root: Path, host: str, port: int, engines: Mapping[str, Engine] | None
         signal.signal(number, lambda *_: stopped.set())
 
     async def run(opened: socket.socket) -> None:
-        app = await create_app(root, host, engines)
+        app = await create_app(root, host, engines, queue)
         if not stopped.is_set():
             await Server(app, host, port).serve([opened])
         app.state.page.close(STOP_SECONDS)

@@ -268,13 +268,28 @@ def picked_words(event: gr.EventData) -> str:
 
 
 def labels_tab(state: AppState) -> None:
-    """Labels that a model disagrees with, one after the other: page.js asks for them and sends corrections."""
+    """Labels that a model disagrees with, one after the other: page.js asks for them and sends corrections.
+
+    Beside them, photographs without labels: queue.js asks for them and sends labels.
+    """
     gr.HTML(
-        '<p class="note">Val and test photographs whose label a model does not predict: wrong labels, or hard '
-        "photographs. A correction is one line in data/corrections.csv; the next <code>dvc repro</code> applies it.</p>"
+        f'{MODES}<section data-mode="check"><p class="note">Val and test photographs whose label a model does not '
+        "predict: wrong labels, or hard photographs. A correction is one line in data/corrections.csv; the next "
+        "<code>dvc repro</code> applies it.</p>"
         f'<vitrine-labels data-tasks="{html.json_attribute(label_choices(state.gallery.label_space.tasks))}" '
-        f'data-models="{html.json_attribute(model_choices(state))}"></vitrine-labels>'
+        f'data-models="{html.json_attribute(model_choices(state))}"></vitrine-labels></section>'
+        '<section data-mode="queue"><p class="note">Photographs without labels that are worth labeling next, as '
+        "<code>vitrine label next</code> chose them. The labels are written into its table; <code>vitrine label add"
+        "</code> copies them into your dataset.</p><vitrine-queue></vitrine-queue></section>"
     )
+
+
+MODES = (
+    '<div class="modes" role="radiogroup" aria-label="What to look at">'
+    '<label><input type="radio" name="labels" value="check" checked> Labels to check</label>'
+    '<label><input type="radio" name="labels" value="queue"> Photographs to label</label></div>'
+)
+"""What is shown of the tab: queue.css hides the other part."""
 
 
 def accuracy_tab(state: AppState) -> None:

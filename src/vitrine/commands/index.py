@@ -121,6 +121,8 @@ def index_add(
     place = index_folder(folder, model)
     old = load_index(place) if holds_index(place) else None
     names, faults = find_photos(photos, recursive)
+    if not names and not faults:
+        raise ProjectError(f"{', '.join(map(str, photos))}: no photographs there. Nothing was added")
     for name, fault in faults:
         skip(name, fault)
     num_faults, num_added = len(faults), 0

@@ -75,8 +75,8 @@ def label_next(
     write_queue(place, photos, read_section("data", DataParams).attributes)
     if not session().quiet:
         typer.echo(
-            f"Wrote {counted(len(photos), 'photograph')} of {counted(len(chosen), 'item')} to {out}. Fill in labels, "
-            f"then run: vitrine label add {out}"
+            f"Wrote {counted(len(photos), 'photograph')} of {counted(len(chosen), 'item')} to {out}. Fill in labels "
+            f"(on the page: vitrine serve --queue {out}), then run: vitrine label add {out}"
         )
 
 
@@ -92,10 +92,11 @@ def label_add(
     """
     from vitrine.data.catalog import DataParams
     from vitrine.data.labeling import add_labels
+    from vitrine.data.splits import SplitParams
     from vitrine.params import read_section
 
-    params = read_section("data", DataParams)
-    added = add_labels(session().from_here(queue), Path(params.path), params.attributes)
+    params, largest = read_section("data", DataParams), read_section("split", SplitParams).max_megapixels
+    added = add_labels(session().from_here(queue), Path(params.path), params, largest)
     if not session().quiet:
         typer.echo(f"Added {counted(len(added), 'photograph')} to {params.path}. Train with: dvc repro")
     if not added:

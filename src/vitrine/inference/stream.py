@@ -7,16 +7,16 @@ import json
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from multiprocessing import get_context
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
+from queue import SimpleQueue
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vitrine.artifacts import read_json, write_json
+from vitrine.inference.decoder import Decoded, Decoder, Fault
 from vitrine.inference.predictor import Predictor
-from vitrine.photos import PhotoError, decode_photo
 from vitrine.predictions import Predictions
 
 CHUNK = 64
@@ -24,29 +24,6 @@ CHUNK = 64
 
 CHUNKS_A_SHARD = 8
 """Chunks after which what is finished is written down."""
-
-Fault = tuple[str, str]
-"""The path of a file that is no photograph, and what is wrong with it."""
-
-Decoded = tuple[NDArray[np.uint8], list[str], list[Fault]]
-
-
-def decode_files(paths: Sequence[str], size_px: int, max_megapixels: float) -> Decoded:
-    """Decode the files that are photographs.
-
-    Shape:
-        returns: (photos, size_px, size_px, channels), their paths, and what is wrong with the other files
-    """
-    photos, names = [], []
-    faults: list[Fault] = []
-    for path in paths:
-        try:
-            photos.append(decode_photo(Path(path), size_px, max_megapixels))
-            names.append(path)
-        except PhotoError as error:
-            faults.append((path, str(error).removeprefix(f"{path}: ")))
-    stacked = np.stack(photos) if photos else np.empty((0, size_px, size_px, 3), dtype=np.uint8)
-    return stacked, names, faults
 
 
 def predict_stream(
@@ -84,17 +61,30 @@ def predict_stream(
         yield found, faults, len(shard)
 
 
-def decode_ahead(chunks: Sequence[list[str]], predictor: Predictor) -> Iterator[Decoded]:
-    """Decode chunks in order, always some ahead of the one that is predicted."""
-    arguments = predictor.photo_size_px, predictor.max_megapixels
-    if len(chunks) <= 1:
-        yield from (decode_files(chunk, *arguments) for chunk in chunks)
-        return
+def decode_ahead(chunks: Sequence[Sequence[str]], predictor: Predictor) -> Iterator[Decoded]:
+    """Decode chunks in order with several processes, always some ahead of the one that is predicted.
+
+    Raises:
+        DecoderError: processes cannot be started, or die at one file after another.
+    """
     workers = min(os.cpu_count() or 1, len(chunks))
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with ExitStack() as stack:
+        idle: SimpleQueue[Decoder] = SimpleQueue()
+        for _ in range(workers):
+            idle.put(stack.enter_context(Decoder(predictor.photo_size_px, predictor.max_megapixels)))
+        pool = ThreadPoolExecutor(max(workers, 1))
+        stack.callback(pool.shutdown, cancel_futures=True)
+
+        def decode(chunk: Sequence[str]) -> Decoded:
+            decoder = idle.get()
+            try:
+                return decoder.decode(chunk)
+            finally:
+                idle.put(decoder)
+
         ahead: deque[Future[Decoded]] = deque()
         for chunk in chunks:
-            ahead.append(pool.submit(decode_files, chunk, *arguments))
+            ahead.append(pool.submit(decode, chunk))
             if len(ahead) > 2 * workers:
                 yield ahead.popleft().result()
         while ahead:

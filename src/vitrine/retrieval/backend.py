@@ -45,38 +45,11 @@ class SearchBackend(Protocol):
         ...
 
 
-class PhotoStore(SearchBackend, Protocol):
-    """What the page needs besides: photographs by their row."""
-
-    @property
-    def num_features(self) -> int: ...
-
-    def image_path(self, row: int) -> str: ...
-
-    def paths(self) -> Iterator[str]:
-        """Give all paths, in the order of rows."""
-        ...
-
-    def row_of(self, image_path: str) -> int | None:
-        """Return the row of a path; None if it is not indexed."""
-        ...
-
-    def num_items(self) -> int: ...
-
-    def probs_of(self, row: int) -> dict[str, NDArray[np.float32]]:
-        """Return a photograph's probabilities. Shape: of each task (labels,)."""
-        ...
-
-    def embedding(self, row: int) -> NDArray[np.float32]:
-        """Return a photograph's embedding, of length 1. Shape: (features,)."""
-        ...
-
-    def most_probable(self, task: str) -> NDArray[np.int32]:
-        """Return the code of each photograph's most probable label. Shape: (photos,)."""
-        ...
+PhotoStore = Index | ShardedIndex
+"""What the page needs besides: photographs by their row."""
 
 
-def load_index(folder: Path) -> Index | ShardedIndex:
+def load_index(folder: Path) -> PhotoStore:
     """Open the index that a folder holds, of one file an array or of shards.
 
     Raises:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vitrine.artifacts import ArtifactError
+from vitrine.inference.decoder import Decoded, Decoder
 from vitrine.inference.predictor import Predictor
 from vitrine.inference.runtimes import OnnxRuntime, OpenvinoRuntime, TorchRuntime, open_variant
-from vitrine.inference.stream import CHUNK, Decoded, decode_ahead
+from vitrine.inference.stream import CHUNK, decode_ahead
 from vitrine.scale.parquet import encode_shard
 from vitrine.scale.storage import Access, Photo, decode_photos, is_remote
 
@@ -39,15 +40,17 @@ def predict_here(shards: Sequence[Shard], predictor: Predictor, access: Access) 
 
     Raises:
         StorageError: a storage does not answer for a whole chunk.
+        DecoderError: processes that decode cannot be started, or die at one photograph after another.
     """
     fix_threads(predictor, os.cpu_count() or 1)
     chunks = [chunk for shard in shards for chunk in shard.chunks()]
-    if any(is_remote(photo.location) for chunk in chunks for photo in chunk):
-        decoded = decode_in_turn(chunks, predictor, access)
-    else:
-        decoded = _decode_files(chunks, predictor)
-    for shard in shards:
-        yield shard.name, predict_shard(predictor, shard, decoded)
+    with decoder_for(predictor) as decoder:  # it starts only if it is used
+        if any(is_remote(photo.location) for chunk in chunks for photo in chunk):
+            decoded = decode_in_turn(chunks, decoder, access)
+        else:
+            decoded = _decode_files(chunks, predictor)
+        for shard in shards:
+            yield shard.name, predict_shard(predictor, shard, decoded)
 
 
 def predict_shard(predictor: Predictor, shard: Shard, decoded: Iterator[Decoded]) -> bytes:
@@ -60,10 +63,14 @@ def predict_shard(predictor: Predictor, shard: Shard, decoded: Iterator[Decoded]
     return encode_shard(predictor, shard.photos, parts, faults)
 
 
-def decode_in_turn(chunks: Iterable[Sequence[Photo]], predictor: Predictor, access: Access) -> Iterator[Decoded]:
-    """Read and decode one chunk after another in this process."""
+def decoder_for(predictor: Predictor) -> Decoder:
+    return Decoder(predictor.photo_size_px, predictor.max_megapixels)
+
+
+def decode_in_turn(chunks: Iterable[Sequence[Photo]], decoder: Decoder, access: Access) -> Iterator[Decoded]:
+    """Read and decode one chunk after another."""
     for chunk in chunks:
-        yield decode_photos(chunk, predictor.photo_size_px, predictor.max_megapixels, access)
+        yield decode_photos(chunk, decoder, access)
 
 
 def _decode_files(chunks: Sequence[Sequence[Photo]], predictor: Predictor) -> Iterator[Decoded]:

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from vitrine.errors import VitrineError
-from vitrine.scale.engines import Copy, Shard, decode_in_turn, predict_shard
+from vitrine.inference.decoder import DecoderError
+from vitrine.scale.engines import Copy, Shard, decode_in_turn, decoder_for, predict_shard
 from vitrine.scale.storage import Access, StorageError
 
 # Read when Ray starts.
@@ -26,7 +27,7 @@ OBJECT_STORE_BYTES = 512 << 20
 CONNECT_SECONDS = 10
 
 MAX_RETRIES = 5
-"""Of a shard whose actor died: a photograph that crashes its decoder must not keep a cluster busy for good."""
+"""Of a shard whose actor died: what ends each of them must not keep a cluster busy for good."""
 
 
 class ClusterError(VitrineError):
@@ -38,14 +39,15 @@ class ShardPredictor:
 
     def __init__(self, copy: Copy, access: Access) -> None:
         self.predictor, self.access = copy.load(), access
+        self.decoder = decoder_for(self.predictor)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         (shard,) = (pickle.loads(each) for each in batch["shard"])
-        decoded = decode_in_turn(shard.chunks(), self.predictor, self.access)
+        decoded = decode_in_turn(shard.chunks(), self.decoder, self.access)
         try:
-            parquet, fault = predict_shard(self.predictor, shard, decoded), ""
-        except StorageError as error:
-            parquet, fault = b"", str(error)
+            parquet, fault = predict_shard(self.predictor, shard, decoded), b""
+        except (DecoderError, StorageError) as error:
+            parquet, fault = b"", pickle.dumps(error)
         return {"name": [shard.name], "parquet": [parquet], "fault": [fault]}
 
 
@@ -64,6 +66,7 @@ def predict_with_ray(
     Raises:
         ClusterError: the cluster cannot be reached, has too few processors, or an actor cannot start.
         StorageError: a storage does not answer for a whole chunk.
+        DecoderError: processes that decode cannot be started, or die at one photograph after another.
     """
     import ray.data
     from ray.exceptions import RayError
@@ -78,7 +81,7 @@ def predict_with_ray(
         try:
             for row in _rows_of_client(*arguments) if is_client else _rows(*arguments):
                 if row["fault"]:
-                    raise StorageError(row["fault"])
+                    raise pickle.loads(row["fault"])
                 yield row["name"], row["parquet"]
         except RayError as error:
             cause = getattr(error, "cause", None) or error

@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from vitrine.errors import VitrineError
-from vitrine.inference.stream import Decoded, decode_files
+from vitrine.inference.decoder import Decoded, Decoder
 
 STORAGE_FAULT = "the storage cannot be read"
 """How the error of a photograph begins that may be readable later. The next run tries it again."""
@@ -120,11 +120,12 @@ def attempt(action: Any, access: Access, attempts: int | None = None) -> Any:
             pause *= 2
 
 
-def decode_photos(photos: Sequence[Photo], size_px: int, max_megapixels: float, access: Access) -> Decoded:
-    """Read and decode photographs, as `decode_files` does files here.
+def decode_photos(photos: Sequence[Photo], decoder: Decoder, access: Access) -> Decoded:
+    """Read and decode photographs, as `Decoder.decode` does files here.
 
     Raises:
         StorageError: the storage answers for none of them.
+        DecoderError: processes cannot be started, or die at one photograph after another.
     """
     with TemporaryDirectory(prefix="vitrine-") as folder, ThreadPoolExecutor(READERS) as pool:
         reader = _Reader(Path(folder), access)
@@ -135,7 +136,7 @@ def decode_photos(photos: Sequence[Photo], size_px: int, max_megapixels: float, 
             raise StorageError(f"{location}: {fault}")
         names = {str(copy): photo.location for photo, (copy, _) in zip(photos, copies, strict=True)}
         files = [str(copy) for copy, fault in copies if fault is None]
-        decoded, found, wrong = decode_files(files, size_px, max_megapixels)
+        decoded, found, wrong = decoder.decode(files)
     faults.update((names[file], fault) for file, fault in wrong)
     in_order = [(photo.location, faults[photo.location]) for photo in photos if photo.location in faults]
     return decoded, [names[file] for file in found], in_order
