@@ -2,7 +2,7 @@
 
 The step is that of the pipeline on its own data (`make repro` first): augmentation of a batch, forward pass, teacher,
 loss, backward pass, clipping, AdamW, moving average. `--variants` runs the step as it is and with one change each, in
-processes that take turns, so that a noisy machine disturbs both; the ratio is the median over the rounds. The change of
+processes that take turns; the ratio is that of processor time, the median over the rounds. The change of
 the result is the largest difference of the loss in the first steps from the same weights and the same random numbers.
 
     python benchmarks/profile_training.py [--network deit] [--variants NAME,...] [--rounds 5] [--steps 4]
@@ -101,9 +101,9 @@ class Step:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
+        start = time.process_time()
         yield
-        self.seconds[name] += time.perf_counter() - start
+        self.seconds[name] += time.process_time() - start
 
     def __call__(self) -> float:
         """Train one step, return its loss."""
@@ -276,7 +276,8 @@ def compare(network: str, names: list[str], rounds: int, steps: int) -> None:
         if not found:
             print(f"| {name} | failed | |", flush=True)
             continue
-        pairs = [(line(base, f"{steps}\n")[0], line(other, f"{steps}\n")[0]) for _ in range(rounds)]
+        # Processor time, as other work on the machine then counts for nothing.
+        pairs = [(line(base, f"{steps}\n")[1], line(other, f"{steps}\n")[1]) for _ in range(rounds)]
         ratios = [before / after for before, after in pairs]
         change = max(abs(one - two) for one, two in zip(losses, found, strict=True))
         print(
@@ -293,18 +294,18 @@ def print_profile(network: str, steps: int) -> None:
     for _ in range(3):
         step()
     step.seconds.clear()
-    start = time.perf_counter()
+    start = time.process_time()
     for _ in range(steps):
         step()
-    whole = time.perf_counter() - start
-    start = time.perf_counter()
+    whole = time.process_time() - start
+    start = time.process_time()
     step.model.infer(step.data.photos[step.data.val])
-    judging = time.perf_counter() - start
+    judging = time.process_time() - start
     epoch = whole / steps * (len(step.data.train) // step.params.batch_size)
     seconds = dict(step.seconds)
     seconds["forward"] = seconds.pop("forward, with the teacher") - seconds.get("teacher", 0.0)
     seconds["the rest"] = whole - sum(seconds.values())
-    print(f"\n| {network}: phase | ms a step | share |\n| --- | ---: | ---: |")
+    print(f"\n| {network}: phase | ms of processor time a step | share |\n| --- | ---: | ---: |")
     for name, value in sorted(seconds.items(), key=lambda item: -item[1]):
         print(f"| {name} | {1000 * value / steps:.1f} | {100 * value / whole:.1f} % |")
     print(f"| the step | {1000 * whole / steps:.1f} | 100 % |")

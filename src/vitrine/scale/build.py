@@ -14,9 +14,8 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from vitrine.artifacts import ArtifactError, atomic_path
-from vitrine.inference.decoding import Fault
 from vitrine.inference.predictor import Predictor
-from vitrine.inference.stream import CHUNK, CHUNKS_A_SHARD
+from vitrine.inference.stream import CHUNK, CHUNKS_A_SHARD, Fault
 from vitrine.predictions import Predictions
 from vitrine.retrieval.index import Index, MatchRule
 from vitrine.retrieval.sharded import ShardedIndex

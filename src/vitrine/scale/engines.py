@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vitrine.artifacts import ArtifactError
-from vitrine.inference.decoding import Decoded
 from vitrine.inference.predictor import Predictor
 from vitrine.inference.runtimes import OnnxRuntime, OpenvinoRuntime, TorchRuntime, open_variant
-from vitrine.inference.stream import CHUNK, decode_ahead
+from vitrine.inference.stream import CHUNK, Decoded, decode_ahead
 from vitrine.scale.parquet import encode_shard
 from vitrine.scale.storage import Access, Photo, decode_photos, is_remote
 

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vitrine.artifacts import ArtifactError
-from vitrine.inference.decoding import Fault
 from vitrine.inference.predictor import Predictor
+from vitrine.inference.stream import Fault
 from vitrine.labels import LabelSpace
 from vitrine.predictions import Predictions
 from vitrine.scale.storage import Photo

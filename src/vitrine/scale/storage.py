@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from vitrine.errors import VitrineError
-from vitrine.inference.decoding import Decoded, decode_files
+from vitrine.inference.stream import Decoded, decode_files
 
 STORAGE_FAULT = "the storage cannot be read"
 """How the error of a photograph begins that may be readable later. The next run tries it again."""
