@@ -231,7 +231,7 @@ VARIANTS: dict[str, tuple[Callable[[Step], None], dict[str, str]]] = {
     "torch.compile": (compiled, {}),
     "no filling of memory": (no_filling, {}),
     "memory kept": (keep_memory, {}),
-    "memory kept, not filled": (both_memory, {}),
+    "memory kept and not filled": (both_memory, {}),
     "huge pages": (lambda step: None, {"THP_MEM_ALLOC_ENABLE": "1"}),
     "AdamW by tensor lists": (setting("fused", False), {}),
     "no clipping": (setting("clips", False), {}),
