@@ -93,6 +93,22 @@ def test_two_runs_agree_and_another_seed_does_not(tmp_path: Path) -> None:
     assert not same(train(tmp_path / "c"), train(tmp_path / "d", seed=2))
 
 
+@pytest.mark.parametrize("architecture", ["test_vit", "mobilevit_xxs"])
+def test_no_memory_is_read_before_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, architecture: str
+) -> None:
+    plain = train(tmp_path / "plain", architecture=architecture)
+    assert not torch.utils.deterministic.fill_uninitialized_memory, "filling takes two fifths of a step"
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    monkeypatch.setattr(torch.utils, "deterministic", ModuleType("what fit turns off"))
+    try:
+        filled = train(tmp_path / "filled", architecture=architecture)  # with NaN
+    finally:
+        monkeypatch.undo()
+        torch.utils.deterministic.fill_uninitialized_memory = False
+    assert same(plain, filled)
+
+
 def test_a_frozen_backbone_stays_as_it_was(tmp_path: Path) -> None:
     torch.manual_seed(1)
     before = tensors_of(create_model("mobilevit_xxs", "none", SPACE, Decoding(24, 50.0), 32, 0.1, 0.2))
