@@ -35,7 +35,14 @@ from vitrine.learning.distillation import DistillationParams, DistillationWrappe
 from vitrine.learning.model import create_model
 from vitrine.learning.preprocess import Augmentation, shrink_photos
 from vitrine.learning.strategies import TEACHER, DeitParams, MobilevitParams
-from vitrine.learning.training import TrainingData, TrainingParams, moving_average, multi_task_loss, use_bf16
+from vitrine.learning.training import (
+    TrainingData,
+    TrainingParams,
+    keep_freed_memory,
+    moving_average,
+    multi_task_loss,
+    use_bf16,
+)
 from vitrine.params import read_section
 from vitrine.photos import Decoding
 
@@ -51,6 +58,8 @@ class Step:
 
     def __init__(self, name: str) -> None:
         torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False
+        keep_freed_memory()
         network = read_section(f"train_{name}", KINDS[name])
         self.params = read_section("training", TrainingParams)
         folder = Path("data/splits")
@@ -196,22 +205,8 @@ def compiled(step: Step) -> None:
     step.model.backbone = torch.compile(step.model.backbone)
 
 
-def no_filling(step: Step) -> None:
-    torch.utils.deterministic.fill_uninitialized_memory = False
-
-
-def keep_memory(step: Step) -> None:
-    """Tell the C library to keep what is freed, for the next step, instead of giving it back to the system."""
-    import ctypes
-
-    libc = ctypes.CDLL(None)
-    libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
-    libc.mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD
-
-
-def both_memory(step: Step) -> None:
-    no_filling(step)
-    keep_memory(step)
+def memory_filled(step: Step) -> None:
+    torch.utils.deterministic.fill_uninitialized_memory = True
 
 
 def setting(name: str, value: Any) -> Callable[[Step], None]:
@@ -229,9 +224,7 @@ VARIANTS: dict[str, tuple[Callable[[Step], None], dict[str, str]]] = {
     "no teacher": (no_teacher, {}),
     "frozen backbone": (frozen_backbone, {}),
     "torch.compile": (compiled, {}),
-    "no filling of memory": (no_filling, {}),
-    "memory kept": (keep_memory, {}),
-    "memory kept and not filled": (both_memory, {}),
+    "memory filled": (memory_filled, {}),
     "huge pages": (lambda step: None, {"THP_MEM_ALLOC_ENABLE": "1"}),
     "AdamW by tensor lists": (setting("fused", False), {}),
     "no clipping": (setting("clips", False), {}),

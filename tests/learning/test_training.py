@@ -116,7 +116,7 @@ def test_no_memory_is_read_before_it_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, architecture: str
 ) -> None:
     plain = train(tmp_path / "plain", architecture=architecture)
-    assert not torch.utils.deterministic.fill_uninitialized_memory, "filling takes two fifths of a step"
+    assert not torch.utils.deterministic.fill_uninitialized_memory, "filling takes a tenth of a step"
     torch.utils.deterministic.fill_uninitialized_memory = True
     monkeypatch.setattr(torch.utils, "deterministic", ModuleType("what fit turns off"))
     try:

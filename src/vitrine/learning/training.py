@@ -207,7 +207,7 @@ def fit(model: MultiTaskModel, data: TrainingData, strategy: Strategy, params: T
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else CUDA refuses deterministic algorithms
     torch.use_deterministic_algorithms(True)
-    # Else PyTorch fills new memory first, two fifths of a step; nothing here reads memory before it is written.
+    # Else PyTorch fills all new memory first, a tenth of a step; nothing here reads memory before it is written.
     torch.utils.deterministic.fill_uninitialized_memory = False
     keep_freed_memory()
     copy_from_first(model)
