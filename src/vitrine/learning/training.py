@@ -208,7 +208,7 @@ def fit(model: MultiTaskModel, data: TrainingData, strategy: Strategy, params: T
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else CUDA refuses deterministic algorithms
     torch.use_deterministic_algorithms(True)
     # Else PyTorch fills all new memory first, a tenth of a step; nothing here reads memory before it is written.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     keep_freed_memory()
     copy_from_first(model)
     run = _Run(model, data, strategy, params)
