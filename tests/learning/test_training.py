@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -91,6 +92,39 @@ def test_the_state_of_another_run_is_not_continued(tmp_path: Path, capsys: pytes
 def test_two_runs_agree_and_another_seed_does_not(tmp_path: Path) -> None:
     assert same(train(tmp_path / "a"), train(tmp_path / "b"))
     assert not same(train(tmp_path / "c"), train(tmp_path / "d", seed=2))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc alone is told to keep memory")
+def test_freed_memory_is_kept_for_the_next_step() -> None:
+    command = (
+        "import resource, torch\n"
+        "from vitrine.learning.training import keep_freed_memory\n"
+        "keep_freed_memory()\n"
+        "for _ in range(3):\n"
+        "    torch.ones(2**23)\n"  # 32 MiB, freed at once
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "for _ in range(4):\n"
+        "    torch.ones(2**23)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)\n"
+    )
+    faults = subprocess.run([sys.executable, "-c", command], check=True, capture_output=True, text=True).stdout
+    assert int(faults) < 1000, "8192 pages each time without it"
+
+
+@pytest.mark.parametrize("architecture", ["test_vit", "mobilevit_xxs"])
+def test_no_memory_is_read_before_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, architecture: str
+) -> None:
+    plain = train(tmp_path / "plain", architecture=architecture)
+    assert not torch.utils.deterministic.fill_uninitialized_memory, "filling takes a tenth of a step"
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    monkeypatch.setattr(torch.utils, "deterministic", ModuleType("what fit turns off"))
+    try:
+        filled = train(tmp_path / "filled", architecture=architecture)  # with NaN
+    finally:
+        monkeypatch.undo()
+        torch.utils.deterministic.fill_uninitialized_memory = False
+    assert same(plain, filled)
 
 
 def test_a_frozen_backbone_stays_as_it_was(tmp_path: Path) -> None:
