@@ -214,7 +214,8 @@ def test_photographs_that_kill_their_decoder_are_error_rows(shop: Path, local: P
 def test_ray_gives_the_same_error_rows(shop: Path, tmp_path: Path, workers: str) -> None:
     photos = with_killers(shop, tmp_path / "photos")
     build(photos, tmp_path / "local")
-    ended = build_apart(photos, tmp_path / "out", "--engine", "ray", "--workers", workers)
+    arguments = photos, tmp_path / "out", "--engine", "ray", "--workers", workers
+    ended = build_apart(*arguments, RAY_worker_niceness="0")
     assert ended.returncode == 1 and "Indexed 57 photographs" in ended.stdout, ended.stderr
     assert f"Skipped {photos}/12.png: its decoder died (SIGSEGV)\n" in ended.stderr
     assert tables(tmp_path / "out") == tables(tmp_path / "local")
