@@ -16,13 +16,14 @@ def pictures(num: int, side: int = 64) -> NDArray[np.uint8]:
 
 
 def encode(
-    path: Path, frames: NDArray[np.uint8], rate: int = 10, degrees: int = 0, codec: str = "libx264", **options: str
+    path: Path, frames: NDArray[np.uint8], rate: int = 10, degrees: int = 0, codec: str = "libx264", gop: int = 12
 ) -> Path:
-    """Write frames as a clip. Args: degrees: counter-clockwise, by which players turn it; options: of the encoder."""
+    """Write frames as a clip. Args: degrees: counter-clockwise, by which players turn it; gop: frames from key frame to key frame."""
     import av
 
     with av.open(str(path), "w", options={"movflags": "+faststart"} if path.suffix == ".mp4" else {}) as container:
-        stream = container.add_stream(codec, rate=Fraction(rate), options=options)
+        stream = container.add_stream(codec, rate=Fraction(rate))
+        stream.gop_size = gop
         stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
         if degrees:
             stream.set_display_rotation(degrees)

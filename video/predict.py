@@ -25,7 +25,7 @@ from vitrine.photos import Decoding
 
 def main() -> None:
     exit_on_error()
-    params = read_section("evaluate", VideoParams, Path("video/params.yaml"))
+    params = read_section("fuse", VideoParams, Path("video/params.yaml"))
     decoding = Decoding(**read_json(Path("data/splits/decoding.json")))
     clips, out = Path("video/clips"), Path("video/predictions")
     rows, photos = [], []

@@ -79,9 +79,7 @@ class Answers:
         return expected_calibration_error(reliability(self.codes, self.probs, num_bins))
 
 
-def fused_clips(
-    probs: NDArray[np.floating], clips: NDArray[np.int64], temperature: float = 1.0
-) -> NDArray[np.float32]:
+def fused_clips(probs: NDArray[np.floating], clips: NDArray[np.int64], temperature: float = 1.0) -> NDArray[np.float32]:
     """Return the fused probabilities of clips. Shape: (frames, labels), (frames,) -> (clips, labels)."""
     return apply_temperature(fuse_views(probs.astype(np.float32), clips), temperature)
 
@@ -100,8 +98,11 @@ def vote(probs: NDArray[np.floating], clips: NDArray[np.int64]) -> NDArray[np.in
 
 
 def fit_temperatures(
-    frames: pd.DataFrame, probs: Mapping[str, NDArray[np.floating]], codes: Mapping[str, NDArray[np.int64]],
-    val: NDArray[np.bool_], num_frames: int,
+    frames: pd.DataFrame,
+    probs: Mapping[str, NDArray[np.floating]],
+    codes: Mapping[str, NDArray[np.int64]],
+    val: NDArray[np.bool_],
+    num_frames: int,
 ) -> dict[str, float]:
     """Fit the temperature of fused clips on val, by task.
 
@@ -120,8 +121,12 @@ def fit_temperatures(
 
 
 def answers(
-    frames: pd.DataFrame, probs: NDArray[np.floating], codes: NDArray[np.int64], judged: NDArray[np.bool_],
-    num_frames: int, temperature: float,
+    frames: pd.DataFrame,
+    probs: NDArray[np.floating],
+    codes: NDArray[np.int64],
+    judged: NDArray[np.bool_],
+    num_frames: int,
+    temperature: float,
 ) -> dict[str, Answers]:
     """Answer one task by all METHODS with so many frames a clip.
 
@@ -170,7 +175,8 @@ def compare_methods(found: Mapping[str, Answers], num_bins: int) -> list[dict[st
         row |= _measured("accuracy_gain", *_gain(best.right - right))
         if each.losses is not None and best.losses is not None:
             row |= _measured("nll", float(each.losses.mean()), _jackknife(each.losses))
-            row |= _measured("nll_gain", float((each.losses - best.losses).mean()), _jackknife(each.losses - best.losses))
+            less = each.losses - best.losses
+            row |= _measured("nll_gain", float(less.mean()), _jackknife(less))
             row |= {"ece": each.ece(num_bins)}
             row |= _ece_gain(each, best, num_bins)
         rows.append(row)
@@ -212,20 +218,20 @@ def _ece_gain(each: Answers, best: Answers, num_bins: int) -> dict[str, float]:
     return _measured("ece_gain", whole, jackknife_interval(whole, np.array([gain(int(clip)) for clip in clips])))
 
 
-def dropping_table(frames: pd.DataFrame, filmed: pd.DataFrame, frame_rate: int, num_frames: int) -> pd.DataFrame:
+def dropping_table(frames: pd.DataFrame, filmed: pd.DataFrame, num_frames: int) -> pd.DataFrame:
     """Count which of the frames that were read were dropped, by what was done to them and by split.
 
     Args:
         frames: file, split, num_frames, seconds, dropped.
-        filmed: a row a frame of every clip: file, held, shaken.
+        filmed: a row a frame of every clip: file, seconds, held, shaken.
 
     Columns:
         split, frames (shaken, held or other), n, blurred, duplicate: shares of n
     """
-    read = frames[frames["num_frames"] == num_frames].copy()
-    filmed = filmed.assign(number=filmed.groupby("file").cumcount())
-    read["number"] = (read["seconds"] * frame_rate).round().astype(int)
-    joined = read.merge(filmed, on=["file", "number"], how="left", validate="one_to_one")
+    read = frames[frames["num_frames"] == num_frames]
+    read, filmed = (table.assign(seconds=table["seconds"].round(2)) for table in (read, filmed))
+    joined = read.merge(filmed, on=["file", "seconds"], how="inner", validate="one_to_one")
+    assert len(joined) == len(read)
     joined["frames"] = np.where(joined["shaken"], "shaken", np.where(joined["held"], "held", "other"))
     for reason in (BLURRED, DUPLICATE):
         joined[reason] = (joined["dropped"] == reason).astype(float)
@@ -259,7 +265,7 @@ def headline(scores: pd.DataFrame, system: str) -> tuple[dict[str, float], dict[
 
 
 def curve_rows(found: Mapping[int, Mapping[str, Answers]], shown: Sequence[str]) -> list[dict[str, float | str | int]]:
-    """Return the accuracies of some methods by the number of frames. Keys: num_frames, method, accuracy, its interval."""
+    """Return accuracies by the number of frames. Keys: num_frames, method, accuracy, and its interval."""
     rows: list[dict[str, float | str | int]] = []
     for num, methods in found.items():
         for method in shown:

@@ -135,5 +135,7 @@ def clip_sentence(clip: Mapping[str, Any]) -> str:
     if times:
         text += f", decided at {' and '.join([', '.join(times[:-1]), times[-1]] if times[1:] else times)} s"
     counts = {reason: sum(frame["dropped"] == reason for frame in frames) for reason in (BLURRED, DUPLICATE)}
-    dropped = [f"{num} {reason}{'s' if reason == DUPLICATE and num > 1 else ''}" for reason, num in counts.items() if num]
+    dropped = [
+        f"{num} {reason}{'s' if reason == DUPLICATE and num > 1 else ''}" for reason, num in counts.items() if num
+    ]
     return text + (f"; dropped: {', '.join(dropped)}." if dropped else ".")

@@ -178,13 +178,13 @@ def write_clip(path: Path, frames: NDArray[np.uint8], frame_rate: int) -> None:
     """
     import av
 
-    with atomic_path(path) as temporary:
-        with av.open(str(temporary), "w", format="mp4", options={"fflags": "+bitexact"}) as container:
-            stream = container.add_stream("libx264", rate=Fraction(frame_rate), options={"crf": "20", "threads": "1"})
-            stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
-            for pixels in frames:
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-            container.mux(stream.encode(None))
+    bitexact = {"fflags": "+bitexact"}  # without the encoder's version
+    with atomic_path(path) as temporary, av.open(str(temporary), "w", format="mp4", options=bitexact) as container:
+        stream = container.add_stream("libx264", rate=Fraction(frame_rate), options={"crf": "20", "threads": "1"})
+        stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
+        for pixels in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode(None))
 
 
 def _write(item: Item, folder: Path, params: TurntableParams, size: int, samples: int) -> Clip:
@@ -225,7 +225,9 @@ def clip_table(
             named = {CLASS_TASK: item.class_label}
             labels, split = {task: named.get(task) or getattr(item, task) for task in tasks}, "test"
         source = "sample" if number < sample.num_items else "fresh"
-        rows.append({"file": clip_name(item), "instance_id": item.instance_id, "split": split, "source": source, **labels})
+        rows.append(
+            {"file": clip_name(item), "instance_id": item.instance_id, "split": split, "source": source, **labels}
+        )
     table = pd.DataFrame(rows)
     filmed = (table["split"] != "train").to_numpy()
     chosen = [item for item, is_filmed in zip(items, filmed, strict=True) if is_filmed]
@@ -242,9 +244,7 @@ def write_clips(items: Sequence[Item], folder: Path, params: TurntableParams, sa
         RenderError: Mitsuba is not installed.
     """
     prepare()
-    work = partial(
-        _write, folder=folder, params=params, size=sample.image_size_px, samples=sample.samples_per_pixel
-    )
+    work = partial(_write, folder=folder, params=params, size=sample.image_size_px, samples=sample.samples_per_pixel)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(os.cpu_count(), mp_context=context, initializer=prepare) as pool:
         yield from tqdm(pool.map(work, items), total=len(items), unit="clip", disable=None)

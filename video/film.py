@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from vitrine.artifacts import read_json, write_csv
@@ -20,7 +21,7 @@ from vitrine.render.turntable import TurntableParams, clip_table, write_clips
 
 def main() -> None:
     exit_on_error()
-    params = read_section("render", TurntableParams, Path("video/params.yaml"))
+    params = read_section("film", TurntableParams, Path("video/params.yaml"))
     sample = read_section("render", RenderParams, Path("data/sample/params.yaml"))
     tasks = LabelSpace.from_json(read_json(Path("data/splits/label_space.json"))).tasks
     folder = Path("video/clips")
@@ -28,7 +29,15 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     films = list(write_clips(items, folder, params, sample))
     frames = [
-        pd.DataFrame({"file": name, "angle": film.angles, "held": film.held, "shaken": film.shaken})
+        pd.DataFrame(
+            {
+                "file": name,
+                "seconds": np.arange(len(film.angles)) / params.frame_rate,
+                "angle": film.angles,
+                "held": film.held,
+                "shaken": film.shaken,
+            }
+        )
         for name, film in zip(table["file"], films, strict=True)
     ]
     write_csv(folder / "frames.csv", pd.concat(frames))

@@ -30,14 +30,12 @@ from vitrine.inference.video import CALIBRATION, answer_clip
 from vitrine.labels import CLASS_TASK, LabelSpace, read_photo_table
 from vitrine.params import read_section
 from vitrine.predictions import Predictions
-from vitrine.render.turntable import TurntableParams
 from vitrine.reporting.video_figures import accuracy_by_frames, contact_sheet
 
 
 def main() -> None:
     exit_on_error()
-    params = read_section("evaluate", VideoParams, Path("video/params.yaml"))
-    frame_rate = read_section("render", TurntableParams, Path("video/params.yaml")).frame_rate
+    params = read_section("fuse", VideoParams, Path("video/params.yaml"))
     models, plots, most = Path("models"), Path("plots/video"), params.num_frames[-1]
     table = read_photo_table(Path("video/clips/clips.csv"))
     space = LabelSpace.from_json(read_json(Path("data/splits/label_space.json")))
@@ -63,7 +61,8 @@ def main() -> None:
     write_json(models / CALIBRATION, calibration)
     write_csv(plots / "scores.csv", scores)
     write_csv(plots / "curve.csv", curve)
-    write_csv(plots / "dropping.csv", dropping_table(frames, read_csv(Path("video/clips/frames.csv")), frame_rate, most))
+    filmed = read_csv(Path("video/clips/frames.csv"), dtype={"file": str})
+    write_csv(plots / "dropping.csv", dropping_table(frames, filmed, most))
     accuracy_by_frames(curve, plots / "accuracy_by_frames.png")
     write_metrics(Path("metrics/video.json"), *headline(scores, ENSEMBLE))
     sample = np.flatnonzero((table["source"] == "sample").to_numpy() & ~val)
