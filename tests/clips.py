@@ -18,7 +18,12 @@ def pictures(num: int, side: int = 64) -> NDArray[np.uint8]:
 def encode(
     path: Path, frames: NDArray[np.uint8], rate: int = 10, degrees: int = 0, codec: str = "libx264", gop: int = 12
 ) -> Path:
-    """Write frames as a clip. Args: degrees: counter-clockwise, by which players turn it; gop: frames from key frame to key frame."""
+    """Write frames as a clip.
+
+    Args:
+        degrees: counter-clockwise, by which players turn it.
+        gop: frames from one key frame to the next, at most.
+    """
     import av
 
     with av.open(str(path), "w", options={"movflags": "+faststart"} if path.suffix == ".mp4" else {}) as container:

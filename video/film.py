@@ -26,16 +26,15 @@ def main() -> None:
     tasks = LabelSpace.from_json(read_json(Path("data/splits/label_space.json"))).tasks
     folder = Path("video/clips")
     items, table = clip_table(read_photo_table(Path("data/splits/photos.csv")), tasks, sample, params)
-    folder.mkdir(parents=True, exist_ok=True)
-    films = list(write_clips(items, folder, params, sample))
+    films = write_clips(items, folder, Path(".resume/film"), params, sample)
     frames = [
         pd.DataFrame(
             {
                 "file": name,
-                "seconds": np.arange(len(film.angles)) / params.frame_rate,
-                "angle": film.angles,
-                "held": film.held,
-                "shaken": film.shaken,
+                "seconds": np.arange(len(film["angles"])) / params.frame_rate,
+                "angle": film["angles"],
+                "held": film["held"],
+                "shaken": film["shaken"],
             }
         )
         for name, film in zip(table["file"], films, strict=True)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
 import os
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from fractions import Fraction
 from functools import partial
@@ -18,11 +20,11 @@ from pydantic import Field
 from scipy.ndimage import shift
 from tqdm import tqdm
 
-from vitrine.artifacts import atomic_path
+from vitrine.artifacts import atomic_path, read_npz, write_npz
 from vitrine.labels import CLASS_TASK
 from vitrine.params import Section
 from vitrine.render import palette
-from vitrine.render.catalogue import LABELS, RenderError, RenderParams, prepare
+from vitrine.render.catalogue import LABELS, RenderError, RenderParams, prepare, render_fingerprint
 from vitrine.render.items import Item, make_item
 from vitrine.render.products import Part, build
 from vitrine.render.scenes import (
@@ -187,12 +189,6 @@ def write_clip(path: Path, frames: NDArray[np.uint8], frame_rate: int) -> None:
         container.mux(stream.encode(None))
 
 
-def _write(item: Item, folder: Path, params: TurntableParams, size: int, samples: int) -> Clip:
-    clip = render_turntable(item, params, size, samples)
-    write_clip(folder / clip_name(item), clip.frames, params.frame_rate)
-    return clip._replace(frames=clip.frames[:0])
-
-
 def clip_name(item: Item) -> str:
     return f"{item.instance_id.lower()}.mp4"
 
@@ -234,17 +230,43 @@ def clip_table(
     return chosen, table[filmed].reset_index(drop=True)
 
 
-def write_clips(items: Sequence[Item], folder: Path, params: TurntableParams, sample: RenderParams) -> Iterator[Clip]:
+def _film_once(item: Item, folder: Path, params: TurntableParams, sample: RenderParams) -> None:
+    """Render and encode a clip unless an earlier run did."""
+    done = folder / f"{clip_name(item)}.npz"
+    if not done.is_file():
+        clip = render_turntable(item, params, sample.image_size_px, sample.samples_per_pixel)
+        write_clip(folder / clip_name(item), clip.frames, params.frame_rate)
+        write_npz(done, {"angles": clip.angles, "held": clip.held, "shaken": clip.shaken})  # last: the clip is done
+
+
+def write_clips(
+    items: Sequence[Item], folder: Path, unfinished: Path, params: TurntableParams, sample: RenderParams
+) -> list[dict[str, NDArray[Any]]]:
     """Render and encode clips on all processors, in the size and with the light paths of the sample's photographs.
 
-    Yields:
-        what was done to the frames of each clip, without the frames, in the order of the items
+    Interrupted, it resumes where it stopped.
+
+    Args:
+        unfinished: folder for what is rendered until all clips are.
+
+    Returns:
+        for each item what was done to the frames of its clip: angles, held and shaken, as Clip has them
 
     Raises:
         RenderError: Mitsuba is not installed.
     """
     prepare()
-    work = partial(_write, folder=folder, params=params, size=sample.image_size_px, samples=sample.samples_per_pixel)
+    named = hashlib.sha256(f"{render_fingerprint(sample)} {params.model_dump_json()}".encode()).hexdigest()[:16]
+    place = unfinished / named
+    place.mkdir(parents=True, exist_ok=True)
+    work = partial(_film_once, folder=place, params=params, sample=sample)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(os.cpu_count(), mp_context=context, initializer=prepare) as pool:
-        yield from tqdm(pool.map(work, items), total=len(items), unit="clip", disable=None)
+        for _ in tqdm(pool.map(work, items), total=len(items), unit="clip", disable=None):
+            pass
+    found = [read_npz(place / f"{clip_name(item)}.npz") for item in items]
+    folder.mkdir(parents=True, exist_ok=True)
+    for item in items:
+        os.replace(place / clip_name(item), folder / clip_name(item))
+    shutil.rmtree(unfinished)
+    return found
