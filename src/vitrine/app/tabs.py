@@ -114,12 +114,12 @@ class IdentifyTab:
         gr.HTML(f'<vitrine-batch data-model="{state.systems[0]}" data-names="{names}"></vitrine-batch>')
         outputs = [answers, similar, self.search_like]
         inputs = [self.photo, self.clip]
-        for trigger in (self.photo.change, self.model.change, self.clip.upload):
-            by_photo, by_clip = trigger is self.photo.change, trigger is self.clip.upload
+        changes = (self.photo.change, True, False), (self.clip.upload, False, True), (self.model.change, False, False)
+        for trigger, by_photo, by_clip in changes:
             # A new clip replaces the photograph, and a new photograph the clip.
             waiting = partial(self.show_waiting, by_photo, by_clip)
             started = trigger(waiting, inputs, [*outputs, *inputs], queue=False, **PRIVATE)
-            predict = partial(self.show_prediction, by_photo)
+            predict = partial(self.show_prediction, by_photo, by_clip)
             done = started.then(predict, [*inputs, self.model], outputs, **PRIVATE, **PREDICT)
             done.then(None, js=SHOW_ON_PHONES)
         self.model.change(None, self.model, js="(model) => vitrine.set({model})")
@@ -139,8 +139,10 @@ class IdentifyTab:
     def panels(self, answer: str | None, similar: str = "", may_search: bool = False) -> tuple[str, str, Any]:
         return answer or html.empty("No photograph yet", NO_PHOTO), similar, gr.update(visible=may_search)
 
-    def show_prediction(self, by_photo: bool, photo: str | None, clip: str | None, model: str) -> tuple[Any, Any, Any]:
-        shown = photo or clip
+    def show_prediction(
+        self, by_photo: bool, by_clip: bool, photo: str | None, clip: str | None, model: str
+    ) -> tuple[Any, Any, Any]:
+        shown = clip if by_clip else photo or clip
         if not shown:
             return self.panels(None)
         if by_photo and not photo:
@@ -152,7 +154,7 @@ class IdentifyTab:
         except (PhotoError, ArtifactError) as error:
             return self.panels(html.empty("No answer for this file", str(error)))
         like = html.similar(gallery, system, hits, len(found) > 1)
-        return self.panels(html.answers(found), strip(found) + like, bool(photo))
+        return self.panels(html.answers(found), strip(found) + like, shown == photo)
 
     def take_example(self, event: gr.EventData) -> NDArray[np.uint8]:
         try:
