@@ -42,6 +42,7 @@ def test_methods_by_hand() -> None:
     right = {method: each.right.tolist() for method, each in found.items()}
     assert right == {
         "single": [pytest.approx(2 / 3), 1],
+        "single_kept": [1, 1],
         "middle": [1, 1],
         "vote": [1, 1],
         "fused_views": [1, 1],

@@ -85,5 +85,5 @@ def contact_sheet(clips: Sequence[tuple[Clip, Mapping[str, Any], str]], path: Pa
                 box = pyplot.Rectangle((low, low), high - low, high - low, fill=False, linewidth=4, edgecolor=color)
                 axes.add_patch(box)
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="jpeg", dpi=DPI, pil_kwargs={"quality": 85})
+        figure.savefig(temporary, format="jpeg", dpi=DPI, pil_kwargs={"quality": 80})
     pyplot.close(figure)
