@@ -107,6 +107,7 @@ def video_table(scores: pd.DataFrame, system: str) -> str:
     """Return what one system says of clips: a row a task, a column a method, and what `fused` gains over a frame."""
     shown = {
         "single": "a random frame",
+        "single_kept": "a random frame that is not dropped",
         "vote": "majority vote",
         "fused_all": "fused, nothing dropped",
         "fused": "fused",
