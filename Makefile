@@ -8,7 +8,7 @@ export VITRINE_TEAM13_DIR ?= $(abspath $(wildcard ../shared/team13))
 export VITRINE_PHOTOS_DIR ?= $(abspath $(wildcard ../shared/photos))
 
 .DEFAULT_GOAL := help
-.PHONY: setup lock deps repro test check lock-check certify team13 team13-crossval team13-active crossval active export pretrain render realism app pictures plots diff gate bench kill-test scale-demo faults readme help
+.PHONY: setup lock deps repro test check lock-check certify team13 team13-crossval team13-active crossval active export pretrain render video realism app pictures plots diff gate bench kill-test scale-demo faults readme help
 
 setup: .venv/installed  ## Make the environment (about 8 GB, once)
 
@@ -57,6 +57,9 @@ pretrain: setup  ## Check the backbones in weights/, rehearse how new ones are d
 
 render: setup  ## Render the sample catalogue anew where its renderer or params changed
 	dvc repro data/sample/dvc.yaml
+
+video: setup  ## Film the sample's items and judge fused clips against single frames (minutes)
+	dvc repro video/dvc.yaml
 
 realism: setup  ## Judge the trained models on Team 13's photographs, unseen
 	python benchmarks/realism.py

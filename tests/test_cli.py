@@ -445,3 +445,26 @@ def test_every_command_has_help_and_shells_can_complete(project: Path) -> None:
     assert "--install-completion" in outputs("-h")[1]
     assert outputs("--version")[1].startswith("vitrine ")
     assert outputs("predict")[0] == 2
+
+
+def test_clips_are_answered_between_photographs_in_the_order_they_were_named(project: Path) -> None:
+    pytest.importorskip("av")
+    from clips import encode, encode_sound, pictures
+
+    encode(project / "clip.mp4", pictures(20))
+    encode_sound(project / "sound.mp4")
+    (project / "empty.mov").write_bytes(b"")
+    names = ("photo_0.png", "clip.mp4", "empty.mov", "photo_1.png", "sound.mp4")
+    code, out, err = outputs("predict", *names, "--model", "small", "--frames", "8", "--format", "json")
+    records = json.loads(out)
+    assert_is("predictions", records)
+    assert code == 1 and [record["image_path"] for record in records] == ["photo_0.png", "clip.mp4", "photo_1.png"]
+    assert ["clip" in record for record in records] == [False, True, False]
+    clip = records[1]["clip"]
+    assert (clip["temperature"], len(clip["frames"])) == ("views", 8)
+    faults = [json.loads(line) for line in err.splitlines()]
+    assert {fault["image_path"]: fault["error"] for fault in faults} == {
+        "empty.mov": "is empty (0 bytes)", "sound.mp4": "holds sound but no video"
+    }  # fmt: skip
+    code, out, _ = outputs("predict", "clip.mp4", "--model", "small")
+    assert code == 0 and re.search(r"^  \d+ of 16 frames agree, decided at \d\.\d", out, re.MULTILINE)

@@ -31,6 +31,7 @@ PIPELINES = (
     "active/dvc.yaml",
     "export/dvc.yaml",
     "pretrain/dvc.yaml",
+    "video/dvc.yaml",
     "data/sample/dvc.yaml",
     "data/team13/dvc.yaml",
 )

@@ -1,7 +1,8 @@
 """Write the tables of README.md and of pages in docs/ from the last runs: python tools/readme_tables.py.
 
 Reads   plots/evaluate/scores.csv, plots/crossval/scores.csv, report/crossval_team13.csv, pretrain/curves/,
-        plots/export/parity.csv, plots/index/matches.csv, plots/active/gains.csv, report/active_team13.csv
+        plots/export/parity.csv, plots/index/matches.csv, plots/active/gains.csv, report/active_team13.csv,
+        plots/video/scores.csv
 Writes  PAGES, between `<!-- table NAME -->` and `<!-- end -->`
 """
 
@@ -23,6 +24,7 @@ PAGES = (
     ROOT / "docs/export.md",
     ROOT / "docs/search.md",
     ROOT / "docs/labeling.md",
+    ROOT / "docs/video.md",
 )
 COLUMNS = {
     "efficientnet": "EfficientNet-Lite0",
@@ -101,6 +103,33 @@ def gains_table(gains: Mapping[str, pd.DataFrame]) -> str:
     return markdown_table(["area; gain in points", *by_strategy], rows)
 
 
+def video_table(scores: pd.DataFrame, system: str) -> str:
+    """Return what one system says of clips: a row a task, a column a method, and what `fused` gains over a frame."""
+    shown = {
+        "single": "a random frame",
+        "single_kept": "a random frame that is not dropped",
+        "vote": "majority vote",
+        "fused_all": "fused, nothing dropped",
+        "fused": "fused",
+    }
+    rows = []
+    for task, found in scores[scores["system"] == system].groupby("task", sort=False):
+        methods = found.set_index("method").to_dict("index")
+        single = methods["single"]
+        points = [100 * single[f"accuracy_gain{end}"] for end in ("", "_ci_low", "_ci_high")]
+        nats = [single[f"nll_gain{end}"] for end in ("", "_ci_low", "_ci_high")]
+        rows.append(
+            [
+                display_name(str(task)),
+                *(with_interval(methods[name], "accuracy") for name in shown),
+                f"{points[0]:+.1f} [{points[1]:+.1f}, {points[2]:+.1f}]",
+                f"{nats[0]:+.2f} [{nats[1]:+.2f}, {nats[2]:+.2f}]",
+            ]
+        )
+    header = ["accuracy", *shown.values(), "gain over a random frame, points", "its gain in likelihood, nats"]
+    return markdown_table(header, rows)
+
+
 def tables() -> dict[str, str]:
     test = read_score_table(ROOT / "plots/evaluate/scores.csv")
     curves = {name: read_score_table(ROOT / f"pretrain/curves/{name}.csv") for name in ("deit", "mobilevit")}
@@ -112,6 +141,7 @@ def tables() -> dict[str, str]:
         "parity": parity_table(read_score_table(ROOT / "plots/export/parity.csv")),
         "test": accuracy_table(test[test["split"] == "test"], "model"),
         "team13": accuracy_table(read_score_table(ROOT / "report/crossval_team13.csv"), "system"),
+        "video": video_table(read_score_table(ROOT / "plots/video/scores.csv"), "ensemble"),
         "crossval": accuracy_table(read_score_table(ROOT / "plots/crossval/scores.csv"), "system"),
     }
 

@@ -184,24 +184,25 @@ def _print_guess(guess: Guess, num_classes: int) -> None:
 def predict(
     photos: Annotated[
         list[Path],
-        typer.Argument(metavar="PHOTO", help="Files, folders, patterns, or - for paths on standard input."),
+        typer.Argument(metavar="FILE", help="Files, folders, patterns, or - for paths on standard input."),
     ],
     model: Model = "ensemble",
     top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="How many labels to show for a task.")] = 3,
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Take the folders in a folder, too.")] = False,
+    frames: Annotated[int, typer.Option(min=1, max=64, help="How many frames of a clip to look at.")] = 16,
     layout: OutputFormat = Format.table,
     _quiet: Quiet = False,
     _verbose: Verbose = False,
 ) -> None:
-    """Say what is on photographs: for every task the most probable labels, calibrated.
+    """Say what is on photographs and clips: for every task the most probable labels, calibrated.
 
-    Photographs that cannot be read are named on standard error; the others are answered. The exit code is then 1.
+    A clip of one item gets one answer, with the frames that decided it; it needs the extra [video]. Files that cannot
+    be read are named on standard error; the others are answered. The exit code is then 1.
     """
     from tqdm import tqdm
 
     from vitrine.commands.files import find_photos
-    from vitrine.inference.decoder import decode_files
-    from vitrine.inference.stream import CHUNK, decode_ahead
+    from vitrine.commands.predicting import answer_files
 
     names, faults = find_photos(photos, recursive)
     for name, fault in faults:
@@ -210,30 +211,25 @@ def predict(
     if names:
         predictor, start = load_predictor(model), time.perf_counter()
         named = {session().from_here(name).as_posix(): name for name in names}
-        paths, first = list(named), True
-        chunks = [paths[begin : begin + CHUNK] for begin in range(0, len(paths), CHUNK)]
+        first = True
         # On a terminal the answers themselves show the progress.
         hidden = session().quiet or (sys.stdout.isatty() and layout is not Format.json) or None
-        with tqdm(total=len(paths), unit="photo", disable=hidden) as bar:
-            # A single photograph is decoded here, which is faster; one that kills its decoder must not end more.
-            size = predictor.photo_size_px, predictor.max_megapixels
-            alone = len(paths) == 1
-            for decoded, found, wrong in [decode_files(paths, *size)] if alone else decode_ahead(chunks, predictor):
+        with tqdm(total=len(named), unit="file", disable=hidden) as bar:
+            for answers, wrong in answer_files(named, predictor, top_k, frames):
                 with tqdm.external_write_mode():
                     for path, fault in wrong:
                         skip(named[path], fault)
                 num_faults += len(wrong)
-                if found:
-                    answers = predictor.predict_records(decoded, [named[path] for path in found], top_k)
+                if answers:
                     if layout is Format.json:
                         records += answers
                     else:
                         print_answers(answers, layout, first)
                     first = False
-                bar.update(len(found) + len(wrong))
+                bar.update(len(answers) + len(wrong))
         if layout is Format.table and not first:
             say(f"\n{predictor.name}, computed with {predictor.runtime.name}")
-        say_more(f"{counted(len(paths), 'file')} in {time.perf_counter() - start:.1f} s.")
+        say_more(f"{counted(len(named), 'file')} in {time.perf_counter() - start:.1f} s.")
     elif not faults:
         say("No photographs: the folders hold no files.")
     if layout is Format.json:

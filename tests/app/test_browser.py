@@ -145,6 +145,52 @@ def query(page: Any) -> dict[str, list[str]]:
     return parse_qs(urlsplit(page.url).query)
 
 
+@both_sizes
+def test_a_clip_is_answered_with_its_frames_and_a_photograph_takes_its_place(page: Any, tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    from clips import encode, pictures
+
+    frames = pictures(20)
+    frames[12:17] = frames[12]
+    path = encode(tmp_path / "clip.mp4", frames)
+    open_example(page)
+    with page.expect_file_chooser() as chooser:
+        page.locator("#look-clip").click()
+    chooser.value.set_files(path)
+    page.wait_for_selector(".strip li")
+    assert page.locator(".strip li").count() == 16
+    assert page.locator(".strip .dropped").count() >= 2 and "duplicate" in page.locator(".strip").inner_text()
+    assert page.locator(".strip .decided").count() == 3
+    assert page.locator("#look-photo img").count() == 0
+    assert no_sideways_scrolling(page)
+    page.locator("#look-model label").nth(1).click()
+    page.wait_for_selector(".answer[data-system='deit']" if not SHOP else ".answer:not([data-system='ensemble'])")
+    assert page.locator(".strip li").count() == 16
+    open_example(page, 1)
+    page.wait_for_selector(".strip", state="detached")
+    assert page.locator("#look-photo img").count() > 0
+
+
+def test_a_clip_can_be_dropped_on_the_photograph(page: Any, tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    import base64
+
+    from clips import encode, pictures
+
+    content = base64.b64encode(encode(tmp_path / "clip.mp4", pictures(20)).read_bytes()).decode()
+    page.evaluate(
+        """(content) => {
+          const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
+          const moved = new DataTransfer();
+          moved.items.add(new File([bytes], 'clip.mp4', {type: 'video/mp4'}));
+          const place = document.querySelector('#look-photo button');
+          place.dispatchEvent(new DragEvent('drop', {dataTransfer: moved, bubbles: true, cancelable: true}));
+        }""",
+        content,
+    )
+    page.wait_for_selector(".strip li")
+
+
 def open_example(page: Any, number: int = 0) -> None:
     page.locator(".examples button").nth(number).click()
     page.wait_for_selector(".answer .bar.first")

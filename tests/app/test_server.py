@@ -125,6 +125,34 @@ def test_predictions_are_those_of_the_package(page: str, folder: Path, photos: l
     assert {answer["model"] for answer in said["answers"]} == {"deit", "mobilevit"}
 
 
+def test_a_clip_is_one_answer_with_its_frames(page: str, folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    from clips import encode, encode_sound, pictures
+
+    from vitrine.inference.predictor import Predictor
+    from vitrine.inference.video import predict_clip
+
+    path = encode(tmp_path / "clip.mp4", pictures(20))
+    code, said = post(f"{page}/api/predict?model=deit", sent([path]))
+    expected = predict_clip(Predictor.load("deit", folder / "models"), path)
+    assert code == 200
+    same(said["answers"][0], expected)
+    assert [f["seconds"] for f in said["answers"][0]["clip"]["frames"]] == [
+        f["seconds"] for f in expected["clip"]["frames"]
+    ]
+    assert post(f"{page}/api/search?model=deit&top_k=2", sent([path], "like"))[0] == 200
+
+    sound, listed = encode_sound(tmp_path / "sound.mp4"), tmp_path / "list.mp4"
+    listed.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:4\n#EXTINF:4,\nfile://{path}\n#EXT-X-ENDLIST\n")
+    for sent_files, message in (
+        ([sound], "Can't read this clip: it holds sound but no video"),
+        ([listed], "it is not a video that can be read"),
+        ([path, path], "or one clip"),
+    ):
+        code, said = post(f"{page}/api/predict?model=deit", sent(sent_files))
+        assert code == 400 and message in said["error"] and str(tmp_path) not in said["error"]
+
+
 def test_searches_are_those_of_the_index(page: str, folder: Path) -> None:
     from vitrine.retrieval.index import Index
 

@@ -23,6 +23,7 @@ from vitrine import __version__
 from vitrine.app.state import COMPARE, MAX_HITS, MAX_PHOTOS, MAX_UPLOAD_BYTES, AppState
 from vitrine.artifacts import ArtifactError
 from vitrine.data.dataset import SUFFIXES
+from vitrine.data.video import CLIP_SUFFIXES
 from vitrine.photos import PhotoError
 
 MAX_BODY_BYTES = MAX_PHOTOS * MAX_UPLOAD_BYTES + 64 * 1024
@@ -77,7 +78,7 @@ class Uploads:
                     number = "one photograph" if most == 1 else f"1 to {most} photographs"
                     raise HTTPException(400, f"Send {number} in the field '{field}', and no other fields.")
                 if any((file.size or 0) > MAX_UPLOAD_BYTES for _, file in files):
-                    raise HTTPException(413, f"A photograph is larger than {MAX_UPLOAD_BYTES // 1024**2} MB.")
+                    raise HTTPException(413, f"A file is larger than {MAX_UPLOAD_BYTES // 1024**2} MB.")
                 request.scope["num_photos"] = len(files)
                 return await run_in_threadpool(write_files, [file for _, file in files], folder)
         except TimeoutError:
@@ -91,7 +92,7 @@ def write_files(files: list[UploadFile], folder: Path) -> list[str]:
     paths = []
     for number, file in enumerate(files):
         suffix = Path(file.filename or "").suffix.lower()
-        path = folder / f"{number}{suffix if suffix in SUFFIXES else ''}"
+        path = folder / f"{number}{suffix if suffix in (*SUFFIXES, *CLIP_SUFFIXES) else ''}"
         with path.open("xb") as out:
             shutil.copyfileobj(file.file, out)
         paths.append(str(path))

@@ -152,6 +152,21 @@ document.addEventListener("DOMContentLoaded", () => {
   if (hitOf()) openHit(hitOf(), false);
 });
 
+// -- a clip --------------------------------------------------------------------------------------------------------
+
+// A clip that is dropped on the field for photographs goes to the field for clips, as if it had been chosen there.
+document.addEventListener("drop", (event) => {
+  const [file] = event.dataTransfer?.files ?? [];
+  const input = document.querySelector("input#look-clip, #look-clip input, :has(> #look-clip) > input[type=file]");
+  if (!input || !event.target.closest?.("#look-photo") || !/^video\//.test(file?.type ?? "")) return;
+  event.preventDefault();
+  event.stopPropagation();
+  const chosen = new DataTransfer();
+  chosen.items.add(file);
+  input.files = chosen.files;
+  input.dispatchEvent(new Event("change", { bubbles: true }));
+}, true);
+
 // -- many photographs ----------------------------------------------------------------------------------------------
 
 async function filesOf(transfer) {

@@ -21,9 +21,11 @@ from vitrine.app.watch import Metrics
 from vitrine.artifacts import ArtifactError
 from vitrine.data.catalog import DataParams
 from vitrine.data.dataset import SUFFIXES
+from vitrine.data.video import CLIP_SUFFIXES, Clip, VideoError, is_clip, read_clip
 from vitrine.inference.predictor import Predictor, fuse
 from vitrine.inference.runtimes import ServingParams
 from vitrine.inference.systems import ENSEMBLE
+from vitrine.inference.video import answer_clip
 from vitrine.params import read_section
 from vitrine.photos import PhotoError, decode_photo
 from vitrine.retrieval.index import SearchResult
@@ -51,6 +53,7 @@ class Prediction:
     Attributes:
         answer: as `Predictor.to_records` gives it
         seconds: that the prediction took
+        clip: what was predicted, unless it was photographs
 
     Shape:
         embedding: (features,)
@@ -60,6 +63,7 @@ class Prediction:
     answer: Mapping[str, Any]
     seconds: float
     embedding: NDArray[np.floating]
+    clip: Clip | None = None
 
 
 class AppState:
@@ -172,8 +176,8 @@ class AppState:
         for text in paths:
             path = Path(text)
             if path.suffix.lower() not in SUFFIXES:
-                known = ", ".join(suffix[1:] for suffix in SUFFIXES)
-                raise PhotoError(f"Can't read this file: only photographs are taken ({known})")
+                known, clips = (", ".join(suffix[1:] for suffix in each) for each in (SUFFIXES, CLIP_SUFFIXES))
+                raise PhotoError(f"Can't read this file: only photographs are taken ({known}), or one clip ({clips})")
             try:
                 if path.is_file() and path.stat().st_size > MAX_UPLOAD_BYTES:
                     raise PhotoError(f"is larger than {MAX_UPLOAD_BYTES // 1024**2} MB")
@@ -185,8 +189,23 @@ class AppState:
                 raise PhotoError(f"Can't read this image: {subject}{reason}") from None
         return np.stack(decoded)
 
+    def decode_clip(self, path: str, size_px: int) -> Clip:
+        """Read an upload that is named like a clip.
+
+        Raises:
+            VideoError: it is no clip that we take; its name is not repeated.
+        """
+        try:
+            if Path(path).stat().st_size > MAX_UPLOAD_BYTES:
+                raise VideoError(f"is larger than {MAX_UPLOAD_BYTES // 1024**2} MB")
+            return read_clip(Path(path), size_px, self.gallery.max_megapixels)
+        except VideoError as error:
+            reason = str(error).removeprefix(f"{path}: ")
+            subject = "" if reason.startswith("clips need") or reason[:1].isdigit() else "it "
+            raise VideoError(f"Can't read this clip: {subject}{reason}") from None
+
     def predict(self, paths: Sequence[str], systems: Sequence[str]) -> list[Prediction]:
-        """Predict one item from its photographs with each system, when it is its turn.
+        """Predict one item from its photographs, or from one clip, with each system, when it is its turn.
 
         Raises:
             PhotoError: as `decode`.
@@ -209,6 +228,8 @@ class AppState:
         return future
 
     def _predict(self, paths: Sequence[str], systems: Sequence[str]) -> list[Prediction]:
+        if len(paths) == 1 and is_clip(paths[0]):
+            return self._predict_clip(paths[0], systems)
         found = []
         decoded: dict[int, NDArray[np.uint8]] = {}
         for system in systems:
@@ -225,6 +246,21 @@ class AppState:
             self.metrics.predict_seconds.labels(system).observe(seconds)
             answer = predictor.to_records(predictions)[0]
             found.append(Prediction(system, answer, seconds, predictions.embeddings[0]))
+        return found
+
+    def _predict_clip(self, path: str, systems: Sequence[str]) -> list[Prediction]:
+        found = []
+        decoded: dict[int, Clip] = {}
+        for system in systems:
+            predictor = self.predictor(system)
+            side = predictor.photo_size_px
+            if side not in decoded:
+                decoded[side] = self.decode_clip(path, side)
+            began = time.perf_counter()
+            answer, fused = answer_clip(predictor, decoded[side], "clip")
+            seconds = time.perf_counter() - began
+            self.metrics.predict_seconds.labels(system).observe(seconds)
+            found.append(Prediction(system, answer, seconds, fused.embeddings[0], decoded[side]))
         return found
 
     # -- search ----------------------------------------------------------------------------------------------------

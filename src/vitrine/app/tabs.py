@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable
+from functools import partial
 from html import escape
 from typing import Any
 from urllib.parse import parse_qs
@@ -18,16 +19,18 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 import gradio as gr
 
 from vitrine.app import html
+from vitrine.app.clips import strip
 from vitrine.app.gallery import NUM_SIMILAR
 from vitrine.app.history import score_history
 from vitrine.app.state import COMPARE, MAX_HITS, AppState
 from vitrine.artifacts import ArtifactError, read_json
+from vitrine.data.video import CLIP_SUFFIXES
 from vitrine.labels import CLASS_TASK, display_name, read_score_table
 from vitrine.photos import PhotoError, decode_photo
 
 PAGE_SIZE = 24
 EXAMPLE_PX = 256
-NO_PHOTO = "Add a photograph or take an example; the answer appears here."
+NO_PHOTO = "Add a photograph, choose a clip, or take an example; the answer appears here."
 
 PICKED = """element.addEventListener('click', (event) => {
   const button = event.target.closest('button[data-picked]');
@@ -44,20 +47,23 @@ PREDICT: dict[str, Any] = {"concurrency_id": "predict", "concurrency_limit": 1}
 SEARCH: dict[str, Any] = {"concurrency_id": "search", "concurrency_limit": 4}
 
 
+def _refuse_addresses(move: Any) -> Any:
+    async def take(self: Any, path: Any) -> Any:
+        if str(path).lower().startswith(("http:", "https:")):
+            raise gr.Error("Send the photograph itself, not its address.")
+        return await move(self, path)
+
+    return take
+
+
 def take_raw_uploads() -> None:
     """Make Gradio's image fields hand over the uploaded file itself, so that only our own code decodes it.
 
     Nor do they fetch an address that somebody sends instead of a photograph. This changes the class: Gradio makes new
     fields for a visitor whose page it updates, and a subclass would make it write a stub file beside this one.
     """
-    move = gr.Image.async_move_resource_to_block_cache
-
-    async def take(self: gr.Image, path: Any) -> Any:
-        if str(path).lower().startswith(("http:", "https:")):
-            raise gr.Error("Send the photograph itself, not its address.")
-        return await move(self, path)
-
-    gr.Image.async_move_resource_to_block_cache = take  # type: ignore[method-assign, assignment]
+    for field in (gr.Image, gr.UploadButton):
+        field.async_move_resource_to_block_cache = _refuse_addresses(field.async_move_resource_to_block_cache)  # type: ignore[method-assign, assignment]
     gr.Image.preprocess = lambda self, payload: None if payload is None else payload.path  # type: ignore[method-assign]
 
 
@@ -90,6 +96,12 @@ class IdentifyTab:
                 self.model = gr.Radio(
                     comparable_choices(state), value=state.systems[0], label="Model", elem_id="look-model"
                 )
+                self.clip = gr.UploadButton(
+                    "Or choose a clip of one item",
+                    file_types=[*CLIP_SUFFIXES],
+                    elem_id="look-clip",
+                    elem_classes="quiet",
+                )
                 gr.HTML('<p class="note">Examples that no model was trained on</p>')
                 examples = gr.HTML(html.examples(state.systems[0], state.example_rows()), js_on_load=PICKED)
             with gr.Column(scale=3, min_width=320):
@@ -101,28 +113,48 @@ class IdentifyTab:
         names = html.json_attribute({name: display_name(name) for name in named})
         gr.HTML(f'<vitrine-batch data-model="{state.systems[0]}" data-names="{names}"></vitrine-batch>')
         outputs = [answers, similar, self.search_like]
-        for trigger in (self.photo.change, self.model.change):
-            started = trigger(self.show_waiting, self.photo, outputs, queue=False, **PRIVATE)
-            done = started.then(self.show_prediction, [self.photo, self.model], outputs, **PRIVATE, **PREDICT)
+        inputs = [self.photo, self.clip]
+        changes = (self.photo.change, True, False), (self.clip.upload, False, True), (self.model.change, False, False)
+        for trigger, by_photo, by_clip in changes:
+            # A new clip replaces the photograph, and a new photograph the clip.
+            waiting = partial(self.show_waiting, by_photo, by_clip)
+            started = trigger(waiting, inputs, [*outputs, *inputs], queue=False, **PRIVATE)
+            predict = partial(self.show_prediction, by_photo, by_clip)
+            done = started.then(predict, [*inputs, self.model], outputs, **PRIVATE, **PREDICT)
             done.then(None, js=SHOW_ON_PHONES)
         self.model.change(None, self.model, js="(model) => vitrine.set({model})")
         examples.select(self.take_example, None, self.photo, **PRIVATE, **SEARCH)
 
-    def show_waiting(self, photo: str | None) -> tuple[str, str, Any]:
-        """Empty the panels of the last photograph before this one is answered."""
-        text = html.waiting("Identifying…") if photo else html.empty("No photograph yet", NO_PHOTO)
-        return text, "", gr.update(visible=False)
+    def show_waiting(self, by_photo: bool, by_clip: bool, photo: str | None, clip: str | None) -> tuple[Any, ...]:
+        """Empty the panels of what was shown last before this is answered; then the photograph and the clip to keep.
 
-    def show_prediction(self, photo: str | None, model: str) -> tuple[str, str, Any]:
-        if not photo:
-            return self.show_waiting(None)
+        Args:
+            by_photo, by_clip: what changed, if not the model.
+        """
+        if by_photo and not photo and clip:  # the clip that took its place is answered already
+            return tuple(gr.skip() for _ in range(5))
+        kept: tuple[Any, Any] = (None if by_clip else gr.skip(), None if by_photo and clip else gr.skip())
+        return *self.panels(html.waiting("Identifying…") if photo or clip else None), *kept
+
+    def panels(self, answer: str | None, similar: str = "", may_search: bool = False) -> tuple[str, str, Any]:
+        return answer or html.empty("No photograph yet", NO_PHOTO), similar, gr.update(visible=may_search)
+
+    def show_prediction(
+        self, by_photo: bool, by_clip: bool, photo: str | None, clip: str | None, model: str
+    ) -> tuple[Any, Any, Any]:
+        shown = clip if by_clip else photo or clip
+        if not shown:
+            return self.panels(None)
+        if by_photo and not photo:
+            return gr.skip(), gr.skip(), gr.skip()
         try:
-            found = self.state.predict([photo], self.state.chosen(model))
+            found = self.state.predict([shown], self.state.chosen(model))
             system, gallery = found[0].system, self.state.gallery
             hits = gallery.similar(system, found[0].embedding, NUM_SIMILAR)
         except (PhotoError, ArtifactError) as error:
-            return html.empty("No answer for this file", str(error)), "", gr.update(visible=False)
-        return html.answers(found), html.similar(gallery, system, hits, len(found) > 1), gr.update(visible=True)
+            return self.panels(html.empty("No answer for this file", str(error)))
+        like = html.similar(gallery, system, hits, len(found) > 1)
+        return self.panels(html.answers(found), strip(found) + like, shown == photo)
 
     def take_example(self, event: gr.EventData) -> NDArray[np.uint8]:
         try:

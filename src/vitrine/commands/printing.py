@@ -110,6 +110,10 @@ def _print_answer(record: Mapping[str, Any]) -> None:
     Console(soft_wrap=True).print(record["image_path"], style="dim", markup=False, highlight=False)
     show(_indented(Text(record["answer"], style="bold"), 2))
     show(_indented(Text(certainty_sentence(record["tasks"])), 2))
+    if "clip" in record:
+        from vitrine.inference.video import clip_sentence
+
+        show(_indented(Text(clip_sentence(record["clip"])), 2))
     table = Table(show_header=False, **PLAIN)
     for task, found in record["tasks"].items():
         best, *others = (f"{display_name(each['label'])} {each['probability']:.0%}" for each in found["labels"])

@@ -27,11 +27,13 @@ class Predictor:
         sure_thresholds: confidence per task from which on the answer is sure; None where the task is unreliable on
             this data
         checkpoint: identifies the networks and what calibrates them
+        models: folder in which what calibrates clips is looked for
     """
 
-    def __init__(self, name: str, runtime: Runtime) -> None:
+    def __init__(self, name: str, runtime: Runtime, models: Path = Path("models")) -> None:
         self.name = name
         self.runtime = runtime
+        self.models = models
         self.label_space = runtime.label_space
         self.photo_size_px = runtime.decoding.photo_size_px
         self.max_megapixels = runtime.decoding.max_megapixels
@@ -52,7 +54,7 @@ class Predictor:
         Raises:
             ArtifactError: there is no such system, a file is missing or broken, or the backend is not available.
         """
-        return cls(name, load_runtime(name, models, exports, backend))
+        return cls(name, load_runtime(name, models, exports, backend), models)
 
     def predict(self, photos: NDArray[np.uint8], image_paths: Sequence[str]) -> Predictions:
         """Predict decoded photographs.
