@@ -27,7 +27,7 @@ SEEK_SECONDS = 1.0
 """Frames that are no further away than this are reached by decoding on: seeking goes back to the last key frame."""
 
 MIN_SHARPNESS = 0.25
-"""Of the clip's median: frames with less are blurred. On val clips this finds 95 % of the shaken frames, and no others."""
+"""Of the clip's median; frames with less are blurred. On val clips it finds 95 % of the shaken frames and no others."""
 
 DUPLICATE_BITS = 4
 """As `split.near_duplicate_bits`: frames whose 64-bit perceptual hashes differ in no more bits repeat each other."""
