@@ -41,7 +41,7 @@ class Explainers:
             if system not in self._loaded:
                 try:
                     from vitrine.inference.explanations import Explainer
-                except ModuleNotFoundError:
+                except ImportError:
                     raise ArtifactError(WITHOUT_TORCH) from None
                 self._loaded[system] = Explainer.load(system, self.models)
             return self._loaded[system]

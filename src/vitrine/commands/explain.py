@@ -117,10 +117,10 @@ def chosen_tasks(model: str, wanted: Sequence[str] | None) -> list[str]:
 def load_explainer(model: str) -> Explainer:
     try:
         from vitrine.inference.explanations import Explainer
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         raise fail(
             ValueError(
-                f"{error.name} is not installed. Heat maps need PyTorch, an export is not enough: install the project "
+                f"{error.name} cannot be imported. Heat maps need PyTorch, an export is not enough: install the project "
                 "with pip install -e ."
             )
         ) from None
