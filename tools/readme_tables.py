@@ -123,7 +123,7 @@ def faithfulness_table(measured: pd.DataFrame) -> str:
 
 def object_table(measured: pd.DataFrame) -> str:
     """Return, of the class on test, the share of heat on the object: a row a method, a column a system."""
-    kept = measured.query("split == 'test' and task == @CLASS_TASK")
+    kept = measured[(measured["split"] == "test") & (measured["task"] == CLASS_TASK)]
     cells: dict[tuple[str, str], dict[str, str]] = {}
     for measure in ("energy", "pointing"):
         for row in kept[kept["measure"] == measure].to_dict("records"):

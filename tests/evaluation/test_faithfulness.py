@@ -79,7 +79,7 @@ class Toy:
     def heatmaps(self, photos: NDArray[np.uint8], codes: Mapping[str, Any]) -> dict[str, NDArray[np.float32]]:
         heat = np.zeros((len(photos), SIDE, SIDE), np.float32)
         heat[:, self.marked : self.marked + 5, self.marked : self.marked + 5] = 1
-        return {task: heat for task in codes}
+        return dict.fromkeys(codes, heat)
 
 
 def judged(explainer: Toy, with_masks: bool = True) -> Any:
@@ -97,11 +97,12 @@ def judged(explainer: Toy, with_masks: bool = True) -> Any:
 
 def test_a_map_of_what_counts_beats_all_controls_and_one_of_something_else_none() -> None:
     good, bad = judged(Toy(0, 0)), judged(Toy(0, 11))
-    for found, beats in ((good, True), (bad, False)):
+    for found, beaten in ((good, set(faith.CONTROLS)), (bad, {"gaussian"})):
         rows = found.rows[found.rows["task"] == "class"]
         differences = faith.deciding_differences(rows)
-        assert set(differences) == set(faith.CONTROLS)
-        assert all((low > 0) == beats for _, low, _ in differences.values()), differences
+        assert list(differences) == list(faith.CONTROLS)
+        # A spot in the center is even worse than the wrong corner; random weights mark that very corner.
+        assert {name for name, (_, low, _) in differences.items() if low > 0} == beaten, differences
         assert (found.codes[KEY] == 1).all() and found.probs[KEY].min() > 0.9
     energy = good.rows.query("measure == 'energy' and method == 'heat map' and task == 'class'").iloc[0]
     assert energy["n"] == 11 and energy["value"] == pytest.approx(1)

@@ -1,4 +1,4 @@
-"""Heat maps follow gradients of the label that they explain, leave the networks as they were, and lie where these look."""
+"""Heat maps follow gradients of the label that they explain, and leave the networks as they were."""
 
 from __future__ import annotations
 

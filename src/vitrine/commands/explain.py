@@ -120,8 +120,8 @@ def load_explainer(model: str) -> Explainer:
     except ImportError as error:
         raise fail(
             ValueError(
-                f"{error.name} cannot be imported. Heat maps need PyTorch, an export is not enough: install the project "
-                "with pip install -e ."
+                f"{error.name} cannot be imported. Heat maps need PyTorch, an export is not enough: install the "
+                "project with pip install -e ."
             )
         ) from None
     return Explainer.load(model)
