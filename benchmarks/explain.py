@@ -75,7 +75,7 @@ def gap(inner: Any, ends: faith.Ends, codes: Any) -> Any:
     return faith.curve_measures(inner, ends, codes)[faith.FAITHFULNESS]
 
 
-def compare_methods(steps: int) -> None:
+def compare_methods(networks: list[str], only: str, steps: int) -> None:
     data = Path("data/splits")
     table, photos = read_photo_table(data / "photos.csv"), read_npy(data / "photos.npy")
     space = LabelSpace.from_json(read_json(data / "label_space.json"))
@@ -85,7 +85,7 @@ def compare_methods(steps: int) -> None:
     baselines = faith.baseline_photos(chosen, mean)
     noise = faith.within_view(faith.random_maps(len(val), photos.shape[1], SEED), VIEW_PX)
     systems = load_systems(Path("models/systems.json"))
-    for name in NETWORKS:
+    for name in networks:
         explainer = Explainer(name, systems, {name: Network.load(Path("models") / name)})
         model, view = explainer.members[name].model, explainer.view_px
         probs = explainer.predict(chosen)
@@ -104,6 +104,8 @@ def compare_methods(steps: int) -> None:
             by_control[key] = {t: gap(found[name, t], ends[name, t], codes[t]) for t in space}
             print(name, key, {task: round(float(values.mean()), 3) for task, values in by_control[key].items()})
         for method, find in candidates(model).items():
+            if only not in method:
+                continue
             explanations.activation_maps = explanations.attention_maps = find
             maps = explainer.heatmaps(chosen, codes)
             gains = {}
@@ -135,11 +137,13 @@ def measure_times() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", action="store_true", help="compare methods on val, too")
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS), help="whose methods")
+    parser.add_argument("--only", default="", help="methods whose names have this in them")
     parser.add_argument("--steps", type=int, default=4, help="of the deletion and insertion curves")
     options = parser.parse_args()
     measure_times()
     if options.methods:
-        compare_methods(options.steps)
+        compare_methods(options.networks, options.only, options.steps)
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ class WhyPanel:
     def __init__(self, state: AppState) -> None:
         self.state, self.explainers = state, Explainers(state)
         tasks = [(display_name(task).capitalize(), task) for task in state.gallery.label_space.tasks]
-        with gr.Group(elem_id="why"):
+        with gr.Column(elem_id="why"):
             self.switch = gr.Checkbox(False, label="Show why", elem_id="why-switch")
             self.task = gr.Radio(tasks, value=tasks[0][1], label="Heat map for", visible=False, elem_id="why-task")
             self.picture = gr.HTML("", elem_id="why-picture")

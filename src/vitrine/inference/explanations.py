@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
-from torchcam.methods import LayerCAM
+from torchcam.methods import GradCAM
 
 from vitrine.artifacts import ArtifactError
 from vitrine.inference.heatmaps import ExplanationError
@@ -22,7 +22,7 @@ from vitrine.learning.model import INFERENCE_BATCH_SIZE, MultiTaskModel, create_
 from vitrine.photos import decode_photo
 from vitrine.predictions import Predictions
 
-REDUCTION = 16
+REDUCTION = 32
 """Of the feature map that is explained, in pixels of the input a cell: chosen on val by benchmarks/explain.py."""
 
 Maps = dict[str, NDArray[np.float32]]
@@ -53,7 +53,7 @@ def activation_maps(
     model: MultiTaskModel,
     images: Tensor,
     codes: Mapping[str, Sequence[int]],
-    method: Any = LayerCAM,
+    method: Any = GradCAM,
     reduction: int = REDUCTION,
 ) -> dict[str, Tensor]:
     """Return class activation maps of a convolutional network: one forward pass, a short backward pass a task.
@@ -65,7 +65,7 @@ def activation_maps(
     Shape:
         images: (photos, channels, side, side); returns: per task (photos, cells, cells)
     Source:
-        Jiang et al., LayerCAM (2021), as torchcam has it.
+        Selvaraju et al., Grad-CAM (2017), https://arxiv.org/abs/1610.02391, as torchcam has it.
     """
     with method(model, feature_layer(model, reduction)) as extract, torch.enable_grad():
         logits = model(images)
@@ -123,7 +123,7 @@ def attention_maps(
 
 
 class NetworkExplainer:
-    """Heat maps of one trained network: LayerCAM for convolutions, LeGrad for vision transformers."""
+    """Heat maps of one trained network: Grad-CAM for convolutions, LeGrad for vision transformers."""
 
     def __init__(self, network: Network) -> None:
         self.network, self.model = network, network.model

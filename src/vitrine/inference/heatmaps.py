@@ -52,7 +52,8 @@ class Verdict:
     @property
     def unbeaten(self) -> list[str]:
         """Controls that the heat maps are not shown to beat."""
-        return [name for name, (_, low, _) in self.differences.items() if not low > 0]
+        failed = [name for name, (_, low, _) in self.differences.items() if not low > 0]
+        return sorted(failed, key=list(CONTROL_NAMES).index)
 
     @property
     def shown(self) -> bool:
