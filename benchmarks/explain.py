@@ -61,9 +61,9 @@ def candidates(model: Any) -> dict[str, Any]:
             f"gradient x attention, last {num}": partial(attention_gradients, num_blocks=num) for num in (12, 6, 3)
         }
     return {
-        f"{cam.__name__}, reduction {reduction}": partial(activation_maps, method=cam, reduction=reduction)
+        f"{cam.__name__}, {cells} cells or more": partial(activation_maps, method=cam, min_cells=cells)
         for cam in CAMS
-        for reduction in (32, 16, 8)
+        for cells in (4, 5, 10)
     }
 
 

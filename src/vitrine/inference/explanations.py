@@ -22,8 +22,8 @@ from vitrine.learning.model import INFERENCE_BATCH_SIZE, MultiTaskModel, create_
 from vitrine.photos import decode_photo
 from vitrine.predictions import Predictions
 
-REDUCTION = 32
-"""Of the feature map that is explained, in pixels of the input a cell: chosen on val by benchmarks/explain.py."""
+MIN_CELLS = 5
+"""A side of the feature map that is explained, at least: chosen on val by benchmarks/explain.py."""
 
 Maps = dict[str, NDArray[np.float32]]
 """Per task heat maps, (photos, height, width) in [0, 1]; 1 is the hottest place of each."""
@@ -35,15 +35,16 @@ def is_transformer(model: MultiTaskModel) -> bool:
     return isinstance(blocks, nn.Sequential) and all(hasattr(getattr(b, "attn", None), "attn_drop") for b in blocks)
 
 
-def feature_layer(model: MultiTaskModel, reduction: int = REDUCTION) -> nn.Module:
-    """Return the deepest layer of a convolutional backbone whose cells are at most `reduction` pixels wide.
+def feature_layer(model: MultiTaskModel, min_cells: int = MIN_CELLS) -> nn.Module:
+    """Return the deepest layer of a convolutional backbone whose feature map has `min_cells` a side, or more.
 
     Raises:
         ExplanationError: the backbone does not say what its layers are.
     """
     found = getattr(model.backbone, "feature_info", None)
     listed: Sequence[Mapping[str, Any]] = found if isinstance(found, list) else getattr(found, "info", [])
-    fitting = [entry["module"] for entry in listed if entry["reduction"] <= reduction and entry["module"]]
+    size = model.spec.preprocessing.image_size_px
+    fitting = [each["module"] for each in listed if each["module"] and size // each["reduction"] >= min_cells]
     if not fitting:
         raise ExplanationError(f"{model.spec.architecture}: has no feature maps to explain")
     return model.backbone.get_submodule(fitting[-1])
@@ -54,7 +55,7 @@ def activation_maps(
     images: Tensor,
     codes: Mapping[str, Sequence[int]],
     method: Any = GradCAM,
-    reduction: int = REDUCTION,
+    min_cells: int = MIN_CELLS,
 ) -> dict[str, Tensor]:
     """Return class activation maps of a convolutional network: one forward pass, a short backward pass a task.
 
@@ -67,7 +68,7 @@ def activation_maps(
     Source:
         Selvaraju et al., Grad-CAM (2017), https://arxiv.org/abs/1610.02391, as torchcam has it.
     """
-    with method(model, feature_layer(model, reduction)) as extract, torch.enable_grad():
+    with method(model, feature_layer(model, min_cells)) as extract, torch.enable_grad():
         logits = model(images)
         return {
             task: extract(class_idx=list(wanted), scores=logits[task], retain_graph=True)[0].float()
