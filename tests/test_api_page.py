@@ -1,4 +1,4 @@
-"""The examples of docs/api.md run."""
+"""The examples of docs/api.md and docs/explain.md run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ from PIL import Image
 from lineage import ROOT
 from vitrine.inference.predictor import Predictor
 
-EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "docs/api.md").read_text(encoding="utf-8"), re.DOTALL)
+EXAMPLES = [
+    example
+    for page in ("docs/api.md", "docs/explain.md")
+    for example in re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
+]
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +41,8 @@ def test_an_example_runs_and_prints(repro_folder: Path, example: str) -> None:
     assert result.returncode == 0 and result.stdout and not result.stderr, result.stderr
 
 
-def test_the_page_has_an_example_for_every_part() -> None:
-    assert len(EXAMPLES) == 4
+def test_the_pages_have_an_example_for_every_part() -> None:
+    assert len(EXAMPLES) == 5
 
 
 @pytest.mark.parametrize("signature", re.findall(r"`(\w+)\.(\w+)\(", (ROOT / "docs/api.md").read_text("utf-8")))

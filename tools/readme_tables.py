@@ -3,6 +3,7 @@
 Reads   plots/evaluate/scores.csv, plots/crossval/scores.csv, report/crossval_team13.csv, pretrain/curves/,
         plots/export/parity.csv, plots/index/matches.csv, plots/active/gains.csv, report/active_team13.csv,
         plots/video/scores.csv
+        plots/explain/faithfulness.csv
 Writes  PAGES, between `<!-- table NAME -->` and `<!-- end -->`
 """
 
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from vitrine.labels import display_name, read_score_table
+from vitrine.labels import CLASS_TASK, display_name, read_score_table
 from vitrine.reporting.templating import markdown_table, percent, with_interval
 
 ROOT = Path(__file__).parents[1]
@@ -25,6 +26,7 @@ PAGES = (
     ROOT / "docs/search.md",
     ROOT / "docs/labeling.md",
     ROOT / "docs/video.md",
+    ROOT / "docs/explain.md",
 )
 COLUMNS = {
     "efficientnet": "EfficientNet-Lite0",
@@ -35,6 +37,8 @@ COLUMNS = {
     "svm": "support vector machine",
     "majority": "most common label",
 }
+METHODS = {"random": "random map", "gaussian": "center spot", "random_network": "random weights"}
+MEASURES = {"energy": "share of heat", "pointing": "hottest pixel"}
 MARKED = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -130,11 +134,45 @@ def video_table(scores: pd.DataFrame, system: str) -> str:
     return markdown_table(header, rows)
 
 
+def faithfulness_table(measured: pd.DataFrame) -> str:
+    """Return the faithfulness of heat maps and controls on test: a row a task and method, a column a system."""
+    cells: dict[tuple[str, str], dict[str, str]] = {}
+    for row in measured[(measured["split"] == "test") & (measured["measure"] == "faithfulness")].to_dict("records"):
+        low, high = row["value_ci_low"], row["value_ci_high"]
+        hidden = ", not shown" if row["method"] == "heat map" and not row["shown"] else ""
+        said = f"{row['value']:+.2f} [{low:+.2f}, {high:+.2f}]{hidden}"
+        cells.setdefault((row["task"], row["method"]), {})[row["model"]] = said
+    shown = [name for name in COLUMNS if all(name in found for found in cells.values())]
+    rows = [
+        [display_name(task), METHODS.get(method, method), *(found[name] for name in shown)]
+        for (task, method), found in cells.items()
+    ]
+    return markdown_table(["faithfulness", "", *(COLUMNS[name] for name in shown)], rows)
+
+
+def object_table(measured: pd.DataFrame) -> str:
+    """Return, of the class on test, the share of heat on the object: a row a method, a column a system."""
+    kept = measured[(measured["split"] == "test") & (measured["task"] == CLASS_TASK)]
+    cells: dict[tuple[str, str], dict[str, str]] = {}
+    for measure in ("energy", "pointing"):
+        for row in kept[kept["measure"] == measure].to_dict("records"):
+            cells.setdefault((measure, row["method"]), {})[row["model"]] = with_interval(row, "value")
+    shown = [name for name in COLUMNS if cells and all(name in found for found in cells.values())]
+    rows = [
+        [MEASURES[measure], METHODS.get(method, method), *(found[name] for name in shown)]
+        for (measure, method), found in cells.items()
+    ]
+    return markdown_table(["class, on the object", "", *(COLUMNS[name] for name in shown)], rows)
+
+
 def tables() -> dict[str, str]:
     test = read_score_table(ROOT / "plots/evaluate/scores.csv")
     curves = {name: read_score_table(ROOT / f"pretrain/curves/{name}.csv") for name in ("deit", "mobilevit")}
     simulated = {"sample": "plots/active/gains.csv", "Team 13's photographs": "report/active_team13.csv"}
+    heatmaps = read_score_table(ROOT / "plots/explain/faithfulness.csv")
     return {
+        "faithfulness": faithfulness_table(heatmaps),
+        "object": object_table(heatmaps),
         "active": gains_table({name: read_score_table(ROOT / path) for name, path in simulated.items()}),
         "curve": curve_table(curves),
         "matches": matches_table(read_score_table(ROOT / "plots/index/matches.csv")),

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from vitrine.commands.build import index_build
 from vitrine.commands.evaluate import evaluate
+from vitrine.commands.explain import explain
 from vitrine.commands.index import dataset_folder, index_app, index_folder, photo_file
 from vitrine.commands.label import label_app
 from vitrine.commands.printing import PLAIN, abbreviate, print_answers, print_json, print_json_lines, print_result, show
@@ -330,6 +331,7 @@ def search(
 
 
 app.command()(evaluate)
+app.command()(explain)
 
 
 @app.command()

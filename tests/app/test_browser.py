@@ -19,6 +19,8 @@ from PIL import Image
 from serving import BROWSER, serving
 
 from vitrine.data.labeling import QueuedPhoto, write_queue
+from vitrine.inference.heatmaps import Verdict, write_verdicts
+from vitrine.inference.runtimes import checkpoint_digest
 
 pytest.importorskip("gradio")
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -58,7 +60,17 @@ WATCH_FILTERS = """() => {
 
 @pytest.fixture(scope="module")
 def folder(shop_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return Path(SHOP) if SHOP else shutil.copytree(shop_folder, tmp_path_factory.mktemp("browsed") / "shop")
+    if SHOP:
+        return Path(SHOP)
+    root = shutil.copytree(shop_folder, tmp_path_factory.mktemp("browsed") / "shop")
+    won, lost = {"random": (0.2, 0.1, 0.3)}, {"random": (0.0, -0.1, 0.1)}
+    verdicts = {
+        (name, task): Verdict(checkpoint_digest(name, root / "models"), won if task == "class" else lost)
+        for name in ("deit", "mobilevit", "ensemble")
+        for task in ("class", "color", "material")
+    }
+    write_verdicts(root / "models/explanations.json", verdicts)
+    return root
 
 
 @pytest.fixture(scope="module")
@@ -227,6 +239,41 @@ def test_the_answer_is_one_sentence_with_its_certainty_then_details(page: Any) -
     sync_api.expect(page.locator(".answer .bar.first").first).to_be_in_viewport()
     assert no_sideways_scrolling(page)
     take(page, "identify" if page.viewport_size == WIDE else "identify_phone")
+
+
+@both_sizes
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_why_is_shown_by_keyboard_for_a_task_or_said_why_not(page: Any) -> None:
+    open_example(page)
+    switch = page.get_by_label("Show why")
+    switch.focus()
+    page.keyboard.press("Space")
+    figure = page.locator("#why-picture figure")
+    verdict = page.locator("#why-picture figure, #why-picture .hidden-why")
+    sync_api.expect(verdict.first).to_be_visible()
+    if not SHOP:
+        label = page.locator(".answer .bar.first span").first.inner_text()
+        sync_api.expect(figure.locator("img")).to_have_attribute(
+            "alt", re.compile(f"Heat map of Ensemble for .*{label}")
+        )
+        sync_api.expect(figure).to_contain_text(re.compile(r"Bright is what .* rests on.*Ensemble, \d+ ms", re.DOTALL))
+        assert figure.locator("img").evaluate("image => image.naturalWidth") == 384
+    assert no_sideways_scrolling(page)
+    page.locator("#why").scroll_into_view_if_needed()
+    take(page, f"why_{'wide' if page.viewport_size == WIDE else 'phone'}")
+    if SHOP:
+        return
+    page.locator("#why-task").get_by_label("Color").check()
+    reason = "No heat map for color by Ensemble: on val its heat maps do not mark what the answers rest on better than"
+    sync_api.expect(page.locator("#why-picture .hidden-why")).to_contain_text(reason)
+    sync_api.expect(figure).to_have_count(0)
+    page.locator("#why-task").get_by_label("Class").check()
+    page.locator("#look-model").get_by_label("Side by side").check()
+    sync_api.expect(figure).to_have_count(2)
+    page.get_by_label("Remove Image").or_(page.get_by_label("Clear")).first.click()
+    sync_api.expect(figure).to_have_count(0)
+    switch.uncheck()
+    sync_api.expect(page.locator("#why-task")).to_be_hidden()
 
 
 def test_the_photograph_itself_is_not_among_those_like_it(page: Any) -> None:

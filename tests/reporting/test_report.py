@@ -29,6 +29,7 @@ def report_data(
     b_minus_probe: float = 0.11,
     ensemble_minus_probe: float = 0.06,
     members: str = "ab",
+    with_masks: bool = True,
 ) -> ReportData:
     """Two networks, a and b, whose ensemble is best on test; a is better than b by `gain`."""
     accuracies = {"a": 0.7123, "b": 0.6456, "ensemble": 0.8123, "linear_probe": 0.75, "svm": 0.9}
@@ -76,6 +77,14 @@ def report_data(
     views = [{"model": m, "n": 20, "recall": 0.61, "recall_ci_low": 0.5, "recall_ci_high": 0.7} for m in SYSTEMS]
     gains = [{"model": m, "map_gain": 0.1, "map_gain_ci_low": low, "map_gain_ci_high": 0.2}
              for m, low in zip(SYSTEMS, (0.05, -0.01, 0.02), strict=True)]  # fmt: skip
+    values = {"faithfulness": 0.21, "pointing": 0.8, "energy": 0.55}
+    explained = [
+        {"split": "test", "model": m, "task": t, "measure": measure, "method": method, "n": 20, "value": value,
+         "value_ci_low": value - 0.1, "value_ci_high": value + 0.1, "difference": 0.125, "difference_ci_low": -0.05,
+         "difference_ci_high": 0.3, "shown": int(m == "a" and t == "class")}
+        for m in SYSTEMS for t in ("class", "tone") for measure, value in values.items() if with_masks or value < 0.5
+        for method in ("heat map", "random", "gaussian", "random_network")
+    ]  # fmt: skip
     return ReportData(
         photos=pd.DataFrame({"class": ["cup"] * 40 + ["odd_hat"] * 10, "tone": ["red"] * 45 + [None] * 5}),
         counts={"photos": {"train": 40, "val": 9, "test": 53}, "items": {"train": 8, "val": 2, "test": 11},
@@ -90,6 +99,7 @@ def report_data(
         views=pd.DataFrame(views),
         gains=pd.DataFrame(gains),
         near_duplicates=pd.DataFrame({"image_path_a": ["x", "y"]}),
+        explained=pd.DataFrame(explained),
     )  # fmt: skip
 
 
@@ -195,3 +205,17 @@ def test_markup_in_labels_is_escaped_in_html_and_names_that_are_not_given_are_er
     assert "<script>" not in page and page.count("&lt;script&gt;") == 4
     with pytest.raises(UndefinedError, match="title"):
         render("page.html.j2", contents=[], before="", after="")
+
+
+def test_heat_maps_are_listed_with_what_they_gain_and_whether_they_are_shown() -> None:
+    text = write_report(report_data(0.05, 0.3))
+    assert "- **a**: heat maps are shown for class." in text and "- **b**: no heat map is shown." in text
+    gains = " | ".join(["+0.12 [-0.05, +0.30]"] * 3)
+    assert f"| class | a | +0.21 [+0.11, +0.31] | {gains} | 80.0 % [70, 90] | 55.0 % [45, 65] | yes |" in text
+    assert f"| tone | b | +0.21 [+0.11, +0.31] | {gains} | 80.0 % [70, 90] | 55.0 % [45, 65] | no |" in text
+    assert "by its true mask" in text
+
+
+def test_without_masks_the_report_says_nothing_of_the_object() -> None:
+    text = write_report(report_data(0.05, 0.3, with_masks=False))
+    assert "| +0.12 [-0.05, +0.30] |  |  | yes |" in text and "by its true mask" not in text

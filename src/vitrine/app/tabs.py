@@ -23,6 +23,7 @@ from vitrine.app.clips import strip
 from vitrine.app.gallery import NUM_SIMILAR
 from vitrine.app.history import score_history
 from vitrine.app.state import COMPARE, MAX_HITS, AppState
+from vitrine.app.why import WhyPanel
 from vitrine.artifacts import ArtifactError, read_json
 from vitrine.data.video import CLIP_SUFFIXES
 from vitrine.labels import CLASS_TASK, display_name, read_score_table
@@ -106,6 +107,7 @@ class IdentifyTab:
                 examples = gr.HTML(html.examples(state.systems[0], state.example_rows()), js_on_load=PICKED)
             with gr.Column(scale=3, min_width=320):
                 answers = gr.HTML(html.empty("No photograph yet", NO_PHOTO), elem_id="answer")
+                why = WhyPanel(state)
                 self.search_like = gr.Button("Search for photographs like it", visible=False, elem_classes="quiet")
         similar = gr.HTML("", elem_id="similar")
         space = state.gallery.label_space
@@ -113,15 +115,18 @@ class IdentifyTab:
         names = html.json_attribute({name: display_name(name) for name in named})
         gr.HTML(f'<vitrine-batch data-model="{state.systems[0]}" data-names="{names}"></vitrine-batch>')
         outputs = [answers, similar, self.search_like]
+        why.connect(self.photo, self.model, PRIVATE, PREDICT)
         inputs = [self.photo, self.clip]
         changes = (self.photo.change, True, False), (self.clip.upload, False, True), (self.model.change, False, False)
         for trigger, by_photo, by_clip in changes:
+            trigger(lambda: "", None, why.picture, queue=False, **PRIVATE)
             # A new clip replaces the photograph, and a new photograph the clip.
             waiting = partial(self.show_waiting, by_photo, by_clip)
             started = trigger(waiting, inputs, [*outputs, *inputs], queue=False, **PRIVATE)
             predict = partial(self.show_prediction, by_photo, by_clip)
             done = started.then(predict, [*inputs, self.model], outputs, **PRIVATE, **PREDICT)
             done.then(None, js=SHOW_ON_PHONES)
+            why.follow(done)
         self.model.change(None, self.model, js="(model) => vitrine.set({model})")
         examples.select(self.take_example, None, self.photo, **PRIVATE, **SEARCH)
 

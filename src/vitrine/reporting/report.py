@@ -21,6 +21,19 @@ BASELINE = "svm"
 PROBE = "linear_probe"
 UNRELIABLE = CERTAINTIES["unreliable"]
 
+HEATMAP = "heat map"
+HEATMAP_CONTROLS = ("random", "gaussian", "random_network")
+HEATMAP_COLUMNS = {
+    "task": "task",
+    "model": "system",
+    "faithfulness": "faithfulness",
+    "random": "minus random",
+    "gaussian": "minus center",
+    "random_network": "minus random weights",
+    "pointing": "hottest on object",
+    "energy": "heat on object",
+}
+
 Row = Mapping[str, Any]
 
 
@@ -46,10 +59,11 @@ class ReportData:
     views: pd.DataFrame
     gains: pd.DataFrame
     near_duplicates: pd.DataFrame
+    explained: pd.DataFrame
 
     @classmethod
     def read(cls) -> ReportData:
-        """Read the tables of split, evaluate and index.
+        """Read the tables of split, evaluate, index and explain.
 
         Raises:
             ArtifactError: a file is missing or broken.
@@ -68,6 +82,7 @@ class ReportData:
             read_score_table(plots / "index/views.csv"),
             read_score_table(plots / "index/gains.csv"),
             read_score_table(plots / "split/near_duplicates.csv"),
+            read_score_table(plots / "explain/faithfulness.csv"),
         )
 
     @property
@@ -112,6 +127,10 @@ def write_report(data: ReportData) -> str:
         retrieval_header=retrieval_header(data.retrieval),
         retrieval=retrieval_rows(data.retrieval[at_once]),
         by_terms=retrieval_rows(data.retrieval[~at_once]),
+        heatmap_header=[*HEATMAP_COLUMNS.values(), "shown"],
+        heatmaps=_heatmaps(data),
+        shown_heatmaps=_shown_heatmaps(data),
+        has_masks=bool((data.explained["measure"] == "energy").any()),
         views=[[row["model"], with_interval(row, "recall")] for row in data.views.to_dict("records")],
         k=int(data.retrieval["k"].iloc[0]),
         split_counts=[
@@ -256,6 +275,36 @@ def retrieval_rows(table: pd.DataFrame) -> list[list[Any]]:
         cells = ["" if known else row["model"], row["method"], int(row["num_queries"])]
         rows.append([asked, *cells, with_interval(row, "map"), *measured])
     return rows
+
+
+def _heatmaps(data: ReportData) -> list[list[Any]]:
+    """Return a row a system and task: the measures of its heat maps on test, and what they gain over each control."""
+    test = data.explained[data.explained["split"] == "test"]
+    rows = []
+    for (model, task), found in test.groupby(["model", "task"], sort=False):
+        of = {(row["measure"], row["method"]): row for row in found.to_dict("records")}
+        own = of["faithfulness", HEATMAP]
+        cells = [with_signed_interval(own, "value")]
+        cells += [with_signed_interval(of["faithfulness", each], "difference") for each in HEATMAP_CONTROLS]
+        cells += [with_interval(of.get((each, HEATMAP), {}), "value") for each in ("pointing", "energy")]
+        rows.append([task, model, *cells, "yes" if own["shown"] else "no"])
+    tasks = list(dict.fromkeys(row[0] for row in rows))
+    return sorted(rows, key=lambda row: tasks.index(row[0]))
+
+
+def with_signed_interval(row: Mapping[Any, Any], name: str) -> str:
+    """Write a value in [-2, 2] and its interval, such as "+0.12 [+0.03, +0.21]"."""
+    low, high = row[f"{name}_ci_low"], row[f"{name}_ci_high"]
+    return f"{row[name]:+.2f} [{low:+.2f}, {high:+.2f}]"
+
+
+def _shown_heatmaps(data: ReportData) -> dict[str, list[str]]:
+    """Return the tasks whose heat maps are shown, by system."""
+    pairs = data.explained.groupby(["model", "task"], sort=False)["shown"].first()
+    return {
+        model: [display_name(str(task)) for task, shown in pairs[model].items() if shown]
+        for model in dict.fromkeys(pairs.index.get_level_values(0))
+    }
 
 
 def _task_counts(data: ReportData) -> list[list[Any]]:
