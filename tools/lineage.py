@@ -32,6 +32,8 @@ PIPELINES = (
     "export/dvc.yaml",
     "pretrain/dvc.yaml",
     "data/sample/dvc.yaml",
+    "data/outliers/dvc.yaml",
+    "ood/dvc.yaml",
     "data/team13/dvc.yaml",
 )
 HEADER = """\

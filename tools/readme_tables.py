@@ -1,7 +1,8 @@
 """Write the tables of README.md and of pages in docs/ from the last runs: python tools/readme_tables.py.
 
 Reads   plots/evaluate/scores.csv, plots/crossval/scores.csv, report/crossval_team13.csv, pretrain/curves/,
-        plots/export/parity.csv, plots/index/matches.csv, plots/active/gains.csv, report/active_team13.csv
+        plots/export/parity.csv, plots/index/matches.csv, plots/active/gains.csv, report/active_team13.csv,
+        plots/ood/
 Writes  PAGES, between `<!-- table NAME -->` and `<!-- end -->`
 """
 
@@ -23,6 +24,7 @@ PAGES = (
     ROOT / "docs/export.md",
     ROOT / "docs/search.md",
     ROOT / "docs/labeling.md",
+    ROOT / "docs/none_of_these.md",
 )
 COLUMNS = {
     "efficientnet": "EfficientNet-Lite0",
@@ -101,6 +103,33 @@ def gains_table(gains: Mapping[str, pd.DataFrame]) -> str:
     return markdown_table(["area; gain in points", *by_strategy], rows)
 
 
+def refusals_table(scores: pd.DataFrame) -> str:
+    """Return how well the score that is served tells, and what it costs: a row a system."""
+    served = scores[scores["served"] & (scores["use"] == "judge") & (scores["kind"] == "all")]
+    columns = {"auroc": "AUROC", "fpr_at_95_tpr": "FPR at 95 % TPR", "refused": "refused", "known_refused": "wrongly refused"}
+    by_name = served.set_index("system").to_dict("index")
+    rows = [
+        [COLUMNS[name], by_name[name]["score"].replace("_", " "), *(with_interval(by_name[name], key) for key in columns)]
+        for name in COLUMNS
+        if name in by_name
+    ]
+    return markdown_table(["system", "score", *columns.values()], rows)
+
+
+def photos_table(photos: pd.DataFrame) -> str:
+    """Return what is refused of real photographs, of other things and of the same classes: a row a system."""
+    found = {(row["system"], row["group"]): row for row in photos.to_dict("records")}
+    groups = list(dict.fromkeys(photos["group"]))
+    header = ["system", "AUROC", "FPR at 95 % TPR"]
+    header += [f"refused of {found[photos['system'].iloc[0], group]['n']} {group}" for group in groups]
+    rows = []
+    for name in [each for each in COLUMNS if (each, groups[0]) in found]:
+        other = found[name, groups[0]]
+        cells = [with_interval(other, "auroc"), with_interval(other, "fpr")]
+        rows.append([COLUMNS[name], *cells, *(with_interval(found[name, group], "refused") for group in groups)])
+    return markdown_table(header, rows)
+
+
 def tables() -> dict[str, str]:
     test = read_score_table(ROOT / "plots/evaluate/scores.csv")
     curves = {name: read_score_table(ROOT / f"pretrain/curves/{name}.csv") for name in ("deit", "mobilevit")}
@@ -109,6 +138,8 @@ def tables() -> dict[str, str]:
         "active": gains_table({name: read_score_table(ROOT / path) for name, path in simulated.items()}),
         "curve": curve_table(curves),
         "matches": matches_table(read_score_table(ROOT / "plots/index/matches.csv")),
+        "ood": refusals_table(read_score_table(ROOT / "plots/ood/scores.csv")),
+        "ood_photos": photos_table(read_score_table(ROOT / "plots/ood/photos.csv")),
         "parity": parity_table(read_score_table(ROOT / "plots/export/parity.csv")),
         "test": accuracy_table(test[test["split"] == "test"], "model"),
         "team13": accuracy_table(read_score_table(ROOT / "report/crossval_team13.csv"), "system"),

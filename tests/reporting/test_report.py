@@ -29,6 +29,7 @@ def report_data(
     b_minus_probe: float = 0.11,
     ensemble_minus_probe: float = 0.06,
     members: str = "ab",
+    outliers: bool = True,
 ) -> ReportData:
     """Two networks, a and b, whose ensemble is best on test; a is better than b by `gain`."""
     accuracies = {"a": 0.7123, "b": 0.6456, "ensemble": 0.8123, "linear_probe": 0.75, "svm": 0.9}
@@ -76,6 +77,15 @@ def report_data(
     views = [{"model": m, "n": 20, "recall": 0.61, "recall_ci_low": 0.5, "recall_ci_high": 0.7} for m in SYSTEMS]
     gains = [{"model": m, "map_gain": 0.1, "map_gain_ci_low": low, "map_gain_ci_high": 0.2}
              for m, low in zip(SYSTEMS, (0.05, -0.01, 0.02), strict=True)]  # fmt: skip
+    measured = {f"{name}{end}": value for name in ("auroc", "fpr_at_95_tpr", "refused", "known_refused")
+                for end, value in (("", 0.123), ("_ci_low", 0.1), ("_ci_high", 0.2))}  # fmt: skip
+    novelty = [
+        {"system": m, "score": score, "kind": kind, "n": 20 if outliers else 0, "use": use,
+         "served": score == "neighbors", **measured}
+        for m in SYSTEMS for score in ("neighbors", "vim")
+        for use, kinds in (("choose", ("all", "mug", "noise")), ("judge", ("all", "book", "blank")))
+        for kind in (kinds if outliers else kinds[:1])
+    ]  # fmt: skip
     return ReportData(
         photos=pd.DataFrame({"class": ["cup"] * 40 + ["odd_hat"] * 10, "tone": ["red"] * 45 + [None] * 5}),
         counts={"photos": {"train": 40, "val": 9, "test": 53}, "items": {"train": 8, "val": 2, "test": 11},
@@ -90,6 +100,7 @@ def report_data(
         views=pd.DataFrame(views),
         gains=pd.DataFrame(gains),
         near_duplicates=pd.DataFrame({"image_path_a": ["x", "y"]}),
+        novelty=pd.DataFrame(novelty),
     )  # fmt: skip
 
 
@@ -195,3 +206,13 @@ def test_markup_in_labels_is_escaped_in_html_and_names_that_are_not_given_are_er
     assert "<script>" not in page and page.count("&lt;script&gt;") == 4
     with pytest.raises(UndefinedError, match="title"):
         render("page.html.j2", contents=[], before="", after="")
+
+
+def test_the_report_says_what_is_refused_rightly_and_wrongly() -> None:
+    text = write_report(report_data(0.05, 0.3))
+    section = text.split("## None of these")[1].split("## Data card")[0]
+    assert "refuses 12.3 % [10, 20] of pictures of other things (book 12.3 %, blank 12.3 %)" in section
+    assert "chosen on val against mug and noise. The pictures that judge it, book and blank," in section
+    assert "| **neighbors** | ensemble |" in section and "| vim | a |" in section
+    section = write_report(report_data(0.05, 0.3, outliers=False)).split("## None of these")[1].split("## Data card")[0]
+    assert "wrongly 12.3 % [10, 20] of the test photographs" in section and "refusals.png" not in section
