@@ -19,7 +19,14 @@ from vitrine.evaluation.parity import TIE, cosine_loss, faults, novelty_differen
 from vitrine.evaluation.scoring import named_rows
 from vitrine.inference.export import ExportError
 from vitrine.inference.novelty import Novelty
-from vitrine.inference.runtimes import GATES, TORCH_BF16, ExportRuntime, available_variants, checkpoint_digest, open_variant
+from vitrine.inference.runtimes import (
+    GATES,
+    TORCH_BF16,
+    ExportRuntime,
+    available_variants,
+    checkpoint_digest,
+    open_variant,
+)
 from vitrine.labels import LabelSpace, read_photo_table
 from vitrine.params import read_section
 from vitrine.predictions import Predictions

@@ -29,7 +29,8 @@ from vitrine.reporting.novelty_figures import KNOWN, refusals
 
 def main() -> None:
     exit_on_error()
-    params, data, plots, models = read_section("ood", novelty.OodParams), Path("data/splits"), Path("plots/ood"), Path("models")  # fmt: skip
+    params = read_section("ood", novelty.OodParams)
+    data, models, plots = Path("data/splits"), Path("models"), Path("plots/ood")
     table = read_photo_table(data / "photos.csv")
     label_space = LabelSpace.from_json(read_json(data / "label_space.json"))
     codes, items = label_space.encode(table)[CLASS_TASK], number_items(table["instance_id"])
@@ -38,14 +39,7 @@ def main() -> None:
     networks = {name: Network.load(models / name) for name in NETWORKS}
     found = {name: Predictions.load(Path("predictions") / f"{name}.npz") for name in systems}
     signals = system_signals(systems, networks, found)
-    detectors = {
-        name: novelty.fit_detectors(each.select(train), codes[train], params.neighbors)
-        for name, each in signals.items()
-    }
-    thresholds = {
-        name: novelty.fit_thresholds(detectors[name], each.select(val), params.accepted_fraction)
-        for name, each in signals.items()
-    }
+    fitted = {name: novelty.fit_scores(each, codes, train, val, params) for name, each in signals.items()}
 
     decoding, classes = Decoding(**read_json(data / "decoding.json")), label_space.labels[CLASS_TASK]
     measured: dict[str, pd.DataFrame] = {}
@@ -57,8 +51,7 @@ def main() -> None:
         measured[use] = pd.concat(
             novelty.judge_scores(
                 name,
-                detectors[name],
-                thresholds[name],
+                *fitted[name],
                 (signals[name].select(rows), items[rows]),
                 (said[use][name], outliers[use].kinds, outliers[use].items),
                 params.seed,
@@ -66,8 +59,8 @@ def main() -> None:
             for name in systems
         )
     score = novelty.choose_score(measured["choose"])
-    for name in systems:
-        chosen = Novelty(detectors[name][score], thresholds[name][score], checkpoint_digest(name, models))
+    for name, (detectors, thresholds) in fitted.items():
+        chosen = Novelty(detectors[score], thresholds[score], checkpoint_digest(name, models))
         chosen.save(models / FOLDER, name)
 
     scores = pd.concat([each.assign(use=use, served=each["score"] == score) for use, each in measured.items()])
@@ -76,7 +69,8 @@ def main() -> None:
     shown = list(systems)[-1]
     groups = [(KNOWN, signals[shown].select(test))]
     groups += [(k, s) for use in said for k, s in novelty.by_kind(said[use][shown], outliers[use].kinds)]
-    relative = novelty.relative_scores(detectors[shown][score], thresholds[shown][score], groups)
+    detectors, thresholds = fitted[shown]
+    relative = novelty.relative_scores(detectors[score], thresholds[score], groups)
     everything = measured["judge"].query("kind == @novelty.ALL_KINDS")
     refusals(relative, everything, shown, plots / "refusals.png")
 

@@ -98,7 +98,7 @@ def test_what_is_none_of_the_classes_is_said_everywhere(project: Path) -> None:
     reason = r"gray\.png\n  None of these\n  Looks like none of the 2 classes; nearest: (travel bag|water bottle)\.\n"
     assert re.search(reason, text)
     _, text = run("predict", "gray.png", "photo_0.png", "--model", "small", "--format", "json")
-    SCHEMA.validate(json.loads(text))
+    assert_is("predictions", json.loads(text))
     assert [answer["novelty"]["refused"] for answer in json.loads(text)] == [True, False]
     _, text = run("predict", "gray.png", "photo_0.png", "--model", "small", "--format", "csv", "--top-k", "1")
     lines = list(csv.DictReader(text.splitlines()))

@@ -106,10 +106,19 @@ def gains_table(gains: Mapping[str, pd.DataFrame]) -> str:
 def refusals_table(scores: pd.DataFrame) -> str:
     """Return how well the score that is served tells, and what it costs: a row a system."""
     served = scores[scores["served"] & (scores["use"] == "judge") & (scores["kind"] == "all")]
-    columns = {"auroc": "AUROC", "fpr_at_95_tpr": "FPR at 95 % TPR", "refused": "refused", "known_refused": "wrongly refused"}
+    columns = {
+        "auroc": "AUROC",
+        "fpr_at_95_tpr": "FPR at 95 % TPR",
+        "refused": "refused",
+        "known_refused": "wrongly refused",
+    }
     by_name = served.set_index("system").to_dict("index")
     rows = [
-        [COLUMNS[name], by_name[name]["score"].replace("_", " "), *(with_interval(by_name[name], key) for key in columns)]
+        [
+            COLUMNS[name],
+            by_name[name]["score"].replace("_", " "),
+            *(with_interval(by_name[name], key) for key in columns),
+        ]
         for name in COLUMNS
         if name in by_name
     ]

@@ -66,7 +66,9 @@ def test_intervals_over_items_cover(measure) -> None:  # type: ignore[no-untyped
     truth = float(measure(known, novel, ones(4000, 4000))[0])
     covered = []
     for seed in range(150):
-        _, low, high = with_item_interval(measure, clustered(rng, 20, 5, 0), clustered(rng, 20, 2, 1.6), seed, draws=300)
+        _, low, high = with_item_interval(
+            measure, clustered(rng, 20, 5, 0), clustered(rng, 20, 2, 1.6), seed, draws=300
+        )
         covered.append(low <= truth <= high)
     assert 0.88 <= np.mean(covered) <= 0.995
 

@@ -66,7 +66,9 @@ def test_a_task_with_one_label_cannot_change() -> None:
 
 def test_novelty_is_compared_by_what_is_refused_and_by_the_graphs_own_score() -> None:
     reference, threshold = np.array([0.1, 0.5, 0.50001, 0.9]), 0.5
-    found = novelty_differences(reference, reference + [0, 0.02, -0.02, 0], threshold, reference + [0, 0, 0, 0.001])
+    found = novelty_differences(
+        reference, reference + np.array([0, 0.02, -0.02, 0]), threshold, reference + np.array([0, 0, 0, 0.001])
+    )
     assert found == {"refusals_changed": 0.0, "novelty_difference": pytest.approx(0.002)}, "both are at the threshold"
     found = novelty_differences(reference, np.array([0.6, 0.5, 0.6, 0.9]), threshold, None)
     assert found == {"refusals_changed": 0.25, "novelty_difference": 0.0}

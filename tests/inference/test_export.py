@@ -113,7 +113,9 @@ def test_an_export_that_refuses_from_another_score_on_is_not_taken(project: Path
     fitted = Novelty.load(tmp_path / "models", "two", checkpoint_digest("two", tmp_path / "models"))
     assert fitted is not None
     replace(fitted, threshold=0.5).save(tmp_path / "models" / FOLDER, "two")
-    with pytest.raises(ArtifactError, match=r"two: refuses from another score on than models/novelty\. Run: make export"):
+    with pytest.raises(
+        ArtifactError, match=r"two: refuses from another score on than models/novelty\. Run: make export"
+    ):
         package_export(tmp_path / "taken", "two", "onnx", "fp32", tmp_path / "models", project / "exports")
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from sklearn.covariance import LedoitWolf
 
 from vitrine.artifacts import ArtifactError
@@ -22,6 +24,7 @@ from vitrine.inference.novelty import (
     fit_detector,
     unit,
 )
+from vitrine.inference.predictor import Predictor
 from vitrine.labels import MISSING, LabelSpace
 from vitrine.predictions import Predictions
 
@@ -76,7 +79,11 @@ def test_energy_and_maximum_probability() -> None:
 def test_vim_is_the_scaled_residual_plus_the_energy() -> None:
     """Training photographs lie on a line: what is off it counts, by the mean logit over the mean residual."""
     axis = np.array([1.0, 0.0, 0.0])
-    train = Signals(np.ones((4, 2)), np.array([-1.5, -0.5, 0.5, 1.5])[:, None] * axis + 1e-3 * RNG.normal(size=(4, 3)), np.full((4, 2), 2.0))
+    train = Signals(
+        np.ones((4, 2)),
+        np.array([-1.5, -0.5, 0.5, 1.5])[:, None] * axis + 1e-3 * RNG.normal(size=(4, 3)),
+        np.full((4, 2), 2.0),
+    )
     detector = fit_detector("vim", train, np.zeros(4, np.int64), 1)
     assert detector.tensors["axes"].shape == (1, 3)
     on, off = detector.scores(Signals(np.ones((2, 2)), np.array([[0.7, 0, 0], [0.7, 2.0, 0]]), np.zeros((2, 2))))
@@ -89,9 +96,7 @@ def test_the_exported_score_is_the_same(score: str) -> None:
     train, codes = signals(60)
     asked, _ = signals(25, spread=0.8)
     detector = fit_detector(score, train, codes, 4)
-    found = ExportedNovelty(detector)(
-        torch.tensor(asked.probs), torch.tensor(asked.units, dtype=torch.float32)
-    ).numpy()
+    found = ExportedNovelty(detector)(torch.tensor(asked.probs), torch.tensor(asked.units, dtype=torch.float32)).numpy()
     np.testing.assert_allclose(found, detector.scores(asked), rtol=2e-4, atol=1e-6)
 
 
@@ -121,7 +126,9 @@ def test_a_fitted_score_survives_saving_and_knows_its_models(tmp_path: Path) -> 
     first = {path.name: path.read_bytes() for path in (tmp_path / FOLDER).iterdir()}
     again = Novelty.load(tmp_path, "one", "abc")
     assert again is not None and (again.threshold, again.detector.neighbors) == (0.25, 3)
-    found = Predictions(SPACE, ("a",), {"class": np.full((1, 3), 1 / 3, np.float32)}, 7 * train.units[:1].astype(np.float32))
+    found = Predictions(
+        SPACE, ("a",), {"class": np.full((1, 3), 1 / 3, np.float32)}, 7 * train.units[:1].astype(np.float32)
+    )
     assert np.array_equal(again.scores(found), novelty.scores(found))
     again.save(tmp_path / FOLDER, "one")
     assert {path.name: path.read_bytes() for path in (tmp_path / FOLDER).iterdir()} == first
@@ -136,3 +143,21 @@ def test_a_fitted_score_survives_saving_and_knows_its_models(tmp_path: Path) -> 
 def test_a_score_of_logits_says_what_it_lacks() -> None:
     with pytest.raises(ValueError, match="energy needs logits"):
         Detector("energy", {}).scores(Signals(np.ones((1, 2)), np.ones((1, 2))))
+
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_committed_results_refuse_every_blank_picture() -> None:
+    """The ensemble, which is served by default, judged on blank pictures, which had no part in the choice."""
+    scores = pd.read_csv(ROOT / "plots/ood/scores.csv")
+    of = scores[scores["served"] & (scores["system"] == "ensemble") & (scores["kind"] == "blank")]
+    assert of["use"].tolist() == ["judge"] and of["refused"].tolist() == [1.0]
+
+
+@pytest.mark.skipif(not (ROOT / "models" / FOLDER / "ensemble.json").is_file(), reason="needs dvc repro")
+def test_the_served_ensemble_answers_a_blank_gray_square_with_none_of_these(tmp_path: Path) -> None:
+    Image.new("RGB", (400, 400), (128, 128, 128)).save(tmp_path / "gray.png")
+    predictor = Predictor.load("ensemble", ROOT / "models", ROOT / "exports")
+    (answer,) = predictor.to_records(predictor.predict_files([tmp_path / "gray.png"]))
+    assert answer["answer"] == "None of these" and answer["novelty"]["refused"]

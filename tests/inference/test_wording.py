@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 
-from vitrine.inference.wording import answer_sentence, certainty_of, certainty_sentence, explanation, headline, nearest_sentence
+from vitrine.inference.wording import (
+    answer_sentence,
+    certainty_of,
+    certainty_sentence,
+    explanation,
+    headline,
+    nearest_sentence,
+)
 
 
 def tasks(**said: tuple[str, str, float]) -> dict[str, Any]:

@@ -122,7 +122,7 @@ def answers(found: Sequence[Prediction]) -> str:
         parts.append(
             f'<section class="answer{" refused" if is_refused(prediction.answer) else ""}" '
             f'data-system="{escape(prediction.system)}">'
-            f'<h2>{escape(prediction.answer["answer"])}</h2>'
+            f"<h2>{escape(prediction.answer['answer'])}</h2>"
             f'<p class="certain">{escape(explanation(prediction.answer))}</p>'
             f"{''.join(bars(task, answer) for task, answer in tasks.items())}"
             f'<p class="note">{name_of(prediction.system)}, {1000 * prediction.seconds:.0f} ms with {escape(computed)}'

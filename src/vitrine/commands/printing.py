@@ -27,7 +27,8 @@ LEAST_WHY = 24
 
 PLAIN: dict[str, Any] = {"box": None, "pad_edge": False}
 PREDICTION_COLUMNS = (
-    "image_path", "answer", "refused", "novelty", "task", "certainty", "rank", "label", "probability", "model", "backend",
+    "image_path", "answer", "refused", "novelty", "task", "certainty", "rank", "label", "probability", "model",
+    "backend",
 )  # fmt: skip
 HIT_COLUMNS = (
     "image_path", "file", "instance_id", "row", "score", "is_match", "similarity", "matches",

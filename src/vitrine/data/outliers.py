@@ -70,7 +70,9 @@ def read_outliers(folder: Path, kinds: Sequence[str], decoding: Decoding, seed: 
 
 def unnamed_kinds(kinds: Sequence[str], classes: Sequence[str]) -> list[str]:
     """Leave out kinds that a class is named after: pictures of mugs are no outliers where a class is `coffee_mug`."""
-    words = {word.lower() for name in classes for text in (label_words(name), display_name(name)) for word in text.split()}
+    words = {
+        word.lower() for name in classes for text in (label_words(name), display_name(name)) for word in text.split()
+    }
     return [kind for kind in kinds if not {kind.lower(), f"{kind.lower()}s"} & words]
 
 

@@ -121,6 +121,14 @@ def fit_detectors(train: Signals, codes: NDArray[np.int64], neighbors: int) -> d
     return {score: fit_detector(score, train, codes, neighbors) for score in scores}
 
 
+def fit_scores(
+    signals: Signals, codes: NDArray[np.int64], train: NDArray[np.bool_], val: NDArray[np.bool_], params: OodParams
+) -> tuple[dict[str, Detector], dict[str, float]]:
+    """Fit every score on train, and its threshold on val. Shape: codes, train, val: (photos,)."""
+    detectors = fit_detectors(signals.select(train), codes[train], params.neighbors)
+    return detectors, fit_thresholds(detectors, signals.select(val), params.accepted_fraction)
+
+
 def judge_scores(
     system: str,
     detectors: Mapping[str, Detector],

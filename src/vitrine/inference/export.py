@@ -1,4 +1,4 @@
-"""Write a system as one ONNX file: from photographs as bytes to calibrated probabilities, a unit embedding, and novelty."""
+"""Write a system as one ONNX file: from photographs as bytes to calibrated probabilities, embeddings and novelty."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class ExportedNovelty(nn.Module):
 
 
 class ExportedSystem(nn.Module):
-    """A network or the ensemble, calibrated: what `system_predictions` computes, with unit embeddings and novelty."""
+    """A network or the ensemble: what `system_predictions` computes, with unit embeddings, and novelty."""
 
     def __init__(
         self,
@@ -114,7 +114,8 @@ class ExportedSystem(nn.Module):
         """Return the probabilities of every task, embeddings, and if there is a score for it, novelty.
 
         Shape:
-            photos: (batch, height, width, channels), uint8; returns: (batch, labels) a task, (batch, features), (batch,)
+            photos: (batch, height, width, channels), uint8
+            returns: per task (batch, labels); (batch, features); (batch,)
         """
         raw = {name: part(photos) for name, part in zip(self.names, self.parts, strict=True)}
         system, outputs = self.systems[self.name], []
@@ -157,9 +158,7 @@ def resize_matrix(preprocessing: Preprocessing) -> Tensor:
     return matrix
 
 
-def describe(
-    system: str, models: Path, networks: Mapping[str, Network], novelty: Novelty | None
-) -> dict[str, Any]:
+def describe(system: str, models: Path, networks: Mapping[str, Network], novelty: Novelty | None) -> dict[str, Any]:
     """Return what an export says of itself, as JSON."""
     spec = next(iter(networks.values())).model.spec
     labels = [label for task in spec.label_space for label in (task, *spec.label_space.labels[task])]
@@ -223,7 +222,11 @@ def export_onnx(system: str, models: Path, folder: Path) -> None:
                 dynamo=True,
                 opset_version=OPSET,
                 input_names=["photos"],
-                output_names=[*(f"probs_{task}" for task in graph.tasks), "embedding", *(["novelty"] if novelty else [])],
+                output_names=[
+                    *(f"probs_{task}" for task in graph.tasks),
+                    "embedding",
+                    *(["novelty"] if novelty else []),
+                ],
                 dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=65536)},),
                 verbose=False,
             )

@@ -129,9 +129,7 @@ def logsumexp(logits: NDArray[np.floating]) -> NDArray[np.float64]:
     return np.asarray(top[:, 0] + np.log(np.exp(logits - top).sum(axis=1)))
 
 
-def kth_distance(
-    units: NDArray[np.floating], bank: NDArray[np.floating], neighbors: int
-) -> NDArray[np.float64]:
+def kth_distance(units: NDArray[np.floating], bank: NDArray[np.floating], neighbors: int) -> NDArray[np.float64]:
     """Return one minus the cosine with the k-th nearest training photograph: half the squared distance.
 
     Shape:
@@ -201,7 +199,7 @@ def fit_vim(units: NDArray[np.floating], logits: NDArray[np.floating]) -> dict[s
 def vim(
     units: NDArray[np.floating], energy: NDArray[np.float64], tensors: Mapping[str, NDArray[np.floating]]
 ) -> NDArray[np.float64]:
-    """Return the scaled length of what is off the principal axes, plus the energy. Shape: (photos, ...) -> (photos,)."""
+    """Return the scaled length of what is off the principal axes, plus the energy. Shape: (photos, ...)."""
     return np.asarray(tensors["factor"] * _residuals(units - tensors["origin"], tensors["axes"]) + energy)
 
 

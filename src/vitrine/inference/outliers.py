@@ -17,7 +17,7 @@ from vitrine.predictions import Predictions
 
 @torch.inference_mode()
 def class_logits(network: Network, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the logits of the class from a network's own embeddings. Shape: (photos, features) -> (photos, classes)."""
+    """Return the logits of the class from a network's embeddings. Shape: (photos, features) -> (photos, classes)."""
     given = torch.from_numpy(np.array(embeddings, dtype=np.float32)).to(next(network.model.parameters()).device)
     return np.asarray(network.model.classify(given)[CLASS_TASK].float().cpu().numpy())
 

@@ -272,7 +272,9 @@ def _car(finish: Finish, rng: Generator) -> list[Part]:
     body = box(long, wide, tall, 0.13, 8).moved(z=0.2 + tall / 2)
     cabin = box(long * rng.uniform(0.4, 0.55), wide * 0.86, tall * 0.9, 0.14, 8)
     cabin = cabin.moved(x=rng.uniform(-0.2, 0.1) * long, z=0.2 + tall * 1.35)
-    glass = box(long * 0.36, wide * 0.88, tall * 0.45, 0.05, 6).moved(x=cabin.positions[:, 0].mean(), z=0.2 + tall * 1.4)
+    glass = box(long * 0.36, wide * 0.88, tall * 0.45, 0.05, 6).moved(
+        x=cabin.positions[:, 0].mean(), z=0.2 + tall * 1.4
+    )
     tire, hub = simple((0.05, 0.05, 0.05), 0.9), simple(textures.vivid(rng), 0.4)
     parts = [Part(body, paint), Part(cabin, paint), Part(glass, simple((0.1, 0.13, 0.17), 0.1, specular=0.8), "extra")]
     size = rng.uniform(0.24, 0.32)

@@ -49,7 +49,9 @@ def refusals(relative: pd.DataFrame, judged: pd.DataFrame, system: str, path: Pa
     right.set_yticks(range(len(scored)), [name.replace("_", " ") for name in scored])
     right.invert_yaxis()
     right.axvline(0.5, color="#7a828c", linestyle=":", linewidth=1.5)
-    right.set(xlim=(0, 1.01), xlabel="AUROC with 95 % interval over items; dotted: chance", title="How well scores tell")
+    right.set(
+        xlim=(0, 1.01), xlabel="AUROC with 95 % interval over items; dotted: chance", title="How well scores tell"
+    )
     right.xaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%.1f"))
     right.grid(axis="x", color=FAINT, linewidth=0.8)
     right.set_axisbelow(True)

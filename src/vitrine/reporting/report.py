@@ -271,17 +271,21 @@ def _of_use(data: ReportData, use: str) -> pd.DataFrame:
 
 def _refusal(data: ReportData, best: str) -> dict[str, Any]:
     """Return what the score that is served refuses, of a system; its kinds are those of the outliers."""
-    kinds = {use: [k for k in dict.fromkeys(_of_use(data, use)["kind"]) if k != ALL_KINDS] for use in ("choose", "judge")}
+    kinds = {
+        use: [k for k in dict.fromkeys(_of_use(data, use)["kind"]) if k != ALL_KINDS] for use in ("choose", "judge")
+    }
     rows = data.novelty[(data.novelty["system"] == best) & data.novelty["served"] & (data.novelty["use"] == "judge")]
     by_kind = {row["kind"]: row for row in rows.to_dict("records")}
     return {"kinds": kinds, "row": by_kind[ALL_KINDS], "of_kinds": [by_kind[kind] for kind in kinds["judge"]]}
 
 
 def _novelty(data: ReportData) -> list[list[Any]]:
-    """Return a row a score and system: on test against the outliers that judge; and its AUROC where scores are chosen."""
+    """Return a row a score and system: on test against the outliers that judge, and the AUROC that chooses."""
     choose = _of_use(data, "choose").query("kind != @ALL_KINDS").groupby(["score", "system"])["auroc"].mean()
     rows = []
-    for row in _of_use(data, "judge").query("kind == @ALL_KINDS").sort_values("score", kind="stable").to_dict("records"):
+    for row in (
+        _of_use(data, "judge").query("kind == @ALL_KINDS").sort_values("score", kind="stable").to_dict("records")
+    ):
         cells = [with_interval(row, name) for name in ("auroc", "fpr_at_95_tpr", "refused", "known_refused")]
         on_val = choose.get((row["score"], row["system"]), float("nan"))
         name = row["score"].replace("_", " ")
