@@ -93,7 +93,8 @@ def noise_pictures(rng: np.random.Generator, side: int) -> list[NDArray[np.uint8
     made = []
     for number in range(NUM_GENERATED):
         cells = max(1, side // (1, 2, 4, 8, max(1, side // 8))[number % 5])
-        low, high = sorted(rng.uniform(0, 255, 2)) if number >= 5 else (0.0, 255.0)
+        low = rng.uniform(0, 155) if number >= 5 else 0.0
+        high = rng.uniform(low + 100, 255) if number >= 5 else 255.0
         values = rng.uniform(low, high, (cells, cells, 3 if number % 2 else 1))
         at = np.arange(side) * cells // side
         picture = np.broadcast_to(values[at][:, at], (side, side, 3))
