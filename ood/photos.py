@@ -61,7 +61,7 @@ def other_things(params: PhotosParams, classes: list[str], folder: Path, decodin
         table = table.assign(category=categories)[kept]
         if source not in known or table.empty:
             raise ArtifactError(f"{folder / 'manifest.csv'}: names no photographs of {source}")
-        picked = table.groupby("category").apply(_evenly, params.per_category, include_groups=True)
+        picked = pd.concat([_evenly(each, params.per_category) for _, each in table.groupby("category")])
         with tarfile.open(folder / f"{source}.tar") as archive, tempfile.TemporaryDirectory() as temporary:
             for row in picked.itertuples():
                 archive.extract(str(row.file), temporary, filter="data")

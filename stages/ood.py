@@ -19,7 +19,7 @@ from vitrine.inference.network import Network
 from vitrine.inference.novelty import FOLDER, Novelty
 from vitrine.inference.outliers import predict_outliers, system_signals
 from vitrine.inference.runtimes import checkpoint_digest
-from vitrine.inference.systems import NETWORKS, load_systems
+from vitrine.inference.systems import ENSEMBLE, NETWORKS, load_systems
 from vitrine.labels import CLASS_TASK, LabelSpace, read_photo_table
 from vitrine.params import read_section
 from vitrine.photos import Decoding
@@ -35,7 +35,8 @@ def main() -> None:
     label_space = LabelSpace.from_json(read_json(data / "label_space.json"))
     codes, items = label_space.encode(table)[CLASS_TASK], number_items(table["instance_id"])
     train, val, test = ((table["split"] == split).to_numpy() for split in ("train", "val", "test"))
-    systems = load_systems(models / "systems.json")
+    known = load_systems(models / "systems.json")
+    systems = {name: known[name] for name in (*NETWORKS, ENSEMBLE)}
     networks = {name: Network.load(models / name) for name in NETWORKS}
     found = {name: Predictions.load(Path("predictions") / f"{name}.npz") for name in systems}
     signals = system_signals(systems, networks, found)
@@ -66,13 +67,12 @@ def main() -> None:
     scores = pd.concat([each.assign(use=use, served=each["score"] == score) for use, each in measured.items()])
     write_csv(plots / "scores.csv", named_rows(scores, "score", "system", "kind", "use"))
     write_metrics(Path("metrics/ood.json"), *novelty.headline_novelty_metrics(measured["judge"], score))
-    shown = list(systems)[-1]
-    groups = [(KNOWN, signals[shown].select(test))]
-    groups += [(k, s) for use in said for k, s in novelty.by_kind(said[use][shown], outliers[use].kinds)]
-    detectors, thresholds = fitted[shown]
+    groups = [(KNOWN, signals[ENSEMBLE].select(test))]
+    groups += [(k, s) for use in said for k, s in novelty.by_kind(said[use][ENSEMBLE], outliers[use].kinds)]
+    detectors, thresholds = fitted[ENSEMBLE]
     relative = novelty.relative_scores(detectors[score], thresholds[score], groups)
     everything = measured["judge"].query("kind == @novelty.ALL_KINDS")
-    refusals(relative, everything, shown, plots / "refusals.png")
+    refusals(relative, everything, ENSEMBLE, plots / "refusals.png")
 
 
 if __name__ == "__main__":

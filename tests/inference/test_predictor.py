@@ -160,6 +160,7 @@ def test_a_photograph_unlike_the_training_photographs_is_none_of_these(models: P
     assert gray["novelty"]["reason"] == f"Looks like none of the 2 classes; nearest: {nearest}."
     assert {found["certainty"] for found in gray["tasks"].values()} == {"unsure"}
     assert predictor.num_refused(predictor.predict(photos, "abc")) == 1
-    save_systems(models / "systems.json", {"ensemble": System(dict.fromkeys(SPACE, ("one",)), {}, {})})
+    alone = {"one": System(dict.fromkeys(SPACE, ("one",)), {}, {})}
+    save_systems(models / "systems.json", {**alone, "ensemble": alone["one"]})
     with pytest.raises(ArtifactError, match=r"fitted for other models .* Run: dvc repro ood"):
         Novelty.load(models, "ensemble", checkpoint_digest("ensemble", models))

@@ -35,7 +35,7 @@ def refusals(relative: pd.DataFrame, judged: pd.DataFrame, system: str, path: Pa
     left.axvline(1, color=INK, linestyle=":", linewidth=1.5)
     left.set_yticks(range(len(kinds)), names)
     left.invert_yaxis()
-    left.set(xlabel="novelty, in thresholds: right of the dotted line it is none of these", title=f"{system} on test")
+    left.set(xlabel="novelty / threshold; right of the line: none of these", title=f"{system}: what it refuses")
     left.set_xlim(0 if relative["score"].min() >= 0 else None, None)
     left.grid(axis="x", color=FAINT, linewidth=0.8)
     left.set_axisbelow(True)
@@ -49,10 +49,8 @@ def refusals(relative: pd.DataFrame, judged: pd.DataFrame, system: str, path: Pa
     right.set_yticks(range(len(scored)), [name.replace("_", " ") for name in scored])
     right.invert_yaxis()
     right.axvline(0.5, color="#7a828c", linestyle=":", linewidth=1.5)
-    right.set(
-        xlim=(0, 1.01), xlabel="AUROC with 95 % interval over items; dotted: chance", title="How well scores tell"
-    )
-    right.xaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%.1f"))
+    right.set(xlim=(0, 1.01), xlabel="AUROC, 95 % intervals", title="How well scores tell")
+    right.xaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%.2f"))
     right.grid(axis="x", color=FAINT, linewidth=0.8)
     right.set_axisbelow(True)
     if systems:
