@@ -24,9 +24,10 @@ from vitrine.data.outliers import unnamed_kinds
 from vitrine.errors import exit_on_error
 from vitrine.evaluation.novelty import OodParams, auroc, fpr_at_tpr, refused_share, with_item_interval
 from vitrine.evaluation.scoring import named_rows, number_items
+from vitrine.inference.network import Network
 from vitrine.inference.novelty import Novelty
-from vitrine.inference.predictor import Predictor
-from vitrine.inference.systems import load_systems
+from vitrine.inference.runtimes import checkpoint_digest
+from vitrine.inference.systems import NETWORKS, load_systems, system_predictions
 from vitrine.labels import CLASS_TASK, LabelSpace, read_photo_table
 from vitrine.params import Section, read_section
 from vitrine.photos import Decoding, decode_photo
@@ -97,18 +98,24 @@ def main() -> None:
     if os.environ.get(TEAM13):
         groups[SAME] = same_classes(Path(os.environ[TEAM13]), decoding)
 
+    systems = load_systems(Path("models/systems.json"))
+    networks = {name: Network.load(Path("models") / name) for name in NETWORKS}
+    raw = {
+        group: {
+            name: each.predict(np.stack(photos["photo"].to_list()), photos["item"]) for name, each in networks.items()
+        }
+        for group, photos in groups.items()
+    }
     rows: list[dict[str, Any]] = []
     metrics: dict[str, float] = {}
     intervals: dict[str, tuple[float, float]] = {}
-    for system in load_systems(Path("models/systems.json")):
-        predictor = Predictor.load(system, backend="torch")
-        novelty = predictor.novelty
-        if not isinstance(novelty, Novelty):
+    for system in systems:
+        novelty = Novelty.load(Path("models"), system, checkpoint_digest(system, Path("models")))
+        if novelty is None:
             raise ArtifactError("models/novelty: not found. Make it with: dvc repro ood")
         known = novelty.scores(Predictions.load(Path("predictions") / f"{system}.npz").select(test))
         for group, photos in groups.items():
-            decoded = np.stack(photos["photo"].to_list())
-            scores = novelty.scores(predictor.predict(decoded, list(photos["item"])))
+            scores = novelty.scores(system_predictions(system, systems, raw[group]))
             numbers = number_items(photos["item"])
             found = {"refused": refused_share(scores > novelty.threshold, numbers)}
             if group == OTHER:
