@@ -15,10 +15,18 @@ import pandas as pd
 
 from vitrine.artifacts import read_json, read_npy, write_csv, write_json, write_metrics
 from vitrine.errors import exit_on_error
-from vitrine.evaluation.parity import TIE, cosine_loss, faults, prediction_differences
+from vitrine.evaluation.parity import TIE, cosine_loss, faults, novelty_differences, prediction_differences
 from vitrine.evaluation.scoring import named_rows
 from vitrine.inference.export import ExportError
-from vitrine.inference.runtimes import GATES, TORCH_BF16, available_variants, open_variant
+from vitrine.inference.novelty import Novelty
+from vitrine.inference.runtimes import (
+    GATES,
+    TORCH_BF16,
+    ExportRuntime,
+    available_variants,
+    checkpoint_digest,
+    open_variant,
+)
 from vitrine.labels import LabelSpace, read_photo_table
 from vitrine.params import read_section
 from vitrine.predictions import Predictions
@@ -46,15 +54,22 @@ def main() -> None:
     for folder in sorted(path.parent for path in Path("exports").glob("*/export.json")):
         reference = Predictions.load(Path("predictions") / f"{folder.name}.npz").select(held_out)
         expected = average_precision(reference)
+        novelty = Novelty.load(Path("models"), folder.name, checkpoint_digest(folder.name, Path("models")))
         for variant in available_variants():
             runtime, precision = open_variant(folder, variant, Path("models")), variant.split()[1]
             measured = []
             for size in BATCH_SIZES:
-                probs, embeddings = runtime.predict(photos, size)
+                if isinstance(runtime, ExportRuntime):
+                    probs, embeddings, graph = runtime.predict_all(photos, size)
+                else:
+                    (probs, embeddings), graph = runtime.predict(photos, size), None
                 differences = prediction_differences(reference.probs, probs, codes, TIE if precision == "fp32" else 0.0)
                 found = Predictions(label_space, reference.image_paths, probs, embeddings)
                 differences["cosine_loss"] = cosine_loss(reference.embeddings, embeddings)
                 differences["map_loss"] = expected - average_precision(found)
+                if novelty is not None:
+                    scores = novelty.scores(reference), novelty.scores(found), novelty.threshold
+                    differences |= novelty_differences(*scores, graph if precision == "fp32" else None)
                 measured.append(differences)
             worst = {key: max(each[key] for each in measured) for key in measured[0]}
             beyond = "; ".join(faults(precision, worst))
@@ -63,7 +78,8 @@ def main() -> None:
     write_csv(Path("plots/export/parity.csv"), named_rows(parity, "model", "variant"))
     gates = {name: dict(zip(of["variant"], of["passed"].tolist(), strict=True)) for name, of in parity.groupby("model")}
     exact = parity["variant"].str.endswith("fp32")
-    metrics = {"fp32_logit_difference": parity.loc[exact, "logit_difference"].max()}
+    largest = ("logit_difference", "novelty_difference")
+    metrics = {f"fp32_{name}": parity.loc[exact, name].max() for name in largest if name in parity}
     for row in parity[~exact & (parity["variant"] != TORCH_BF16)].itertuples():
         metrics[f"{row.model}_{str(row.variant).replace(' ', '_')}"] = row.changed
     write_metrics(Path("metrics/export.json"), metrics, digits=6)

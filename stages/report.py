@@ -1,6 +1,7 @@
 """Compare the systems in a page that GitHub shows, and in one that needs nothing but a browser.
 
-Reads   data/splits/photos.csv, data/splits/counts.json, params.yaml, plots/split/, plots/evaluate/, plots/index/
+Reads   data/splits/photos.csv, data/splits/counts.json, params.yaml, plots/split/, plots/evaluate/, plots/index/,
+        plots/ood/
 Writes  report/report.md, report/index.html
 """
 

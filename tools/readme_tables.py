@@ -4,6 +4,7 @@ Reads   plots/evaluate/scores.csv, plots/crossval/scores.csv, report/crossval_te
         plots/export/parity.csv, plots/index/matches.csv, plots/active/gains.csv, report/active_team13.csv,
         plots/video/scores.csv
         plots/explain/faithfulness.csv
+        plots/ood/
 Writes  PAGES, between `<!-- table NAME -->` and `<!-- end -->`
 """
 
@@ -27,6 +28,7 @@ PAGES = (
     ROOT / "docs/labeling.md",
     ROOT / "docs/video.md",
     ROOT / "docs/explain.md",
+    ROOT / "docs/none_of_these.md",
 )
 COLUMNS = {
     "efficientnet": "EfficientNet-Lite0",
@@ -165,6 +167,42 @@ def object_table(measured: pd.DataFrame) -> str:
     return markdown_table(["class, on the object", "", *(COLUMNS[name] for name in shown)], rows)
 
 
+def refusals_table(scores: pd.DataFrame) -> str:
+    """Return how well the score that is served tells, and what it costs: a row a system."""
+    served = scores[scores["served"] & (scores["use"] == "judge") & (scores["kind"] == "all")]
+    columns = {
+        "auroc": "AUROC",
+        "fpr_at_95_tpr": "FPR at 95 % TPR",
+        "refused": "refused",
+        "known_refused": "wrongly refused",
+    }
+    by_name = served.set_index("system").to_dict("index")
+    rows = [
+        [
+            COLUMNS[name],
+            by_name[name]["score"].replace("_", " "),
+            *(with_interval(by_name[name], key) for key in columns),
+        ]
+        for name in COLUMNS
+        if name in by_name
+    ]
+    return markdown_table(["system", "score", *columns.values()], rows)
+
+
+def photos_table(photos: pd.DataFrame) -> str:
+    """Return what is refused of real photographs, of other things and of the same classes: a row a system."""
+    found = {(row["system"], row["group"]): row for row in photos.to_dict("records")}
+    groups = list(dict.fromkeys(photos["group"]))
+    header = ["system", "AUROC", "FPR at 95 % TPR"]
+    header += [f"refused of {found[photos['system'].iloc[0], group]['n']} {group}" for group in groups]
+    rows = []
+    for name in [each for each in COLUMNS if (each, groups[0]) in found]:
+        other = found[name, groups[0]]
+        cells = [with_interval(other, "auroc"), with_interval(other, "fpr")]
+        rows.append([COLUMNS[name], *cells, *(with_interval(found[name, group], "refused") for group in groups)])
+    return markdown_table(header, rows)
+
+
 def tables() -> dict[str, str]:
     test = read_score_table(ROOT / "plots/evaluate/scores.csv")
     curves = {name: read_score_table(ROOT / f"pretrain/curves/{name}.csv") for name in ("deit", "mobilevit")}
@@ -176,6 +214,8 @@ def tables() -> dict[str, str]:
         "active": gains_table({name: read_score_table(ROOT / path) for name, path in simulated.items()}),
         "curve": curve_table(curves),
         "matches": matches_table(read_score_table(ROOT / "plots/index/matches.csv")),
+        "ood": refusals_table(read_score_table(ROOT / "plots/ood/scores.csv")),
+        "ood_photos": photos_table(read_score_table(ROOT / "plots/ood/photos.csv")),
         "parity": parity_table(read_score_table(ROOT / "plots/export/parity.csv")),
         "test": accuracy_table(test[test["split"] == "test"], "model"),
         "team13": accuracy_table(read_score_table(ROOT / "report/crossval_team13.csv"), "system"),

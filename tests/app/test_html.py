@@ -6,11 +6,13 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from vitrine.app import html
 from vitrine.app.gallery import Gallery, Page
 from vitrine.app.html import bars
+from vitrine.app.state import Prediction
 from vitrine.data.catalog import DataParams
 from vitrine.inference.wording import CERTAINTIES
 from vitrine.params import read_section
@@ -113,3 +115,17 @@ def test_a_history_names_its_commits_and_spans_its_scores() -> None:
         for y in re.search(r'points="[\d.]+,([\d.]+) [\d.]+,([\d.]+)"', chart).groups()  # type: ignore[union-attr]
     )
     assert first > last  # higher is better, and upwards
+
+
+def test_a_refused_photograph_is_none_of_these_and_says_why() -> None:
+    labels = [{"label": "water_bottle", "probability": 0.8}]
+    reason = "Looks like none of the 13 classes; nearest: <b>."
+    novelty = {"refused": True, "score": 0.4, "threshold": 0.2, "reason": reason}
+    answer = {"answer": "None of these", "backend": "torch fp32", "novelty": novelty,
+              "tasks": {"class": {"certainty": "unsure", "labels": labels}}}  # fmt: skip
+    shown = html.answers([Prediction("deit", answer, 0.01, np.zeros(1))])
+    assert '<section class="answer refused"' in shown and "<h2>None of these</h2>" in shown
+    assert "nearest: &lt;b&gt;." in shown and "Unsure: class" not in shown
+    accepted = {**answer, "answer": "Possibly water bottle", "novelty": {**novelty, "refused": False, "reason": None}}
+    shown = html.answers([Prediction("deit", accepted, 0.01, np.zeros(1))])
+    assert '<section class="answer"' in shown and "Unsure: class 80%." in shown

@@ -367,6 +367,30 @@ def test_pages_may_not_talk_to_other_hosts(page: str) -> None:
 # -- watching ------------------------------------------------------------------------------------------------------
 
 
+def test_refusals_are_answered_and_counted(folder: Path, tmp_path: Path) -> None:
+    from prometheus_client import generate_latest
+
+    from vitrine.app.state import AppState
+    from vitrine.inference.novelty import FOLDER, Detector, Novelty
+    from vitrine.inference.runtimes import checkpoint_digest
+
+    shop = tmp_path / "shop"
+    shutil.copytree(folder, shop)
+    state = AppState(shop, may_correct=False)
+    index = state.gallery.indexes["deit"]
+    bank = np.stack([index.embedding(row) for row in range(len(index))])
+    fitted = Novelty(Detector("neighbors", {"bank": bank}, 1), 1e-5, checkpoint_digest("deit", shop / "models"))
+    fitted.save(shop / "models" / FOLDER, "deit")
+    noise = tmp_path / "noise.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(noise)
+    known, other = (state.predict([str(file)], ["deit"])[0].answer for file in (state.gallery.file("deit", 0), noise))
+    state.close(1)
+    assert known["answer"] != "None of these" == other["answer"]
+    assert other["novelty"]["reason"].startswith("Looks like none of the 2 classes; nearest: ")
+    counted = generate_latest(state.metrics.registry).decode()
+    assert 'vitrine_refused_total{system="deit"} 1.0' in counted
+
+
 def test_metrics_count_and_time_requests_and_models(page: str, photos: list[Path]) -> None:
     def samples() -> dict[tuple[str, tuple[str, ...]], float]:
         from prometheus_client.parser import text_string_to_metric_families

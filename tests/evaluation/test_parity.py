@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vitrine.evaluation.parity import cosine_loss, faults, prediction_differences
+from vitrine.evaluation.parity import cosine_loss, faults, novelty_differences, prediction_differences
 from vitrine.labels import MISSING
 
 REFERENCE = {"class": np.array([[0.7, 0.2, 0.1], [0.4, 0.40001, 0.19999], [0.1, 0.1, 0.8], [0.5, 0.3, 0.2]])}
@@ -62,3 +62,14 @@ def test_the_least_cosine_counts() -> None:
 def test_a_task_with_one_label_cannot_change() -> None:
     certain = {"class": np.ones((4, 1))}
     assert prediction_differences(certain, certain, {"class": np.zeros(4, dtype=np.int64)}, 0.0)["changed"] == 0
+
+
+def test_novelty_is_compared_by_what_is_refused_and_by_the_graphs_own_score() -> None:
+    reference, threshold = np.array([0.1, 0.5, 0.50001, 0.9]), 0.5
+    found = novelty_differences(
+        reference, reference + np.array([0, 0.02, -0.02, 0]), threshold, reference + np.array([0, 0, 0, 0.001])
+    )
+    assert found == {"refusals_changed": 0.0, "novelty_difference": pytest.approx(0.002)}, "both are at the threshold"
+    found = novelty_differences(reference, np.array([0.6, 0.5, 0.6, 0.9]), threshold, None)
+    assert found == {"refusals_changed": 0.25, "novelty_difference": 0.0}
+    assert novelty_differences(reference, reference, threshold, reference * np.nan)["novelty_difference"] == np.inf

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -19,12 +21,14 @@ from vitrine.artifacts import ArtifactError, read_json, write_json
 from vitrine.inference import runtimes
 from vitrine.inference.export import export_onnx, resize_matrix
 from vitrine.inference.network import Network
+from vitrine.inference.novelty import FOLDER, Detector, Novelty
 from vitrine.inference.package import package_export
 from vitrine.inference.predictor import Predictor
 from vitrine.inference.quantize import backbone_nodes, calibration_rows, quantize_onnx, quantize_openvino
 from vitrine.inference.runtimes import (
     FILES,
     Description,
+    ExportRuntime,
     OpenvinoRuntime,
     TorchRuntime,
     available_variants,
@@ -37,6 +41,7 @@ from vitrine.labels import LabelSpace
 from vitrine.learning.model import create_model, save_model
 from vitrine.learning.preprocess import Preprocessing
 from vitrine.photos import Decoding
+from vitrine.predictions import Predictions
 from vitrine.scale.engines import fix_threads
 
 SPACE = LabelSpace({"class": ("cup", "hat", "über_hat"), "color": ("blue", "red", "green")})
@@ -60,6 +65,10 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         systems[name] = System({"class": members, "color": members[:1]}, temperatures, {"class": 0.4, "color": None})
     save_systems(root / "models/systems.json", systems)
     for name in ("two", "ensemble"):
+        units = TorchRuntime.load(name, root / "models").predict(PHOTOS[:4])[1]
+        bank = units / np.linalg.norm(units, axis=1, keepdims=True)
+        novelty = Novelty(Detector("neighbors", {"bank": bank}, 2), 0.001, checkpoint_digest(name, root / "models"))
+        novelty.save(root / "models" / FOLDER, name)
         export_onnx(name, root / "models", root / "exports" / name)
     quantize_openvino(root / "exports/two", PHOTOS)
     quantize_onnx(root / "exports/two", PHOTOS)
@@ -83,6 +92,33 @@ def test_an_export_predicts_what_pytorch_predicts(project: Path, variant: str, b
     cosines = np.sum(units * embeddings, axis=1) / np.linalg.norm(embeddings, axis=1)
     np.testing.assert_allclose(cosines, 1, atol=1e-6)
     assert units.shape[1] == Description.read(project / "exports/ensemble").num_features
+
+
+@pytest.mark.parametrize("variant", ["onnxruntime fp32", "openvino fp32"])
+@pytest.mark.parametrize("system", ["two", "ensemble"])
+def test_the_graph_says_how_novel_a_photograph_is_as_the_predictor_does(
+    project: Path, variant: str, system: str
+) -> None:
+    runtime = open_variant(project / "exports" / system, variant, project / "models")
+    assert isinstance(runtime, ExportRuntime)
+    probs, embeddings, novelty = runtime.predict_all(PHOTOS, 3)
+    fitted = Novelty.load(project / "models", system, runtime.checkpoint)
+    assert novelty is not None and novelty.shape == (9,) and fitted is not None
+    found = Predictions(SPACE, ("",) * 9, probs, embeddings)
+    np.testing.assert_allclose(novelty, fitted.scores(found), atol=2e-6)
+    assert novelty[4:].min() > 1e-5
+    assert Description.read(project / "exports" / system).novelty == {"score": "neighbors", "threshold": 0.001}
+
+
+def test_an_export_that_refuses_from_another_score_on_is_not_taken(project: Path, tmp_path: Path) -> None:
+    shutil.copytree(project / "models", tmp_path / "models")
+    fitted = Novelty.load(tmp_path / "models", "two", checkpoint_digest("two", tmp_path / "models"))
+    assert fitted is not None
+    replace(fitted, threshold=0.5).save(tmp_path / "models" / FOLDER, "two")
+    with pytest.raises(
+        ArtifactError, match=r"two: refuses from another score on than models/novelty\. Run: make export"
+    ):
+        package_export(tmp_path / "taken", "two", "onnx", "fp32", tmp_path / "models", project / "exports")
 
 
 @pytest.mark.parametrize("variant", ["onnxruntime fp32", "openvino fp32"])

@@ -13,8 +13,9 @@ from PIL import Image
 from vitrine.artifacts import ArtifactError
 from vitrine.inference import network as networks
 from vitrine.inference.network import Network
+from vitrine.inference.novelty import FOLDER, Detector, Novelty
 from vitrine.inference.predictor import Predictor
-from vitrine.inference.runtimes import TorchRuntime
+from vitrine.inference.runtimes import TorchRuntime, checkpoint_digest
 from vitrine.inference.systems import System, save_systems
 from vitrine.labels import LabelSpace
 from vitrine.learning.model import create_model, pick_device, save_model
@@ -138,3 +139,28 @@ def test_the_limit_of_megapixels_is_the_models(predictor: Predictor, tmp_path: P
     Image.new("RGB", (9000, 6000)).save(path)
     with pytest.raises(PhotoError, match="larger than the limit of 50 megapixels"):
         predictor.predict_files([path])
+
+
+def test_a_photograph_unlike_the_training_photographs_is_none_of_these(models: Path) -> None:
+    plain = Predictor.load("ensemble", models)
+    photos = np.random.default_rng(4).integers(0, 256, (3, 24, 24, 3), dtype=np.uint8)
+    photos[2] = 128
+    assert [answer["novelty"] for answer in plain.predict_records(photos, "abc")] == [None] * 3
+    assert plain.num_refused(plain.predict(photos, "abc")) == 0
+    units = plain.predict(photos[:2], "ab").embeddings
+    bank = units / np.linalg.norm(units, axis=1, keepdims=True)
+    far = Novelty(Detector("neighbors", {"bank": bank}, 1), 1e-6, checkpoint_digest("ensemble", models))
+    far.save(models / FOLDER, "ensemble")
+    predictor = Predictor.load("ensemble", models)
+    known, _, gray = predictor.predict_records(photos, "abc")
+    assert not known["novelty"]["refused"] and known["novelty"]["reason"] is None
+    assert known["answer"] != "None of these"
+    assert gray["answer"] == "None of these" and gray["novelty"]["score"] > gray["novelty"]["threshold"] == 1e-6
+    nearest = gray["tasks"]["class"]["labels"][0]["label"]
+    assert gray["novelty"]["reason"] == f"Looks like none of the 2 classes; nearest: {nearest}."
+    assert {found["certainty"] for found in gray["tasks"].values()} == {"unsure"}
+    assert predictor.num_refused(predictor.predict(photos, "abc")) == 1
+    alone = {"one": System(dict.fromkeys(SPACE, ("one",)), {}, {})}
+    save_systems(models / "systems.json", {**alone, "ensemble": alone["one"]})
+    with pytest.raises(ArtifactError, match=r"fitted for other models .* Run: dvc repro ood"):
+        Novelty.load(models, "ensemble", checkpoint_digest("ensemble", models))

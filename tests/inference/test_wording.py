@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 
-from vitrine.inference.wording import certainty_of, certainty_sentence, headline
+from vitrine.inference.wording import (
+    answer_sentence,
+    certainty_of,
+    certainty_sentence,
+    explanation,
+    headline,
+    nearest_sentence,
+)
 
 
 def tasks(**said: tuple[str, str, float]) -> dict[str, Any]:
@@ -45,3 +52,15 @@ def test_how_certain_every_task_is() -> None:
 def test_without_a_threshold_no_confidence_is_enough() -> None:
     assert [certainty_of(1.0, limit) for limit in (None, 1.0, 0.9)] == ["unreliable", "confident", "confident"]
     assert certainty_of(0.89, 0.9) == "unsure"
+
+
+def test_what_is_refused_is_none_of_these_and_the_nearest_class_is_named() -> None:
+    found = tasks(class_=("unsure", "wrist_watch", 0.8), color=BLUE)
+    reason = nearest_sentence(found, 13)
+    assert reason == "Looks like none of the 13 classes; nearest: wrist watch."
+    refused, accepted = {"refused": True, "reason": reason}, {"refused": False, "reason": None}
+    assert answer_sentence(found, refused) == "None of these"
+    assert explanation({"tasks": found, "novelty": refused}) == reason
+    for novelty in (accepted, None):
+        assert answer_sentence(found, novelty) == headline(found)
+        assert explanation({"tasks": found, "novelty": novelty}) == certainty_sentence(found)

@@ -30,6 +30,7 @@ def report_data(
     ensemble_minus_probe: float = 0.06,
     members: str = "ab",
     with_masks: bool = True,
+    outliers: bool = True,
 ) -> ReportData:
     """Two networks, a and b, whose ensemble is best on test; a is better than b by `gain`."""
     accuracies = {"a": 0.7123, "b": 0.6456, "ensemble": 0.8123, "linear_probe": 0.75, "svm": 0.9}
@@ -79,11 +80,35 @@ def report_data(
              for m, low in zip(SYSTEMS, (0.05, -0.01, 0.02), strict=True)]  # fmt: skip
     values = {"faithfulness": 0.21, "pointing": 0.8, "energy": 0.55}
     explained = [
-        {"split": "test", "model": m, "task": t, "measure": measure, "method": method, "n": 20, "value": value,
-         "value_ci_low": value - 0.1, "value_ci_high": value + 0.1, "difference": 0.125, "difference_ci_low": -0.05,
-         "difference_ci_high": 0.3, "shown": int(m == "a" and t == "class")}
-        for m in SYSTEMS for t in ("class", "tone") for measure, value in values.items() if with_masks or value < 0.5
+        {
+            "split": "test",
+            "model": m,
+            "task": t,
+            "measure": measure,
+            "method": method,
+            "n": 20,
+            "value": value,
+            "value_ci_low": value - 0.1,
+            "value_ci_high": value + 0.1,
+            "difference": 0.125,
+            "difference_ci_low": -0.05,
+            "difference_ci_high": 0.3,
+            "shown": int(m == "a" and t == "class"),
+        }
+        for m in SYSTEMS
+        for t in ("class", "tone")
+        for measure, value in values.items()
+        if with_masks or value < 0.5
         for method in ("heat map", "random", "gaussian", "random_network")
+    ]
+    measured = {f"{name}{end}": value for name in ("auroc", "fpr_at_95_tpr", "refused", "known_refused")
+                for end, value in (("", 0.123), ("_ci_low", 0.1), ("_ci_high", 0.2))}  # fmt: skip
+    novelty = [
+        {"system": m, "score": score, "kind": kind, "n": 20 if outliers else 0, "use": use,
+         "served": score == "neighbors", **measured}
+        for m in SYSTEMS for score in ("neighbors", "vim")
+        for use, kinds in (("choose", ("all", "mug", "noise")), ("judge", ("all", "book", "blank")))
+        for kind in (kinds if outliers else kinds[:1])
     ]  # fmt: skip
     return ReportData(
         photos=pd.DataFrame({"class": ["cup"] * 40 + ["odd_hat"] * 10, "tone": ["red"] * 45 + [None] * 5}),
@@ -100,6 +125,7 @@ def report_data(
         gains=pd.DataFrame(gains),
         near_duplicates=pd.DataFrame({"image_path_a": ["x", "y"]}),
         explained=pd.DataFrame(explained),
+        novelty=pd.DataFrame(novelty),
     )  # fmt: skip
 
 
@@ -219,3 +245,13 @@ def test_heat_maps_are_listed_with_what_they_gain_and_whether_they_are_shown() -
 def test_without_masks_the_report_says_nothing_of_the_object() -> None:
     text = write_report(report_data(0.05, 0.3, with_masks=False))
     assert "| +0.12 [-0.05, +0.30] |  |  | yes |" in text and "by its true mask" not in text
+
+
+def test_the_report_says_what_is_refused_rightly_and_wrongly() -> None:
+    text = write_report(report_data(0.05, 0.3))
+    section = text.split("## None of these")[1].split("## Data card")[0]
+    assert "refuses 12.3 % [10, 20] of pictures of other things (book 12.3 %, blank 12.3 %)" in section
+    assert "chosen on val against mug and noise. The pictures that judge it, book and blank," in section
+    assert "| **neighbors** | ensemble |" in section and "| vim | a |" in section
+    section = write_report(report_data(0.05, 0.3, outliers=False)).split("## None of these")[1].split("## Data card")[0]
+    assert "wrongly 12.3 % [10, 20] of the test photographs" in section and "refusals.png" not in section

@@ -11,7 +11,7 @@ import pandas as pd
 
 from vitrine.app.gallery import Gallery, Page
 from vitrine.app.state import Prediction
-from vitrine.inference.wording import CERTAINTIES, certainty_sentence, headline, in_sentence
+from vitrine.inference.wording import CERTAINTIES, explanation, headline, in_sentence
 from vitrine.labels import CLASS_TASK, display_name
 from vitrine.retrieval.index import Hit
 
@@ -107,6 +107,11 @@ def bars(task: str, answer: Mapping[str, Any]) -> str:
     return f'<div class="task"><h3>{spoken(task)}{told}</h3>{"".join(rows)}</div>'
 
 
+def is_refused(answer: Mapping[str, Any]) -> bool:
+    """Say whether a record answers "None of these"."""
+    return bool(answer.get("novelty") and answer["novelty"]["refused"])
+
+
 def answers(found: Sequence[Prediction]) -> str:
     """What systems predict of one photograph: one sentence, how certain it is, then the details of every task."""
     parts = []
@@ -115,8 +120,10 @@ def answers(found: Sequence[Prediction]) -> str:
         backend, _, precision = str(prediction.answer["backend"]).partition(" ")
         computed = f"{BACKENDS.get(backend, backend)} {precision}".strip()
         parts.append(
-            f'<section class="answer" data-system="{escape(prediction.system)}">'
-            f'<h2>{escape(headline(tasks))}</h2><p class="certain">{escape(certainty_sentence(tasks))}</p>'
+            f'<section class="answer{" refused" if is_refused(prediction.answer) else ""}" '
+            f'data-system="{escape(prediction.system)}">'
+            f"<h2>{escape(prediction.answer['answer'])}</h2>"
+            f'<p class="certain">{escape(explanation(prediction.answer))}</p>'
             f"{''.join(bars(task, answer) for task, answer in tasks.items())}"
             f'<p class="note">{name_of(prediction.system)}, {1000 * prediction.seconds:.0f} ms with {escape(computed)}'
             "</p></section>"

@@ -361,7 +361,7 @@ class Batch extends HTMLElement {
     };
     const images = row.urls.map((src) => element("img", { src, alt: "" }));
     const cells = row.record
-      ? [element("td", { textContent: row.record.answer, className: "said" }), ...tasks.map((task) => {
+      ? [element("td", { className: "said" }, row.record.answer, ...reasonOf(row.record)), ...tasks.map((task) => {
         const { certainty, labels: [first] } = row.record.tasks[task];
         return element("td", { title: CERTAINTIES[certainty] },
           `${vitrineNames(first.label)} ${percent(first.probability)} `,
@@ -376,9 +376,10 @@ class Batch extends HTMLElement {
     const records = this.sorted().map((row) => row.record ?? { image_path: row.name, error: row.error ?? "not identified yet" });
     if (kind === "json") return download("vitrine.json", JSON.stringify(records, null, 2), "application/json");
     const tasks = Object.keys(records.find((record) => record.tasks)?.tasks ?? {});
-    const lines = [["image_path", "answer", ...tasks.flatMap((task) => [task, `${task}_probability`, `${task}_certainty`]), "error"]];
+    const lines = [["image_path", "answer", "refused", "novelty", ...tasks.flatMap((task) => [task, `${task}_probability`, `${task}_certainty`]), "error"]];
     for (const record of records) {
-      lines.push([record.image_path, record.answer ?? "", ...tasks.flatMap((task) => {
+      const { refused = "", score = "" } = record.novelty ?? {};
+      lines.push([record.image_path, record.answer ?? "", refused, score, ...tasks.flatMap((task) => {
         const found = record.tasks?.[task];
         return found ? [found.labels[0].label, found.labels[0].probability, found.certainty] : ["", "", ""];
       }), record.error ?? ""]);
@@ -386,6 +387,9 @@ class Batch extends HTMLElement {
     return download("vitrine.csv", lines.map((line) => line.map(cell).join(",")).join("\r\n") + "\r\n", "text/csv");
   }
 }
+
+// Why a photograph is none of the classes, below the answer.
+const reasonOf = ({ novelty }) => (novelty?.refused ? [element("span", { className: "reason", textContent: novelty.reason })] : []);
 
 // Labels as people read them; the server writes the list into the page.
 function vitrineNames(label) {

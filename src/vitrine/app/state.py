@@ -245,6 +245,8 @@ class AppState:
             seconds = time.perf_counter() - began
             self.metrics.predict_seconds.labels(system).observe(seconds)
             answer = predictor.to_records(predictions)[0]
+            if answer["novelty"] and answer["novelty"]["refused"]:
+                self.metrics.refused.labels(system).inc()
             found.append(Prediction(system, answer, seconds, predictions.embeddings[0]))
         return found
 

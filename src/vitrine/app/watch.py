@@ -47,6 +47,9 @@ class Metrics:
             buckets=SECONDS,
             registry=registry,
         )
+        self.refused = Counter(
+            "vitrine_refused", "Predictions that answered 'None of these'.", ["system"], registry=registry
+        )
         self.search_seconds = Histogram(
             "vitrine_search_seconds",
             "Seconds a search of an index took, of the page and of programs.",

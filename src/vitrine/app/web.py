@@ -21,8 +21,8 @@ from PIL import Image
 from vitrine.app.gallery import Gallery
 from vitrine.artifacts import ArtifactError, read_json
 from vitrine.data.catalog import DataParams
-from vitrine.inference.package import new_folder, store_weights_as_float16
-from vitrine.inference.runtimes import DESCRIPTION, current_export
+from vitrine.inference.package import new_folder, store_weights_as_float16, taken_export
+from vitrine.inference.runtimes import DESCRIPTION
 from vitrine.labels import CLASS_TASK, display_name
 from vitrine.params import read_section
 from vitrine.photos import decode_photo
@@ -44,7 +44,7 @@ def package_web(out: Path, system: str, root: Path = Path()) -> list[Path]:
         ArtifactError: the folder holds files, there is no export of these very models, no index of this system, or
             the runtime for browsers is not available.
     """
-    current_export(system, root / "models", root / "exports")
+    taken_export(system, root / "models", root / "exports")
     gallery = Gallery.load(root, read_section("data", DataParams, root / "params.yaml"))
     if system not in gallery.indexes:
         raise ArtifactError(f"{root / 'index'}: holds no index of {system}. Run: dvc repro")

@@ -125,7 +125,7 @@ def index_add(
         raise ProjectError(f"{', '.join(map(str, photos))}: no photographs there. Nothing was added")
     for name, fault in faults:
         skip(name, fault)
-    num_faults, num_added = len(faults), 0
+    num_faults, num_added, num_refused = len(faults), 0, 0
     stored = {session().in_project(name).as_posix(): name for name in names}
     if stored:
         predictor = load_predictor(old.name if old else model)
@@ -134,7 +134,7 @@ def index_add(
         say_more(f"A hit is a match from a score of {rule.least_score:.3f}.")
 
         def predicted() -> Iterator[Index]:
-            nonlocal num_faults, num_added
+            nonlocal num_faults, num_added, num_refused
             with tqdm(total=len(stored), unit="photo", disable=session().quiet or None) as bar:
                 for found, wrong, num in predict_stream(predictor, [Path(path) for path in stored], place / ".adding"):
                     with tqdm.external_write_mode():
@@ -142,6 +142,7 @@ def index_add(
                             skip(stored[path], fault)
                     num_faults += len(wrong)
                     num_added += len(found)
+                    num_refused += predictor.num_refused(found)
                     if len(found):
                         yield Index.build(predictor.name, found, found.image_paths, synonyms, rule)
                     bar.update(num)
@@ -153,6 +154,9 @@ def index_add(
     if not session().quiet:
         where = session().to_here(place) if folder is None else folder
         typer.echo(f"Added {counted(num_added, 'photograph')} to {where}, skipped {counted(num_faults, 'file')}.")
+        if num_refused:
+            look = "looks" if num_refused == 1 else "look"
+            typer.echo(f"{counted(num_refused, 'photograph')} of these {look} like none of the classes.")
     if num_faults or not num_added:
         raise typer.Exit(1)
 

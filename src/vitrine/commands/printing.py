@@ -27,7 +27,8 @@ LEAST_WHY = 24
 
 PLAIN: dict[str, Any] = {"box": None, "pad_edge": False}
 PREDICTION_COLUMNS = (
-    "image_path", "answer", "task", "certainty", "rank", "label", "probability", "model", "backend",
+    "image_path", "answer", "refused", "novelty", "task", "certainty", "rank", "label", "probability", "model",
+    "backend",
 )  # fmt: skip
 HIT_COLUMNS = (
     "image_path", "file", "instance_id", "row", "score", "is_match", "similarity", "matches",
@@ -96,6 +97,8 @@ def print_answers(records: Sequence[Mapping[str, Any]], layout: Format, first: b
 
 def _label_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     known = {name: record[name] for name in ("image_path", "answer", "model", "backend")}
+    novelty = record["novelty"] or {}
+    known |= {"refused": novelty.get("refused"), "novelty": novelty.get("score")}
     return [
         {**known, "task": task, "certainty": found["certainty"], "rank": rank, **label}
         for task, found in record["tasks"].items()
@@ -104,12 +107,12 @@ def _label_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _print_answer(record: Mapping[str, Any]) -> None:
-    from vitrine.inference.wording import certainty_sentence
+    from vitrine.inference.wording import explanation
     from vitrine.labels import display_name
 
     Console(soft_wrap=True).print(record["image_path"], style="dim", markup=False, highlight=False)
     show(_indented(Text(record["answer"], style="bold"), 2))
-    show(_indented(Text(certainty_sentence(record["tasks"])), 2))
+    show(_indented(Text(explanation(record)), 2))
     if "clip" in record:
         from vitrine.inference.video import clip_sentence
 

@@ -9,8 +9,9 @@ import torch
 
 from vitrine.artifacts import write_json
 from vitrine.inference.export import ExportedSystem, ExportError, describe, load_networks
+from vitrine.inference.novelty import Novelty
 from vitrine.inference.package import new_folder
-from vitrine.inference.runtimes import DESCRIPTION
+from vitrine.inference.runtimes import DESCRIPTION, checkpoint_digest
 from vitrine.inference.systems import load_systems
 
 PRODUCTS = ("addmm", "baddbmm", "bmm", "conv", "linear", "matmul", "mm", "scaled_dot_product")
@@ -21,7 +22,7 @@ def package_executorch(out: Path, system: str, models: Path = Path("models")) ->
     """Write model.pte and export.json into a new folder, whole or not at all, and return its files.
 
     The program takes one photograph, uint8 (1, height, width, channels), and gives what the ONNX file gives: per task
-    (1, labels) in the order of the label space, then (1, features).
+    (1, labels) in the order of the label space, then (1, features), then novelty (1,).
 
     Raises:
         ArtifactError: the folder holds files, there is no such system, or a file is missing.
@@ -33,7 +34,8 @@ def package_executorch(out: Path, system: str, models: Path = Path("models")) ->
     except ModuleNotFoundError as error:
         raise ExportError(f"{error.name} is not installed. Install the extra: pip install -e '.[device]'") from None
     systems, networks = load_systems(models / "systems.json"), load_networks(system, models)
-    graph = ExportedSystem(system, systems, networks).cpu().eval()
+    novelty = Novelty.load(models, system, checkpoint_digest(system, models))
+    graph = ExportedSystem(system, systems, networks, novelty.detector if novelty else None).cpu().eval()
     graph.to(memory_format=torch.contiguous_format)  # ExecuTorch's passes stumble over channels last
     side = next(iter(networks.values())).model.spec.preprocessing.decoding.photo_size_px
     photo = torch.zeros(1, side, side, 3, dtype=torch.uint8)
@@ -51,7 +53,7 @@ def package_executorch(out: Path, system: str, models: Path = Path("models")) ->
         if left:
             raise ExportError(f"{system}: XNNPACK does not take these products: {', '.join(left)}")
         (folder / "model.pte").write_bytes(content)
-        write_json(folder / DESCRIPTION, describe(system, models, networks))
+        write_json(folder / DESCRIPTION, describe(system, models, networks, novelty))
     return sorted(out.iterdir())
 
 

@@ -1,4 +1,4 @@
-"""Write a system as one ONNX file: from photographs as bytes to calibrated probabilities and a unit embedding."""
+"""Write a system as one ONNX file: from photographs as bytes to calibrated probabilities, embeddings and novelty."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from vitrine.artifacts import atomic_path, write_json
 from vitrine.errors import VitrineError
 from vitrine.inference.calibration import FLOOR
 from vitrine.inference.network import Network
+from vitrine.inference.novelty import Detector, Novelty
 from vitrine.inference.runtimes import DESCRIPTION, checkpoint_digest
 from vitrine.inference.systems import System, load_systems
-from vitrine.labels import display_name
+from vitrine.labels import CLASS_TASK, display_name
 from vitrine.learning.model import MultiTaskModel
 from vitrine.learning.preprocess import Preprocessing
 
@@ -64,18 +65,58 @@ class ExportedNetwork(nn.Module):
         return {task: torch.log_softmax(scores, dim=1) for task, scores in logits.items()}, embeddings
 
 
-class ExportedSystem(nn.Module):
-    """A network or the ensemble, calibrated: what `system_predictions` computes, with unit embeddings."""
+class ExportedNovelty(nn.Module):
+    """A novelty score that is served, as `Detector.scores` computes it."""
 
-    def __init__(self, name: str, systems: Mapping[str, System], networks: Mapping[str, Network]) -> None:
+    bank: Tensor
+    means: Tensor
+    axes: Tensor
+    precisions: Tensor
+    rest: Tensor
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.score, self.neighbors = detector.score, detector.neighbors
+        for name, array in detector.tensors.items():
+            self.register_buffer(name, torch.tensor(array, dtype=torch.float32))
+
+    def forward(self, probs: Tensor, units: Tensor) -> Tensor:
+        """Shape: (batch, classes), (batch, features) -> (batch,)."""
+        if self.score == "max_probability":
+            return 1 - probs.max(dim=1).values
+        if self.score == "neighbors":
+            return 1 - (units @ self.bank.T).topk(self.neighbors, dim=1).values[:, -1]
+        # The axes are orthonormal: products with units and means apart are smaller than those with all offsets.
+        along = (units @ self.axes.T)[:, None] - (self.means @ self.axes.T)[None]
+        squares = (units[:, None] - self.means[None]).square().sum(dim=2)
+        off = (squares - along.square().sum(dim=2)).clamp(min=0)
+        return ((along.square() * self.precisions).sum(dim=2) + self.rest * off).min(dim=1).values
+
+
+class ExportedSystem(nn.Module):
+    """A network or the ensemble: what `system_predictions` computes, with unit embeddings, and novelty."""
+
+    def __init__(
+        self,
+        name: str,
+        systems: Mapping[str, System],
+        networks: Mapping[str, Network],
+        detector: Detector | None = None,
+    ) -> None:
         super().__init__()
         self.name, self.systems = name, systems
+        self.novelty = ExportedNovelty(detector) if detector else None
         self.names = list(networks)
         self.parts = nn.ModuleList(ExportedNetwork(network.model) for network in networks.values())
         self.tasks = tuple(next(iter(networks.values())).model.spec.label_space)
 
     def forward(self, photos: Tensor) -> tuple[Tensor, ...]:
-        """Shape: (batch, height, width, channels), uint8 -> for every task (batch, labels); (batch, features)."""
+        """Return the probabilities of every task, embeddings, and if there is a score for it, novelty.
+
+        Shape:
+            photos: (batch, height, width, channels), uint8
+            returns: per task (batch, labels); (batch, features); (batch,)
+        """
         raw = {name: part(photos) for name, part in zip(self.names, self.parts, strict=True)}
         system, outputs = self.systems[self.name], []
         for task in self.tasks:
@@ -88,7 +129,10 @@ class ExportedSystem(nn.Module):
                 probs = apply_temperature(torch.log(probs.clamp(min=FLOOR)), system.temperatures[task])
             outputs.append(probs)
         units = [functional.normalize(embeddings, dim=1, eps=1e-12) for _, embeddings in raw.values()]
-        return (*outputs, functional.normalize(torch.cat(units, dim=1), dim=1))
+        unit = functional.normalize(torch.cat(units, dim=1), dim=1)
+        if self.novelty is None:
+            return (*outputs, unit)
+        return (*outputs, unit, self.novelty(outputs[self.tasks.index(CLASS_TASK)], unit))
 
 
 def apply_temperature(log_probs: Tensor, temperature: float) -> Tensor:
@@ -114,7 +158,7 @@ def resize_matrix(preprocessing: Preprocessing) -> Tensor:
     return matrix
 
 
-def describe(system: str, models: Path, networks: Mapping[str, Network]) -> dict[str, Any]:
+def describe(system: str, models: Path, networks: Mapping[str, Network], novelty: Novelty | None) -> dict[str, Any]:
     """Return what an export says of itself, as JSON."""
     spec = next(iter(networks.values())).model.spec
     labels = [label for task in spec.label_space for label in (task, *spec.label_space.labels[task])]
@@ -124,6 +168,7 @@ def describe(system: str, models: Path, networks: Mapping[str, Network]) -> dict
         "display_names": {label: display_name(label) for label in labels},
         "decoding": spec.preprocessing.to_json()["decoding"],
         "sure_thresholds": dict(load_systems(models / "systems.json")[system].sure_thresholds),
+        "novelty": {"score": novelty.detector.score, "threshold": novelty.threshold} if novelty else None,
         "num_features": sum(int(each.model.backbone.num_features) for each in networks.values()),  # type: ignore
         "networks": {
             name: {
@@ -152,7 +197,8 @@ def export_onnx(system: str, models: Path, folder: Path) -> None:
     """Write folder/model.onnx and folder/export.json.
 
     The file takes `photos`, uint8 (batch, height, width, channels), decoded to squares of `decoding.photo_size_px`, and
-    gives `probs_TASK` for every task and `embedding`. Any batch goes.
+    gives `probs_TASK` for every task, `embedding`, and, where the models have a score for it, `novelty`: above the
+    threshold that the metadata name, a photograph is none of the classes. Any batch goes.
 
     Raises:
         ArtifactError: there is no such system, or a file is missing or broken.
@@ -162,7 +208,8 @@ def export_onnx(system: str, models: Path, folder: Path) -> None:
 
     systems = load_systems(models / "systems.json")
     networks = load_networks(system, models)
-    graph = ExportedSystem(system, systems, networks).cpu().eval()
+    novelty = Novelty.load(models, system, checkpoint_digest(system, models))
+    graph = ExportedSystem(system, systems, networks, novelty.detector if novelty else None).cpu().eval()
     side = next(iter(networks.values())).model.spec.preprocessing.decoding.photo_size_px
     example = torch.zeros(2, side, side, 3, dtype=torch.uint8)  # a batch of one would become fixed
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -175,7 +222,11 @@ def export_onnx(system: str, models: Path, folder: Path) -> None:
                 dynamo=True,
                 opset_version=OPSET,
                 input_names=["photos"],
-                output_names=[*(f"probs_{task}" for task in graph.tasks), "embedding"],
+                output_names=[
+                    *(f"probs_{task}" for task in graph.tasks),
+                    "embedding",
+                    *(["novelty"] if novelty else []),
+                ],
                 dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=65536)},),
                 verbose=False,
             )
@@ -183,7 +234,7 @@ def export_onnx(system: str, models: Path, folder: Path) -> None:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ExportError(f"{system}: cannot be expressed in ONNX ({first})") from error
     assert program is not None
-    description = describe(system, models, networks)
+    description = describe(system, models, networks, novelty)
     proto = program.model_proto
     for node in proto.graph.node:  # drop what the exporter notes of source files: paths of this machine
         del node.metadata_props[:]

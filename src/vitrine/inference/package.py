@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from vitrine.artifacts import ArtifactError
-from vitrine.inference.runtimes import DESCRIPTION, FILES, current_export, passed_gates
+from vitrine.inference.runtimes import DESCRIPTION, FILES, current_export, novelty_is_current, passed_gates
 
 
 def package_export(
@@ -31,7 +31,7 @@ def package_export(
     Raises:
         ArtifactError: the folder holds files, there is no export of these very models, or INT8 did not pass its gate.
     """
-    current_export(system, models, exports)
+    taken_export(system, models, exports)
     backend = "openvino" if layout == "openvino" else "onnxruntime"
     variant = f"{backend} {precision}"
     if precision != "fp32" and variant not in passed_gates(exports, system):
@@ -53,6 +53,16 @@ def package_export(
             shutil.copyfile(Path(__file__).with_name("predict_onnx.py"), folder / "predict_onnx.py")
         shutil.copyfile(exports / system / DESCRIPTION, folder / DESCRIPTION)
     return sorted(out.iterdir())
+
+
+def taken_export(system: str, models: Path, exports: Path) -> None:
+    """Check that an export may be taken elsewhere: it is of these very models, and refuses what they refuse.
+
+    Raises:
+        ArtifactError: it is missing or old.
+    """
+    if not novelty_is_current(current_export(system, models, exports), models):
+        raise ArtifactError(f"{exports / system}: refuses from another score on than models/novelty. Run: make export")
 
 
 @contextmanager

@@ -20,13 +20,14 @@ def main(model: str, *photos: str) -> None:
             square = ImageOps.fit(ImageOps.exif_transpose(image).convert("RGB"), (side, side), Image.Resampling.BICUBIC)
         outputs = session.run(None, {"photos": np.asarray(square, dtype=np.uint8)[None]})
         found = dict(zip((output.name for output in session.get_outputs()), outputs, strict=True))
-        answers = []
+        answers, novelty = [], about["novelty"]  # the file's output `novelty`; above the threshold: none of the classes
+        refused = novelty is not None and found["novelty"][0] > novelty["threshold"]
         for entry in about["label_space"]:
             task, probs = entry["task"], found[f"probs_{entry['task']}"][0]
             threshold = about["sure_thresholds"][task]
-            sure = threshold is not None and probs.max() >= threshold
+            sure = threshold is not None and probs.max() >= threshold and not refused
             answers.append(f"{task} {names[entry['labels'][probs.argmax()]]} {probs.max():.4f}{'' if sure else ' ?'}")
-        print(f"{photo}: {', '.join(answers)}")
+        print(f"{photo}: {'none of these; nearest: ' if refused else ''}{', '.join(answers)}")
 
 
 if __name__ == "__main__":

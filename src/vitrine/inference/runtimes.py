@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitrine.artifacts import ArtifactError, read_json
+from vitrine.inference.novelty import Novelty
 from vitrine.inference.systems import System, load_systems, system_predictions
 from vitrine.labels import LabelSpace
 from vitrine.params import Section
@@ -81,6 +82,7 @@ class Description:
 
     Attributes:
         checkpoint: SHA-256 of the networks and of what calibrates them; see `checkpoint_digest`
+        novelty: the `score` that its output `novelty` is, and the greatest `threshold` that is accepted; None without
     """
 
     system: str
@@ -89,6 +91,7 @@ class Description:
     sure_thresholds: Mapping[str, float | None]
     num_features: int
     checkpoint: str
+    novelty: Mapping[str, Any] | None
 
     @classmethod
     def read(cls, folder: Path) -> Description:
@@ -102,6 +105,7 @@ class Description:
                 document["sure_thresholds"],
                 document["num_features"],
                 document["checkpoint"],
+                document.get("novelty"),
             )
         except (KeyError, TypeError) as error:
             raise ArtifactError(f"{folder / DESCRIPTION}: not of an export ({error!r}). Run: make export") from None
@@ -141,27 +145,42 @@ class TorchRuntime:
         return dict(found.probs), found.embeddings
 
 
-class _ExportRuntime:
+class ExportRuntime:
     """What both runtimes of exported files share."""
 
     def __init__(self, folder: Path, variant: str, description: Description) -> None:
         self.name, self.path = variant, folder / FILES[variant]
         self.label_space, self.decoding = description.label_space, description.decoding
         self.sure_thresholds, self.num_features = description.sure_thresholds, description.num_features
-        self.checkpoint = description.checkpoint
+        self.checkpoint, self.has_novelty = description.checkpoint, description.novelty is not None
         if not self.path.is_file():
             raise ArtifactError(f"{self.path}: not found. Run: make export")
 
-    def _outputs(self, batches: Sequence[Sequence[NDArray[np.float32]]]) -> Outputs:
-        """Join batches; each holds a probability array per task in the label space's order, then the embeddings."""
-        if not batches:
-            labels = {task: np.empty((0, self.label_space.num_labels(task)), np.float32) for task in self.label_space}
-            return labels, np.empty((0, self.num_features), np.float32)
-        *probs, embeddings = (np.concatenate(parts) for parts in zip(*batches, strict=True))
-        return dict(zip(self.label_space, probs, strict=True)), embeddings
+    def _batches(self, photos: NDArray[np.uint8], batch_size: int) -> list[list[NDArray[np.float32]]]:
+        """Compute batches; of each, per task the probabilities in the label space's order, embeddings, and novelty."""
+        raise NotImplementedError
+
+    def predict(self, photos: NDArray[np.uint8], batch_size: int = BATCH_SIZE) -> Outputs:
+        """Do what Runtime says."""
+        return self.predict_all(photos, batch_size)[:2]
+
+    def predict_all(
+        self, photos: NDArray[np.uint8], batch_size: int = BATCH_SIZE
+    ) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.float32], NDArray[np.float32] | None]:
+        """Return what the graph gives: also novelty (photos,), None where it gives none.
+
+        The page and the command line compute novelty from the other outputs, which rounding in the graph hurts less.
+        """
+        widths = [*(self.label_space.num_labels(task) for task in self.label_space), self.num_features]
+        if len(photos):
+            outputs = [np.concatenate(parts) for parts in zip(*self._batches(photos, batch_size), strict=True)]
+        else:
+            outputs = [*(np.empty((0, width), np.float32) for width in widths), np.empty(0, np.float32)]
+        probs = dict(zip(self.label_space, outputs, strict=False))
+        return probs, outputs[len(widths) - 1], outputs[len(widths)] if self.has_novelty else None
 
 
-class OnnxRuntime(_ExportRuntime):
+class OnnxRuntime(ExportRuntime):
     """An exported system in ONNX Runtime."""
 
     def __init__(self, folder: Path, variant: str, description: Description) -> None:
@@ -173,16 +192,14 @@ class OnnxRuntime(_ExportRuntime):
         except Exception as error:  # of any kind, all of the runtime's own
             raise _broken(self.path, error) from error
 
-    def predict(self, photos: NDArray[np.uint8], batch_size: int = BATCH_SIZE) -> Outputs:
-        return self._outputs(
-            [
-                self.session.run(None, {"photos": np.ascontiguousarray(photos[start : start + batch_size])})
-                for start in range(0, len(photos), batch_size)
-            ]
-        )
+    def _batches(self, photos: NDArray[np.uint8], batch_size: int) -> list[list[NDArray[np.float32]]]:
+        return [
+            self.session.run(None, {"photos": np.ascontiguousarray(photos[start : start + batch_size])})
+            for start in range(0, len(photos), batch_size)
+        ]
 
 
-class OpenvinoRuntime(_ExportRuntime):
+class OpenvinoRuntime(ExportRuntime):
     """An exported system in OpenVINO; what it compiles is kept in .cache beside the exports.
 
     Models are compiled for a fixed batch size: with any size they are a tenth slower, and INT8 convolutions crash on
@@ -220,10 +237,8 @@ class OpenvinoRuntime(_ExportRuntime):
                 raise _broken(self.path, error) from error
         return self.compiled[batch_size]
 
-    def predict(self, photos: NDArray[np.uint8], batch_size: int = BATCH_SIZE) -> Outputs:
-        """Do what Runtime says; a last batch that is not full is filled up, and what was added is dropped."""
-        if not len(photos):
-            return self._outputs([])
+    def _batches(self, photos: NDArray[np.uint8], batch_size: int) -> list[list[NDArray[np.float32]]]:
+        """Do what ExportRuntime says; a batch that is not full is filled up, and what was added is dropped."""
         batch_size = batch_size if len(photos) > 1 else 1
         model = self._compile(batch_size)
         # Requests in turns, and no callbacks: those wait for Python's lock, and can wait for good when a process ends.
@@ -245,7 +260,7 @@ class OpenvinoRuntime(_ExportRuntime):
             requests[number % len(requests)].start_async({0: batch})
         for number in range(max(0, num_batches - len(requests)), num_batches):
             collect(number)
-        return self._outputs(batches)
+        return batches
 
 
 def load_runtime(system: str, models: Path, exports: Path, backend: str) -> Runtime:
@@ -311,6 +326,13 @@ def current_export(system: str, models: Path, exports: Path) -> Description:
     if description.checkpoint != digest:
         raise ArtifactError(f"{folder}: is of other models than those in {models}. Run: make export")
     return description
+
+
+def novelty_is_current(description: Description, models: Path) -> bool:
+    """Say whether an export refuses from the same score on as the models' own, or knows no refusing as they do."""
+    novelty = Novelty.load(models, description.system, description.checkpoint)
+    own = {"score": novelty.detector.score, "threshold": novelty.threshold} if novelty else None
+    return own == description.novelty
 
 
 def passed_gates(exports: Path, system: str) -> set[str]:

@@ -18,6 +18,27 @@ def certainty_of(confidence: float, threshold: float | None) -> str:
     return "confident" if confidence >= threshold else "unsure"
 
 
+NONE_OF_THESE = "None of these"
+"""The answer about a photograph that looks like none of the classes."""
+
+
+def answer_sentence(tasks: Mapping[str, Mapping[str, Any]], novelty: Mapping[str, Any] | None) -> str:
+    """Say what is on a photograph in a few words: what `headline` says, or that it is none of the classes."""
+    return NONE_OF_THESE if novelty and novelty["refused"] else headline(tasks)
+
+
+def nearest_sentence(tasks: Mapping[str, Mapping[str, Any]], num_classes: int) -> str:
+    """Say why a photograph is refused: "Looks like none of the 13 classes; nearest: water bottle."."""
+    name = in_sentence(display_name(tasks[CLASS_TASK]["labels"][0]["label"]))
+    return f"Looks like none of the {num_classes} classes; nearest: {name}."
+
+
+def explanation(record: Mapping[str, Any]) -> str:
+    """Return the sentence below the answer of a record: why it was refused, or how certain every task is."""
+    novelty = record.get("novelty")
+    return str(novelty["reason"]) if novelty and novelty["refused"] else certainty_sentence(record["tasks"])
+
+
 def headline(tasks: Mapping[str, Mapping[str, Any]]) -> str:
     """Say what is on a photograph, from confident answers alone: "Blue wrist watch, metal".
 

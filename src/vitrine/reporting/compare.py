@@ -16,7 +16,9 @@ from vitrine.artifacts import INTERVALS
 from vitrine.errors import VitrineError
 from vitrine.reporting.templating import render
 
-LOWER_IS_BETTER = ("loss", "nll", "brier", "ece")
+LOWER_IS_BETTER = ("loss", "nll", "brier", "ece", "fpr", "wrongly_refused")
+"""Names of metrics, or their ends after an underscore."""
+
 NEUTRAL = ("num_", "epoch")
 """Beginnings of the names of metrics of which neither more nor less is better."""
 
@@ -60,7 +62,7 @@ def direction(name: str) -> int:
     last = name.rsplit(".", 1)[-1]
     if last.startswith(NEUTRAL):
         return 0
-    return -1 if last in LOWER_IS_BETTER else 1
+    return -1 if last in LOWER_IS_BETTER or last.endswith(tuple(f"_{name}" for name in LOWER_IS_BETTER)) else 1
 
 
 Intervals = Mapping[str, Mapping[str, Sequence[float]]]

@@ -20,6 +20,8 @@ from vitrine.reporting.templating import SIGNIFICANCE, percent, points, render, 
 BASELINE = "svm"
 PROBE = "linear_probe"
 UNRELIABLE = CERTAINTIES["unreliable"]
+ALL_KINDS = "all"
+"""Of outliers together, as evaluation/novelty.py has it: its import would rerun the cross-validation with it."""
 
 HEATMAP = "heat map"
 HEATMAP_CONTROLS = ("random", "gaussian", "random_network")
@@ -60,10 +62,11 @@ class ReportData:
     gains: pd.DataFrame
     near_duplicates: pd.DataFrame
     explained: pd.DataFrame
+    novelty: pd.DataFrame
 
     @classmethod
     def read(cls) -> ReportData:
-        """Read the tables of split, evaluate, index and explain.
+        """Read the tables of split, evaluate, index, explain and ood.
 
         Raises:
             ArtifactError: a file is missing or broken.
@@ -83,6 +86,7 @@ class ReportData:
             read_score_table(plots / "index/gains.csv"),
             read_score_table(plots / "split/near_duplicates.csv"),
             read_score_table(plots / "explain/faithfulness.csv"),
+            read_score_table(plots / "ood/scores.csv"),
         )
 
     @property
@@ -137,6 +141,8 @@ def write_report(data: ReportData) -> str:
             [split, data.counts["photos"][split], data.counts["items"][split]] for split in ("train", "val", "test")
         ],
         task_counts=_task_counts(data),
+        refusal=_refusal(data, best),
+        novelty=_novelty(data),
         num_near_duplicates=len(data.near_duplicates),
         networks=[f"{row['model']} ({row['architecture']})" for row in data.cost.to_dict("records")],
         params=data.params,
@@ -305,6 +311,35 @@ def _shown_heatmaps(data: ReportData) -> dict[str, list[str]]:
         model: [display_name(str(task)) for task, shown in pairs[model].items() if shown]
         for model in dict.fromkeys(pairs.index.get_level_values(0))
     }
+
+
+def _of_use(data: ReportData, use: str) -> pd.DataFrame:
+    """Return the measured rows of `novelty.judge_scores`: of the outliers that choose, or of those that judge."""
+    return data.novelty[(data.novelty["use"] == use) & (data.novelty["n"] > 0)]
+
+
+def _refusal(data: ReportData, best: str) -> dict[str, Any]:
+    """Return what the score that is served refuses, of a system; its kinds are those of the outliers."""
+    kinds = {
+        use: [k for k in dict.fromkeys(_of_use(data, use)["kind"]) if k != ALL_KINDS] for use in ("choose", "judge")
+    }
+    rows = data.novelty[(data.novelty["system"] == best) & data.novelty["served"] & (data.novelty["use"] == "judge")]
+    by_kind = {row["kind"]: row for row in rows.to_dict("records")}
+    return {"kinds": kinds, "row": by_kind[ALL_KINDS], "of_kinds": [by_kind[kind] for kind in kinds["judge"]]}
+
+
+def _novelty(data: ReportData) -> list[list[Any]]:
+    """Return a row a score and system: on test against the outliers that judge, and the AUROC that chooses."""
+    choose = _of_use(data, "choose").query("kind != @ALL_KINDS").groupby(["score", "system"])["auroc"].mean()
+    rows = []
+    for row in (
+        _of_use(data, "judge").query("kind == @ALL_KINDS").sort_values("score", kind="stable").to_dict("records")
+    ):
+        cells = [with_interval(row, name) for name in ("auroc", "fpr_at_95_tpr", "refused", "known_refused")]
+        on_val = choose.get((row["score"], row["system"]), float("nan"))
+        name = row["score"].replace("_", " ")
+        rows.append([f"**{name}**" if row["served"] else name, row["system"], *cells, percent(on_val)])
+    return rows
 
 
 def _task_counts(data: ReportData) -> list[list[Any]]:

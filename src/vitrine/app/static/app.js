@@ -29,12 +29,13 @@ async function decode(blob) {
   return fit(rgb, bitmap.width, bitmap.height, about.decoding.photo_size_px);
 }
 
-// blob -> { probs: { task: [probability of every label] }, embedding }
+// blob -> { probs: { task: [probability of every label] }, embedding, refused: whether it is none of the classes }
 export async function predict(blob) {
   const side = about.decoding.photo_size_px;
   const outputs = await session.run({ photos: new ort.Tensor("uint8", await decode(blob), [1, side, side, 3]) });
   const found = about.label_space.map(({ task }) => [task, Array.from(outputs[`probs_${task}`].data)]);
-  return { probs: Object.fromEntries(found), embedding: outputs.embedding.data };
+  const refused = Boolean(about.novelty) && outputs.novelty.data[0] > about.novelty.threshold;
+  return { probs: Object.fromEntries(found), embedding: outputs.embedding.data, refused };
 }
 
 function answer(found) {
@@ -42,7 +43,7 @@ function answer(found) {
   for (const { task, labels } of about.label_space) {
     const order = labels.map((_, code) => code).sort((a, b) => found.probs[task][b] - found.probs[task][a]).slice(0, 3);
     const threshold = about.sure_thresholds[task], best = found.probs[task][order[0]];
-    const sure = threshold !== null && best >= threshold;
+    const sure = threshold !== null && best >= threshold && !found.refused;
     const word = threshold === null ? "not reliable on this data" : sure ? "confident" : "unsure";
     const bars = order.map((code, rank) => element("div", { className: rank ? "bar" : "bar first" },
       element("span", {}, name(labels[code])),
@@ -51,7 +52,14 @@ function answer(found) {
     list.append(element("div", {},
       element("dt", {}, name(task), element("em", { className: sure ? "sure" : "" }, word)), element("dd", {}, ...bars)));
   }
-  $("answer").replaceChildren(list);
+  $("answer").replaceChildren(...(found.refused ? [refusal(found)] : []), list);
+}
+
+function refusal(found) {
+  const { labels } = about.label_space.find(({ task }) => task === "class");
+  const nearest = labels[found.probs.class.indexOf(Math.max(...found.probs.class))];
+  return element("p", { className: "refused" }, element("strong", {}, "None of these"),
+    `Looks like none of the ${labels.length} classes; nearest: ${name(nearest).toLowerCase()}.`);
 }
 
 const name = (label) => about.display_names[label] ?? label;
