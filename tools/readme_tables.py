@@ -204,7 +204,7 @@ def photos_table(photos: pd.DataFrame) -> str:
 
 
 def tables() -> dict[str, str]:
-    test = read_score_table(ROOT / "plots/evaluate/scores.csv")
+    test, photos = read_score_table(ROOT / "plots/evaluate/scores.csv"), ROOT / "plots/ood/photos.csv"
     curves = {name: read_score_table(ROOT / f"pretrain/curves/{name}.csv") for name in ("deit", "mobilevit")}
     simulated = {"sample": "plots/active/gains.csv", "Team 13's photographs": "report/active_team13.csv"}
     heatmaps = read_score_table(ROOT / "plots/explain/faithfulness.csv")
@@ -215,7 +215,7 @@ def tables() -> dict[str, str]:
         "curve": curve_table(curves),
         "matches": matches_table(read_score_table(ROOT / "plots/index/matches.csv")),
         "ood": refusals_table(read_score_table(ROOT / "plots/ood/scores.csv")),
-        "ood_photos": photos_table(read_score_table(ROOT / "plots/ood/photos.csv")),
+        "ood_photos": photos_table(read_score_table(photos)) if photos.is_file() else "Not measured yet: `make ood`.",
         "parity": parity_table(read_score_table(ROOT / "plots/export/parity.csv")),
         "test": accuracy_table(test[test["split"] == "test"], "model"),
         "team13": accuracy_table(read_score_table(ROOT / "report/crossval_team13.csv"), "system"),
