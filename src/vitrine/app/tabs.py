@@ -64,7 +64,7 @@ def take_raw_uploads() -> None:
     fields for a visitor whose page it updates, and a subclass would make it write a stub file beside this one.
     """
     for field in (gr.Image, gr.UploadButton):
-        field.async_move_resource_to_block_cache = _refuse_addresses(field.async_move_resource_to_block_cache)  # type: ignore[method-assign, assignment]
+        field.async_move_resource_to_block_cache = _refuse_addresses(field.async_move_resource_to_block_cache)  # type: ignore[method-assign]
     gr.Image.preprocess = lambda self, payload: None if payload is None else payload.path  # type: ignore[method-assign]
 
 

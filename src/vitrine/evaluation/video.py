@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -252,7 +252,8 @@ def headline(scores: pd.DataFrame, system: str) -> tuple[dict[str, float], dict[
     Args:
         scores: the rows of `compare_methods`, with system and task.
     """
-    rows = scores[scores["system"] == system].set_index(["task", "method"])
+    records = scores[scores["system"] == system].to_dict("records")
+    rows: dict[tuple[str, str], Any] = {(str(row["task"]), str(row["method"])): row for row in records}
     picked: dict[str, tuple[str, str, str]] = {
         "accuracy": (CLASS_TASK, "fused", "accuracy"),
         "nll": (CLASS_TASK, "fused", "nll"),
@@ -267,9 +268,9 @@ def headline(scores: pd.DataFrame, system: str) -> tuple[dict[str, float], dict[
         "nll_gain_of_temperature": (CLASS_TASK, "fused_views", "nll_gain"),
         **{f"{task}_gain": (task, "single", "accuracy_gain") for task in dict.fromkeys(scores["task"])},
     }
-    found = {name: (rows.loc[(task, method)], key) for name, (task, method, key) in picked.items()}
+    found = {name: (rows[(task, method)], key) for name, (task, method, key) in picked.items()}
     metrics = {name: float(row[key]) for name, (row, key) in found.items()}
-    metrics["num_clips"] = int(rows.loc[(CLASS_TASK, "fused"), "n"])
+    metrics["num_clips"] = int(rows[(CLASS_TASK, "fused")]["n"])
     return metrics, {name: (row[f"{key}_ci_low"], row[f"{key}_ci_high"]) for name, (row, key) in found.items()}
 
 

@@ -97,7 +97,8 @@ def render_turntable(item: Item, params: TurntableParams, image_size_px: int, sa
     scene, camera = _compose(rng, item, _widest(parts, angles), shot)
     _clear_the_wall(scene, parts)
     light = int(rng.integers(2**31))
-    rendered, seeds = [], 0
+    rendered: list[Floats] = []
+    seeds = 0
     for angle in angles:
         for k, part in enumerate(_turned(parts, "z", float(angle))):
             scene[f"part_{k}"] = _shape(part.mesh, part.bsdf)
