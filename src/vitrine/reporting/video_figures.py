@@ -10,6 +10,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib import pyplot
+from matplotlib.patches import Rectangle
 
 from vitrine.artifacts import atomic_path
 from vitrine.data.video import Clip
@@ -82,7 +83,7 @@ def contact_sheet(clips: Sequence[tuple[Clip, Mapping[str, Any], str]], path: Pa
             axes.text(0.5, -0.08, text, transform=axes.transAxes, ha="center", va="top", fontsize=9, color=color)
             if frame["decided"] or frame["agrees"] is False:
                 low, high = axes.get_xlim()
-                box = pyplot.Rectangle((low, low), high - low, high - low, fill=False, linewidth=4, edgecolor=color)
+                box = Rectangle((low, low), high - low, high - low, fill=False, linewidth=4, edgecolor=color)
                 axes.add_patch(box)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="jpeg", dpi=DPI, pil_kwargs={"quality": 80})
