@@ -33,13 +33,13 @@ team13: setup  ## Fetch Team 13's real photographs and run the pipeline on them,
 	dvc repro data/team13/dvc.yaml
 	grep -hv '^#' data/team13/dataset | sed 's/^/-S /' | xargs dvc exp run
 
-team13-ood: setup  ## Judge "none of these" on real photographs of other things ($VITRINE_PHOTOS_DIR)
+ood: setup  ## Judge "none of these" on real photographs of other things ($VITRINE_PHOTOS_DIR)
 	dvc repro ood/dvc.yaml
 
 outliers: setup  ## Render things that are none of the sample's classes anew
 	dvc repro data/outliers/dvc.yaml
 
-crossval: setup  ## Cross-validate on Team 13's photographs, as an experiment; write report/crossval_team13.*
+team13-crossval: setup  ## Cross-validate on Team 13's photographs, as an experiment; write report/crossval_team13.*
 	dvc repro data/team13/dvc.yaml
 	grep -hv '^#' data/team13/dataset | sed 's/^/-S /' | xargs dvc exp run crossval/dvc.yaml
 	python tools/keep_team13.py

@@ -342,13 +342,16 @@ def test_the_committed_sample_keeps_the_contract() -> None:
 
 def test_the_stages_of_the_sample_declare_the_whole_renderer() -> None:
     stages = yaml.safe_load((SAMPLE / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    sources = {f"../../src/vitrine/render/{path.name}" for path in (ROOT / "src/vitrine/render").glob("*.py")}
+    elsewhere = {"outliers.py", "turntable.py"}  # of data/outliers and video; they import the others
+    modules = [path for path in (ROOT / "src/vitrine/render").glob("*.py") if path.name not in elsewhere]
     for name, stage in stages.items():
-        assert {dep for dep in stage["deps"] if "/render/" in dep} == sources
+        assert {dep for dep in stage["deps"] if "/render/" in dep} == {
+            f"../../src/vitrine/render/{path.name}" for path in modules
+        }
         assert {f"{name}.py", "../../src/vitrine/params.py"} <= set(stage["deps"])
     outside = {
         line.split()[1]
-        for path in (ROOT / "src/vitrine/render").glob("*.py")
+        for path in modules
         for line in path.read_text(encoding="utf-8").splitlines()
         if line.startswith("from vitrine.") and not line.startswith("from vitrine.render")
     }
