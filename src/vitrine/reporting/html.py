@@ -16,8 +16,8 @@ from PIL import Image
 from vitrine.artifacts import ArtifactError
 from vitrine.reporting.templating import render
 
-WEBP_QUALITY = 32
-"""Of embedded pictures; keeps a report with 21 of them below a megabyte."""
+WEBP_QUALITY = 28
+"""Of embedded pictures; keeps a report with 22 of them below a megabyte."""
 
 FOLD = re.compile(r"<details><summary>([^<>]*)</summary>")
 
