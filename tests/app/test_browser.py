@@ -774,6 +774,8 @@ def test_photographs_are_labeled_one_item_after_the_other_by_keys(page: Any, que
     sync_api.expect(page.locator("vitrine-queue > .note")).to_have_text("new/3.png: is not an image that can be read")
     sync_api.expect(count).to_have_text("2 of 3 labeled")
     page.reload()
+    page.wait_for_selector("html[data-ready]", state="attached")  # before that the address is not yet that of the tab
+    sync_api.expect(title).to_be_visible()
     sync_api.expect(title).to_have_text("third item")
     queue.write_text("".join(line for line in queue.read_text().splitlines(keepends=True) if "new/3" not in line))
     page.reload()
