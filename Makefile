@@ -36,7 +36,7 @@ team13: setup  ## Fetch Team 13's real photographs and run the pipeline on them,
 ood: setup  ## Judge "none of these" on real photographs of other things ($VITRINE_PHOTOS_DIR)
 	dvc repro ood/dvc.yaml
 
-outliers: setup  ## Render things that are none of the sample's classes anew
+outliers: setup  ## Render again the things that are none of the sample's classes
 	dvc repro data/outliers/dvc.yaml
 
 team13-crossval: setup  ## Cross-validate on Team 13's photographs, as an experiment; write report/crossval_team13.*

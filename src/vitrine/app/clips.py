@@ -25,11 +25,11 @@ def strip(found: Sequence[Prediction]) -> str:
     for pixels, frame in zip(first.clip.photos, first.answer["clip"]["frames"], strict=True):
         dropped = frame["dropped"]
         kind = "dropped" if dropped else "decided" if frame["decided"] else "" if frame["agrees"] else "differs"
-        said = dropped or f"{display_name(frame['label'])} {frame['probability']:.0%}"
+        text = dropped or f"{display_name(frame['label'])} {frame['probability']:.0%}"
         mark = "decided it" if kind == "decided" else "disagrees" if kind == "differs" else ""
         cells.append(
             f'<li class="{kind}"><img src="{_address(pixels)}" alt=""><b>{frame["seconds"]:.1f} s</b>'
-            f"<span>{escape(said)}</span>{f'<em>{mark}</em>' if mark else ''}</li>"
+            f"<span>{escape(text)}</span>{f'<em>{mark}</em>' if mark else ''}</li>"
         )
     return (
         f'<h2 class="section">Frames of the clip</h2><p class="note">{escape(clip_sentence(first.answer["clip"]))}</p>'

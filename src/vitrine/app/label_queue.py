@@ -42,7 +42,7 @@ class QueuedItem:
 
 
 class LabelQueue:
-    """Reads and writes a queue. It is read anew each time: people and `vitrine label next` change it, too.
+    """Reads and writes a queue. It is read each time: people and `vitrine label next` change it, too.
 
     Attributes:
         shown: how people name the file
@@ -193,7 +193,7 @@ def _column(task: str) -> str:
 
 def _find(items: Mapping[str, QueuedItem], key: str) -> QueuedItem:
     if key not in items:
-        raise ArtifactError("The queue has no such item any more. Load the page anew.")
+        raise ArtifactError("The queue no longer has this item. Reload the page.")
     return items[key]
 
 

@@ -51,13 +51,13 @@ class Queue extends HTMLElement {
 
   // What the model says of an item, asked for once.
   predict(item) {
-    item.prediction ??= this.ask(`/queue/prediction/${item.key}`).then((said) => { item.said = said; }, (error) => { item.fault = error.message; })
+    item.prediction ??= this.ask(`/queue/prediction/${item.key}`).then((record) => { item.record = record; }, (error) => { item.fault = error.message; })
       .then(() => { if (this.item === item) this.draw(this.contains(document.activeElement)); });
   }
 
   // The labels of a task, those that the model finds most probable first.
   choices({ task, labels }) {
-    const ranked = this.item.said?.tasks[task]?.labels ?? [], names = Object.fromEntries(labels.map(({ label, name }) => [label, name]));
+    const ranked = this.item.record?.tasks[task]?.labels ?? [], names = Object.fromEntries(labels.map(({ label, name }) => [label, name]));
     const first = ranked.filter(({ label }) => label in names).map(({ label, probability }) => ({ label, name: names[label], probability }));
     return [...first, ...labels.filter(({ label }) => !first.some((each) => each.label === label))];
   }
@@ -90,17 +90,17 @@ class Queue extends HTMLElement {
   drawn() {
     const { item } = this, next = this.waiting[1];
     this.predict(item);
-    if (next && (item.said || item.fault)) this.predict(next);
+    if (next && (item.record || item.fault)) this.predict(next);
     const photos = item.photos.map(({ key, name }) => this.drawnPhoto(key, name));
     const views = element("div", { className: item.photos.length > 1 ? "views several" : "views" }, ...photos);
     const several = item.photos.length > 1 ? `${item.photos.length} photographs of one item. ` : "";
     const skip = button("Skip (S)", () => this.skip(), { className: "plain", disabled: this.saving });
-    if (!item.said && !item.fault) {
+    if (!item.record && !item.fault) {
       const waiting = element("p", { className: "note" }, element("span", { className: "spinner" }), "Asking the model…");
       return [views, element("div", {}, element("h2", { textContent: item.name }), waiting, element("div", { className: "actions" }, skip, this.undoButton()))];
     }
     const steps = this.tasks.map((each) => this.drawnStep(each));
-    const note = item.fault ? `${several}The model cannot say what it is: ${item.fault}` : `${several}The model says: ${item.said.answer}.`;
+    const note = item.fault ? `${several}The model cannot say what it is: ${item.fault}` : `${several}The model says: ${item.record.answer}.`;
     return [views, element("div", {}, element("h2", { textContent: item.name }), element("p", { className: "note", textContent: note }),
       element("ol", { className: "steps" }, ...steps), element("div", { className: "actions" }, ...this.actions(), skip, this.undoButton()))];
   }
@@ -207,7 +207,7 @@ class Queue extends HTMLElement {
 
   key(event) {
     if (event.target.closest("select, input") || event.ctrlKey || event.metaKey || event.altKey || this.saving) return;
-    const { item, task } = this, key = event.key.toLowerCase(), ready = item && (item.said || item.fault);
+    const { item, task } = this, key = event.key.toLowerCase(), ready = item && (item.record || item.fault);
     if (key === "enter" && event.target.closest("button")) return;
     const choices = ready && task ? this.choices(task) : [], number = Number(event.key) - 1;
     if (choices[number] && number < 9) this.choose(choices[number].label);
