@@ -178,6 +178,10 @@ def test_a_clip_is_answered_with_its_frames_and_a_photograph_takes_its_place(pag
     page.locator("#look-model label").nth(1).click()
     page.wait_for_selector(".answer[data-system='deit']" if not SHOP else ".answer:not([data-system='ensemble'])")
     assert page.locator(".strip li").count() == 16
+    # A phone scrolls to the answer, and a click before that would miss.
+    page.wait_for_function(
+        "() => innerWidth > 640 || document.querySelector('.answers').getBoundingClientRect().top < 60"
+    )
     open_example(page, 1)
     page.wait_for_selector(".strip", state="detached")
     assert page.locator("#look-photo img").count() > 0
