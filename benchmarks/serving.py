@@ -3,7 +3,8 @@
 The reference's loop: for every file, decode it, resize it to 224 px through torchvision, and run DeiT-Tiny and
 MobileViT-XXS on it alone, in eager float32. Ours: processes decode, and the exported systems `deit` and `mobilevit`
 predict in batches at the size that params.yaml gives them, as `serving.backend: auto` runs them; starting the
-processes counts. The variants take turns; the ratio is the median of the ratios of the rounds. Needs `make repro` and
+processes counts. Each of them imports this file, which therefore imports the rest where it is used, as the command line
+does. The variants take turns; the ratio is the median of the ratios of the rounds. Needs `make repro` and
 `make export`.
 
     python benchmarks/serving.py [--rounds 3]
@@ -20,16 +21,13 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
-from vitrine.artifacts import read_json, read_npy
-from vitrine.inference.predictor import Predictor
-from vitrine.inference.stream import CHUNK, decode_ahead
-from vitrine.labels import CLASS_TASK, LabelSpace, read_photo_table
-from vitrine.photos import Decoding
-from vitrine.predictions import Predictions
+if TYPE_CHECKING:
+    from vitrine.inference.predictor import Predictor
 
 NAMES = {"deit": "deit_tiny_patch16_224", "mobilevit": "mobilevit_xxs"}
 REFERENCE_SIZE_PX = 224
@@ -38,10 +36,12 @@ SIZES = {"96 px": (4096, 128), "12 megapixels": (96, 24)}
 
 
 def reference_loop(files: Sequence[Path]) -> Callable[[], None]:
-    import torch  # here, or every process that decodes would import it
+    import torch
     from torchvision import transforms
 
+    from vitrine.labels import CLASS_TASK, LabelSpace
     from vitrine.learning.model import create_model
+    from vitrine.photos import Decoding
 
     space = LabelSpace({CLASS_TASK: tuple("abcdefghij")})
     models = [create_model(name, "none", space, Decoding(224, 50.0), 224, 0.0, 0.0).eval() for name in NAMES.values()]
@@ -63,6 +63,8 @@ def reference_loop(files: Sequence[Path]) -> Callable[[], None]:
 
 
 def our_stream(files: Sequence[Path], predictors: Sequence[Predictor]) -> Callable[[], None]:
+    from vitrine.inference.stream import CHUNK, decode_ahead
+
     paths = [str(file) for file in files]
     chunk = min(CHUNK, max(1, len(paths) // (8 * (os.cpu_count() or 1))))
 
@@ -120,6 +122,10 @@ def gallery(folder: Path, photos: np.ndarray, name: str) -> list[Path]:
 
 def points_lost(predictors: Sequence[Predictor]) -> str:
     """Say how many points of class accuracy on val and test the served systems lose against the pipeline's own."""
+    from vitrine.artifacts import read_json, read_npy
+    from vitrine.labels import CLASS_TASK, LabelSpace, read_photo_table
+    from vitrine.predictions import Predictions
+
     table = read_photo_table(Path("data/splits/photos.csv"))
     held_out = (table["split"] != "train").to_numpy()
     photos = read_npy(Path("data/splits/photos.npy"))[held_out]
@@ -147,6 +153,9 @@ def start_seconds(photo: str, backend: str) -> float:
 
 
 def main() -> None:
+    from vitrine.artifacts import read_npy
+    from vitrine.inference.predictor import Predictor
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     rounds = parser.parse_args().rounds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import math
@@ -18,6 +19,7 @@ from vitrine import __version__
 from vitrine.artifacts import atomic_path, write_json
 from vitrine.errors import VitrineError
 from vitrine.inference.calibration import FLOOR
+from vitrine.inference.graphs import rearrange_backbone
 from vitrine.inference.network import Network
 from vitrine.inference.novelty import Detector, Novelty
 from vitrine.inference.runtimes import DESCRIPTION, checkpoint_digest
@@ -46,7 +48,8 @@ class ExportedNetwork(nn.Module):
 
     def __init__(self, model: MultiTaskModel) -> None:
         super().__init__()
-        self.model = model
+        self.model = copy.deepcopy(model)
+        self.model.backbone = rearrange_backbone(self.model.backbone)
         preprocessing = model.spec.preprocessing
         self.register_buffer("matrix", resize_matrix(preprocessing))
         self.register_buffer("mean", torch.tensor(preprocessing.mean).view(1, 3, 1))
@@ -54,10 +57,11 @@ class ExportedNetwork(nn.Module):
 
     def forward(self, photos: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Shape: (batch, height, width, channels), uint8 -> {task: (batch, labels)} log probs, (batch, features)."""
-        batch, height, width, channels = photos.shape
+        batch, _, _, channels = photos.shape
         side = self.matrix.shape[0]
-        rows = self.matrix @ photos.float().reshape(batch, height, width * channels)
-        pixels = rows.reshape(batch, side, width, channels).permute(0, 3, 1, 2) @ self.matrix.T / 255
+        # Both times the pixels come first: OpenVINO packs a constant that comes second once, when it compiles.
+        across = photos.permute(0, 3, 1, 2).float() @ self.matrix.T
+        pixels = (across.transpose(2, 3) @ self.matrix.T).transpose(2, 3) / 255
         # As one long row, or OpenVINO merges the normalization of channels into the product, and fails.
         flat = (pixels.clamp(0, 1).flatten(2) - self.mean) / self.std
         embeddings = self.model.embed(flat.reshape(batch, channels, side, side))
