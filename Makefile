@@ -70,8 +70,8 @@ video: setup  ## Film the sample's items and judge fused clips against single fr
 realism: setup  ## Judge the trained models on Team 13's photographs, unseen
 	python benchmarks/realism.py
 
-test: setup  ## Run all tests
-	python -m pytest -q
+test: setup  ## Run all tests, in a process for each core, at most four
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 
 check: setup  ## Lint, check formatting and types
 	ruff check .

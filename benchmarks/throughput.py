@@ -1,9 +1,10 @@
-"""Compare Vitrine's training step and batch inference with the plain loop of the reference, in one run.
+"""Compare Vitrine's training step and PyTorch inference with the plain loop of the reference, in one run.
 
 The plain loop: float32, eager, contiguous memory, one photograph at a time through torchvision's transforms in the
 main thread, inference one by one. Ours: the `precision` that params.yaml gives each model, channels last, augmentation
-of whole batches, inference in batches. Both variants take turns, so that a noisy machine disturbs both; the ratio is
-the median of the ratios of the pairs.
+of whole batches, inference in batches, and what training sets: deterministic algorithms, and freed memory is kept,
+which is a setting of the process. Each variant therefore has a process of its own. They take turns, so that a noisy
+machine disturbs both; the ratio is the median of the ratios of the pairs.
 
     python benchmarks/throughput.py [--rounds 5] [--image-size 224]
 """
@@ -11,10 +12,13 @@ the median of the ratios of the pairs.
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
+from contextlib import suppress
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 
 import numpy as np
 import torch
@@ -26,14 +30,18 @@ from vitrine.labels import LabelSpace
 from vitrine.learning.model import MultiTaskModel, create_model, pick_device
 from vitrine.learning.preprocess import Augmentation
 from vitrine.learning.strategies import DeitParams, MobilevitParams
-from vitrine.learning.training import TrainingParams, multi_task_loss, use_bf16
+from vitrine.learning.training import TrainingParams, keep_freed_memory, multi_task_loss, use_bf16
 from vitrine.params import read_section
 from vitrine.photos import Decoding
 
 SPACE = LabelSpace(
     {task: tuple(f"{i:02d}" for i in range(n)) for task, n in (("class", 10), ("a", 13), ("b", 9), ("c", 4))}
 )
-PHOTO_SIZE_PX, BATCH = 96, 32
+KINDS: dict[str, type[DeitParams] | type[MobilevitParams]] = {
+    "train_deit": DeitParams,
+    "train_mobilevit": MobilevitParams,
+}
+PHOTO_SIZE_PX, BATCH, REPEATS = 96, 32, 2
 
 
 def plain_transform(model: MultiTaskModel, size: int, params: TrainingParams) -> Callable[[Image.Image], Tensor]:
@@ -59,7 +67,7 @@ def plain_evaluation(model: MultiTaskModel, size: int) -> Callable[[Image.Image]
     return transforms.Compose([*steps, transforms.Normalize(preprocessing.mean, preprocessing.std)])
 
 
-def step(
+def train_step(
     model: MultiTaskModel, optimizer: torch.optim.Optimizer, images: Tensor, codes: dict[str, Tensor], bf16: bool
 ) -> None:
     with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
@@ -71,23 +79,116 @@ def step(
     optimizer.step()
 
 
-def seconds(work: Callable[[], None], repeats: int) -> float:
-    start = time.perf_counter()
-    for _ in range(repeats):
+class Variant:
+    """One side of the comparison, alone in its process: a training step and inference of one architecture."""
+
+    def __init__(self, section: str, size: int) -> None:
+        params, backbone = read_section("training", TrainingParams), read_section(section, KINDS[section])
+        device, rng = pick_device(), np.random.default_rng(0)
+        self.photos = rng.integers(0, 256, (BATCH, PHOTO_SIZE_PX, PHOTO_SIZE_PX, 3), dtype=np.uint8)
+        self.images = [Image.fromarray(photo) for photo in self.photos]
+        self.codes = {
+            task: torch.from_numpy(rng.integers(0, SPACE.num_labels(task), BATCH)).to(device) for task in SPACE
+        }
+        torch.manual_seed(0)
+        decoding = Decoding(PHOTO_SIZE_PX, 50.0)
+        self.model = create_model(backbone.architecture, "none", SPACE, decoding, size, 0.1, 0.2).to(device)
+        self.params, self.size, self.device = params, size, device
+        self.bf16 = use_bf16(backbone.precision, device)
+
+    def step(self) -> None:
+        raise NotImplementedError
+
+    def inference(self) -> None:
+        raise NotImplementedError
+
+    def augmentation(self) -> None:
+        raise NotImplementedError
+
+
+class Plain(Variant):
+    def __init__(self, section: str, size: int) -> None:
+        super().__init__(section, size)
+        for module in self.model.modules():  # timm's default
+            if hasattr(module, "fused_attn"):
+                module.fused_attn = True
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4)
+        self.transform = plain_transform(self.model, size, self.params)
+        self.evaluation = plain_evaluation(self.model, size)
+
+    def step(self) -> None:
+        self.model.train()
+        images = torch.stack([self.transform(image) for image in self.images]).to(self.device)
+        train_step(self.model, self.optimizer, images, self.codes, False)
+
+    def inference(self) -> None:
+        self.model.eval()
+        with torch.no_grad():
+            for image in self.images:
+                self.model(self.evaluation(image).unsqueeze(0).to(self.device))
+
+
+class Ours(Variant):
+    def __init__(self, section: str, size: int) -> None:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        keep_freed_memory()
+        super().__init__(section, size)
+        self.model.to(memory_format=torch.channels_last)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=True)
+        self.augment = Augmentation(self.params, self.model.spec.preprocessing)
+        self.generator = torch.Generator().manual_seed(0)
+
+    def step(self) -> None:
+        self.model.train()
+        images = self.augment(self.photos, self.generator, self.device)
+        train_step(self.model, self.optimizer, images, self.codes, self.bf16)
+
+    def inference(self) -> None:
+        self.model.infer(self.photos)
+
+    def augmentation(self) -> None:
+        self.augment(self.photos, self.generator, self.device)
+
+
+def serve(link: Connection, kind: type[Variant], section: str, size: int) -> None:
+    """Do what is asked for, and say how many seconds it took; the first answer says that all is ready."""
+    variant = kind(section, size)
+    for work in (variant.step, variant.inference):
         work()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return (time.perf_counter() - start) / repeats
+    link.send(None)
+    with suppress(EOFError):
+        while True:
+            work = getattr(variant, link.recv())
+            start = time.perf_counter()
+            for _ in range(REPEATS):
+                work()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            link.send((time.perf_counter() - start) / REPEATS)
 
 
-def compare(name: str, plain: Callable[[], None], ours: Callable[[], None], photos: int, rounds: int) -> str:
-    for work in (plain, ours):
-        work()  # warm-up
-    pairs = [(seconds(plain, 2), seconds(ours, 2)) for _ in range(rounds)]
-    ratio = statistics.median(before / after for before, after in pairs)
-    low, high = min(before / after for before, after in pairs), max(before / after for before, after in pairs)
-    before, after = (photos / statistics.median(values) for values in zip(*pairs, strict=True))
-    return f"| {name} | {before:.0f} | {after:.0f} | {ratio:.2f} ({low:.2f} to {high:.2f}) |"
+def started(kind: type[Variant], section: str, size: int) -> Callable[[str], float]:
+    """Start the process of a variant; return what asks it for the seconds that some work takes."""
+    context = get_context("spawn")
+    link, its_end = context.Pipe()
+    context.Process(target=serve, args=(its_end, kind, section, size), daemon=True).start()
+    link.recv()
+
+    def ask(work: str) -> float:
+        link.send(work)
+        return float(link.recv())
+
+    return ask
+
+
+def compare(name: str, plain: Callable[[str], float], ours: Callable[[str], float], work: str, rounds: int) -> str:
+    pairs = [(plain(work), ours(work)) for _ in range(rounds)]
+    ratios = [before / after for before, after in pairs]
+    before, after = (BATCH / statistics.median(values) for values in zip(*pairs, strict=True))
+    spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
+    return f"| {name} | {before:.0f} | {after:.0f} | {statistics.median(ratios):.2f} ({spread}) |"
 
 
 def main() -> None:
@@ -96,58 +197,15 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=224)
     arguments = parser.parse_args()
     size = arguments.image_size
-    params = read_section("training", TrainingParams, Path("params.yaml"))
-    device = pick_device()
-    rng = np.random.default_rng(0)
-    photos = rng.integers(0, 256, (BATCH, PHOTO_SIZE_PX, PHOTO_SIZE_PX, 3), dtype=np.uint8)
-    images = [Image.fromarray(photo) for photo in photos]
-    codes = {task: torch.from_numpy(rng.integers(0, SPACE.num_labels(task), BATCH)).to(device) for task in SPACE}
-    print(f"{torch.get_num_threads()} threads, {device}, {size} px, batches of {BATCH}\n")
+    print(f"{torch.get_num_threads()} threads, {pick_device()}, {size} px, batches of {BATCH}\n")
     print("| work | plain, photographs/s | ours, photographs/s | ratio (least to most) |\n| --- | ---: | ---: | ---: |")
     shares = []
-    for section, kind in (("train_deit", DeitParams), ("train_mobilevit", MobilevitParams)):
-        backbone = read_section(section, kind)
-        architecture, bf16 = backbone.architecture, use_bf16(backbone.precision, device)
-        torch.manual_seed(0)
-        plain_model, our_model = (
-            create_model(architecture, "none", SPACE, Decoding(PHOTO_SIZE_PX, 50.0), size, 0.1, 0.2).to(device)
-            for _ in range(2)
-        )
-        for module in plain_model.modules():  # timm's default
-            if hasattr(module, "fused_attn"):
-                module.fused_attn = True
-        our_model.to(memory_format=torch.channels_last)
-        optimizers = [
-            torch.optim.AdamW(plain_model.parameters(), lr=1e-4),
-            torch.optim.AdamW(our_model.parameters(), lr=1e-4, fused=True),
-        ]
-        transform, evaluation = plain_transform(plain_model, size, params), plain_evaluation(plain_model, size)
-        augment = Augmentation(params, our_model.spec.preprocessing)
-        generator = torch.Generator().manual_seed(0)
-
-        def plain_step(model=plain_model, optimizer=optimizers[0], transform=transform) -> None:  # type: ignore[no-untyped-def]
-            model.train()
-            step(model, optimizer, torch.stack([transform(image) for image in images]).to(device), codes, False)
-
-        def our_step(model=our_model, optimizer=optimizers[1], augment=augment, generator=generator, bf16=bf16) -> None:  # type: ignore[no-untyped-def]
-            model.train()
-            step(model, optimizer, augment(photos, generator, device), codes, bf16)
-
-        def plain_inference(model=plain_model, evaluation=evaluation) -> None:  # type: ignore[no-untyped-def]
-            model.eval()
-            with torch.no_grad():
-                for image in images:
-                    model(evaluation(image).unsqueeze(0).to(device))
-
-        def our_inference(model=our_model) -> None:  # type: ignore[no-untyped-def]
-            model.infer(photos)
-
-        print(compare(f"{architecture}: training step", plain_step, our_step, BATCH, arguments.rounds), flush=True)
-        print(
-            compare(f"{architecture}: inference", plain_inference, our_inference, BATCH, arguments.rounds), flush=True
-        )
-        augmenting = seconds(lambda augment=augment, generator=generator: augment(photos, generator, device), 5)
-        shares.append(f"{architecture}: augmentation takes {100 * augmenting / seconds(our_step, 3):.1f} % of our step")
+    for section in KINDS:
+        plain, ours = (started(kind, section, size) for kind in (Plain, Ours))
+        name = read_section(section, KINDS[section]).architecture
+        print(compare(f"{name}: training step", plain, ours, "step", arguments.rounds), flush=True)
+        print(compare(f"{name}: inference", plain, ours, "inference", arguments.rounds), flush=True)
+        shares.append(f"{name}: augmentation takes {100 * ours('augmentation') / ours('step'):.1f} % of our step")
     print("\n" + "\n".join(shares))
 
 
