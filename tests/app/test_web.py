@@ -192,6 +192,36 @@ def test_people_identify_find_and_go_offline(root: Path, address: str, tmp_path:
     assert elsewhere == [] and errors == []
 
 
+@pytest.mark.browser
+@pytest.mark.slow
+@pytest.mark.enable_socket
+@pytest.mark.skipif(NPM is None, reason="no npm")
+@pytest.mark.skipif(
+    BROWSER is None and "VITRINE_NEEDS_BROWSER" not in os.environ, reason="no chromium; apt-get install chromium"
+)
+def test_the_last_photograph_chosen_while_the_model_loads_is_identified(address: str, tmp_path: Path) -> None:
+    sync_api = pytest.importorskip("playwright.sync_api")
+    for name, side in (("first.png", 60), ("last.png", 90)):
+        Image.new("RGB", (side, side), "teal").save(tmp_path / name)
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_context().new_page()
+        page.set_default_timeout(90_000)
+        held: list[Any] = []
+        page.route("**/model.onnx", lambda route: held.append(route))
+        page.goto(address)
+        for name in ("first.png", "last.png"):
+            page.set_input_files("#file", str(tmp_path / name))
+        sync_api.expect(page.locator("#status")).to_have_text("Loading the model…")
+        while not held:
+            page.wait_for_timeout(50)
+        held[0].continue_()
+        page.wait_for_selector("#answer dl")
+        page.wait_for_timeout(1000)  # for the first one, if it came later
+        assert page.locator("#preview").evaluate("image => image.naturalWidth") == 90
+        browser.close()
+
+
 def predicted(page: Any, file: Path) -> dict[str, list[float]]:
     """Predict as the page does. Returns: {task: [probability of every label]}"""
     script = """async (bytes) => {

@@ -4,7 +4,7 @@ import { fit } from "./resize.js";
 const SHOWN = 24, FLOOR = 1e-3;
 const $ = (id) => document.getElementById(id);
 const percent = (p) => `${Math.round(100 * p)} %`;
-let about, photos, numLabels, probs, embeddings, lengths, session, query = null, shown = SHOWN;
+let about, photos, numLabels, probs, embeddings, lengths, session, query = null, shown = SHOWN, latest = 0;
 
 function element(tag, attributes = {}, ...children) {
   const made = Object.assign(document.createElement(tag), attributes);
@@ -76,11 +76,16 @@ function present(found, address) {
   show();
 }
 
+// A photograph may be chosen while the model is loading. Of several, the last one is presented.
 async function identify(blob) {
+  const turn = ++latest;
+  if (!(await ready)) return;
   $("status").textContent = "Identifying…";
   try {
-    present(await predict(blob), URL.createObjectURL(blob));
+    const found = await predict(blob);
+    if (turn === latest) present(found, URL.createObjectURL(blob));
   } catch (error) {
+    if (turn !== latest) return;
     console.error(error);
     $("status").textContent = "Can't read this image. Take a JPEG, PNG or WebP file.";
   }
@@ -161,19 +166,22 @@ async function start() {
   ort.env.wasm.numThreads = 1; // more would need headers that static hosts do not send
   session = await ort.InferenceSession.create("model.onnx", { executionProviders: ["wasm"] });
   $("status").textContent = "";
-  $("file").addEventListener("change", () => $("file").files[0] && identify($("file").files[0]));
-  for (const type of ["dragover", "dragleave", "drop"])
-    $("drop").addEventListener(type, (event) => {
-      event.preventDefault();
-      $("drop").classList.toggle("over", type === "dragover");
-      if (type === "drop" && event.dataTransfer.files[0]) identify(event.dataTransfer.files[0]);
-    });
   document.body.dataset.ready = "yes";
   if ("serviceWorker" in navigator) navigator.serviceWorker.register("sw.js");
 }
 
 $("more").addEventListener("click", () => { shown += SHOWN; show(); });
-start().catch((error) => {
+for (const type of ["dragover", "dragleave", "drop"])
+  $("drop").addEventListener(type, (event) => {
+    event.preventDefault();
+    $("drop").classList.toggle("over", type === "dragover");
+    if (type === "drop" && event.dataTransfer.files[0]) identify(event.dataTransfer.files[0]);
+  });
+const ready = start().then(() => true, (error) => {
   console.error(error);
   $("status").textContent = "The model could not be loaded. Reload the page.";
+  return false;
 });
+const identifyChosen = () => $("file").files[0] && identify($("file").files[0]);
+$("file").addEventListener("change", identifyChosen);
+identifyChosen(); // chosen before this script ran
