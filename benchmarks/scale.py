@@ -54,7 +54,7 @@ FEATURES, NUM_CLUSTERS, TOP_K, NUM_RECALL, SEED = 128, 2000, 10, 20, 13
 ENSEMBLE = (37, 1792, 48 + 35)
 """Labels, features, and characters of a path and an item of index/ensemble on the sample."""
 
-INDEXED = {"photographs of 96 px": 507 / 2, "photographs of 12 megapixels": 54 / 2}
+INDEXED = {"photographs of 96 px": 460 / 2, "photographs of 12 megapixels": 53 / 2}
 """Photographs a second and core: README, "Speed", indexing with both transformers on 2 cores."""
 
 MACHINE_GB, FREE_FRACTION = 256, 0.8

@@ -171,7 +171,7 @@ def main() -> None:
             before, after = reference_loop(files[:num_reference]), our_stream(files, predictors)
             work = f"indexing with both transformers, photographs of {name}"
             compare(work, before, after, (num_reference, num), rounds, served)
-    for predictor in predictors:
+    for predictor in [*predictors, Predictor.load("ensemble")]:
         eager = Predictor.load(predictor.name, backend="torch")
         eager.runtime.precision = "fp32"  # type: ignore[attr-defined]
         before, after = (

@@ -27,8 +27,10 @@ from vitrine.inference.predictor import Predictor
 from vitrine.inference.quantize import backbone_nodes, calibration_rows, quantize_onnx, quantize_openvino
 from vitrine.inference.runtimes import (
     FILES,
+    MIXED,
     Description,
     ExportRuntime,
+    MixedRuntime,
     OpenvinoRuntime,
     TorchRuntime,
     available_variants,
@@ -196,7 +198,7 @@ def test_the_example_needs_nothing_but_onnxruntime_numpy_and_pillow(project: Pat
 
 
 def test_two_precisions_of_one_file_do_not_share_a_cache(project: Path) -> None:
-    variants = [each for each in available_variants() if each in ("openvino fp32", "openvino bf16")]
+    variants = [each for each in available_variants(False) if each in ("openvino fp32", "openvino bf16")]
     first, *rest = sorted(variants, reverse=True)
     expected = open_variant(project / "exports/two", first, project / "models").predict(PHOTOS)[1]
     for variant in rest:  # on processors with bfloat16
@@ -293,6 +295,63 @@ def test_rounded_variants_are_served_only_after_their_gate(project: Path, monkey
         gates.unlink()
 
 
+@pytest.fixture(scope="module")
+def whole(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project with an export of its other network, too, of which both precisions passed."""
+    root = tmp_path_factory.mktemp("whole") / "project"
+    shutil.copytree(project, root)
+    export_onnx("one", root / "models", root / "exports/one")
+    passed = {"one": {"openvino bf16": True}, "two": {"openvino bf16": False}, "ensemble": {MIXED: True}}
+    write_json(root / "exports/gates.json", passed)
+    return root
+
+
+def test_an_ensembles_networks_compute_each_as_it_passed(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtimes, "processor_precisions", lambda: {"FP32", "BF16"})
+    runtime = load_runtime("ensemble", *folders(whole), "auto")
+    assert isinstance(runtime, MixedRuntime) and runtime.name == "openvino mixed"
+    assert {name: each.name for name, each in runtime.runtimes.items()} == {
+        "one": "openvino bf16",
+        "two": "openvino fp32",
+    }
+    assert load_runtime("one", *folders(whole), "auto").name == "openvino bf16", "a network has no members"
+    expected, embeddings = reference(whole, "ensemble").predict(PHOTOS)
+    for batch_size in (1, 3, 32):
+        found, units = runtime.predict(PHOTOS, batch_size)
+        assert list(found) == list(SPACE)
+        np.testing.assert_allclose(found["class"], expected["class"], atol=0.03)  # of which `one` is a member
+        np.testing.assert_allclose(found["color"], expected["color"], atol=0.03)
+        np.testing.assert_allclose(units, embeddings, atol=0.03)
+    assert runtime.checkpoint == checkpoint_digest("ensemble", whole / "models")
+    empty, nothing = runtime.predict(PHOTOS[:0])
+    assert empty["class"].shape == (0, 3) and nothing.shape == (0, embeddings.shape[1])
+
+
+def test_an_ensemble_in_float32_is_that_of_its_graph(whole: Path) -> None:
+    write_json(whole / "exports/gates.json", {"ensemble": {MIXED: True}})
+    runtime = open_variant(whole / "exports/ensemble", MIXED, whole / "models")
+    expected, units = open_variant(whole / "exports/ensemble", "openvino fp32", whole / "models").predict(PHOTOS)
+    found, embeddings = runtime.predict(PHOTOS)
+    for task in SPACE:
+        np.testing.assert_allclose(found[task], expected[task], atol=2e-6)
+    np.testing.assert_allclose(embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True), units, atol=1e-5)
+    predictor = Predictor("ensemble", runtime)
+    fix_threads(predictor, 1)
+    assert isinstance(runtime, MixedRuntime)
+    assert {each.settings["NUM_STREAMS"] for each in runtime.runtimes.values()} == {"1"}
+    np.testing.assert_allclose(predictor.predict(PHOTOS, [""] * 9).probs["class"], expected["class"], atol=2e-6)
+
+
+def test_an_ensemble_without_an_export_of_a_network_or_bf16_is_served_whole(
+    whole: Path, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ArtifactError, match=r"one: holds no export\. Run: make export"):
+        open_variant(project / "exports/ensemble", MIXED, project / "models")
+    write_json(whole / "exports/gates.json", {"ensemble": {MIXED: True}})
+    monkeypatch.setattr(runtimes, "processor_precisions", lambda: {"FP32"})
+    assert load_runtime("ensemble", *folders(whole), "auto").name == "openvino fp32"
+
+
 def test_an_export_is_served_without_pytorch(project: Path) -> None:
     code = (
         "import sys; from pathlib import Path; import numpy as np\n"
@@ -340,7 +399,7 @@ def test_a_process_ends_well_whatever_is_loaded(project: Path) -> None:
     code = (
         "from pathlib import Path; import numpy as np\n"
         "from vitrine.inference.runtimes import available_variants, open_variant\n"
-        "kept = [open_variant(Path('exports/two'), each, Path('models')) for each in available_variants()]\n"
+        "kept = [open_variant(Path('exports/two'), each, Path('models')) for each in available_variants(False)]\n"
         "[each.predict(np.zeros((3, 48, 48, 3), np.uint8), 2) for each in kept]\n"
     )
     ended = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import weakref
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +22,7 @@ from vitrine.inference.systems import System, load_systems, system_predictions
 from vitrine.labels import LabelSpace
 from vitrine.params import Section
 from vitrine.photos import Decoding
+from vitrine.predictions import Predictions
 
 if TYPE_CHECKING:
     from vitrine.inference.network import Network
@@ -34,6 +36,10 @@ FILES = {
 }
 """The ways to run an export, the fastest first as measured (docs/export.md), and the file of each. `auto` takes the
 first one that is installed, that this processor can run, and that passed the parity gate."""
+
+MIXED = "openvino mixed"
+"""An ensemble whose networks compute in OpenVINO one by one, in bf16 where that passed the network's own gate; faster
+than all other ways, and measured as they are."""
 
 TORCH_BF16 = "torch bf16"
 
@@ -263,6 +269,41 @@ class OpenvinoRuntime(ExportRuntime):
         return batches
 
 
+class MixedRuntime:
+    """An ensemble of exported networks, each in bf16 where that passed its own gate, else in float32."""
+
+    name = MIXED
+
+    def __init__(self, folder: Path, description: Description, models: Path) -> None:
+        self.system, self.checkpoint = folder.name, description.checkpoint
+        self.label_space, self.decoding = description.label_space, description.decoding
+        self.sure_thresholds = description.sure_thresholds
+        systems = _systems(self.system, models)
+        names = systems[self.system].networks
+
+        def opened(network: str) -> OpenvinoRuntime:
+            exported = current_export(network, models, folder.parent)
+            variant = "openvino bf16" if "openvino bf16" in passed_gates(folder.parent, network) else "openvino fp32"
+            return OpenvinoRuntime(folder.parent / network, variant, exported)
+
+        with ThreadPoolExecutor() as pool:
+            self.runtimes = dict(zip(names, pool.map(opened, names), strict=True))
+        # What the networks' exports give is calibrated.
+        calibrated = dict.fromkeys(self.label_space, 1.0)
+        networks = {network: replace(systems[network], temperatures=calibrated) for network in self.runtimes}
+        self.systems = {**systems, **networks}
+
+    def predict(self, photos: NDArray[np.uint8], batch_size: int = BATCH_SIZE) -> Outputs:
+        """Do what Runtime says."""
+        names = tuple(str(row) for row in range(len(photos)))
+        parts = {
+            network: Predictions(self.label_space, names, *runtime.predict(photos, batch_size))
+            for network, runtime in self.runtimes.items()
+        }
+        found = system_predictions(self.system, self.systems, parts)
+        return dict(found.probs), found.embeddings
+
+
 def load_runtime(system: str, models: Path, exports: Path, backend: str) -> Runtime:
     """Choose and load what computes a system's predictions.
 
@@ -275,7 +316,7 @@ def load_runtime(system: str, models: Path, exports: Path, backend: str) -> Runt
         ArtifactError: the system is unknown, the backend is not installed, its export is missing or older
             than the models, or a file is broken.
     """
-    _systems(system, models)
+    ensemble = len(_systems(system, models)[system].networks) > 1
     folder, gates = exports / system, passed_gates(exports, system)
     description = Description.read(folder) if (folder / DESCRIPTION).is_file() else None
     current = description is not None and description.checkpoint == checkpoint_digest(system, models)
@@ -287,28 +328,38 @@ def load_runtime(system: str, models: Path, exports: Path, backend: str) -> Runt
     if not current:
         current_export(system, models, exports)
     allowed = ("openvino", "onnxruntime") if backend == "auto" else (backend,)
-    for variant in available_variants():
+    for variant in available_variants(ensemble):
         chosen, precision = variant.split()
         if chosen in allowed and (precision == "fp32" or variant in gates):
             return open_variant(folder, variant, models)
     return TorchRuntime.load(system, models)
 
 
-def available_variants() -> list[str]:
-    """Return what is installed and what this processor has instructions for, the fastest first."""
+def available_variants(ensemble: bool) -> list[str]:
+    """Return what is installed and what this processor has instructions for, the fastest first.
+
+    Args:
+        ensemble: of several networks
+    """
     bf16 = "BF16" in processor_precisions()
-    installed = [each for each in FILES if find_spec(each.split()[0]) is not None]
-    return [each for each in [*installed, TORCH_BF16] if bf16 or not each.endswith("bf16")]
+    installed = [each for each in (MIXED, *FILES) if find_spec(each.split()[0]) is not None]
+    return [
+        each
+        for each in [*installed, TORCH_BF16]
+        if (bf16 or not each.endswith(("bf16", "mixed"))) and (ensemble or each != MIXED)
+    ]
 
 
 def open_variant(folder: Path, variant: str, models: Path) -> Runtime:
     """Open one of `available_variants` of the export in a folder, which is named like its system.
 
     Raises:
-        ArtifactError: a file is missing or broken.
+        ArtifactError: a file is missing or broken, or a network of an ensemble has no export or one of other models.
     """
     if variant == TORCH_BF16:
         return TorchRuntime.load(folder.name, models, "bf16")
+    if variant == MIXED:
+        return MixedRuntime(folder, Description.read(folder), models)
     kind = OpenvinoRuntime if variant.startswith("openvino") else OnnxRuntime
     return kind(folder, variant, Description.read(folder))
 

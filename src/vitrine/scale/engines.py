@@ -10,7 +10,7 @@ from pathlib import Path
 from vitrine.artifacts import ArtifactError
 from vitrine.inference.decoder import Decoded, Decoder
 from vitrine.inference.predictor import Predictor
-from vitrine.inference.runtimes import OnnxRuntime, OpenvinoRuntime, TorchRuntime, open_variant
+from vitrine.inference.runtimes import MixedRuntime, OnnxRuntime, OpenvinoRuntime, TorchRuntime, open_variant
 from vitrine.inference.stream import CHUNK, decode_ahead
 from vitrine.scale.parquet import encode_shard
 from vitrine.scale.storage import Access, Photo, decode_photos, is_remote
@@ -86,10 +86,11 @@ def fix_threads(predictor: Predictor, num_threads: int) -> None:
         num_threads: batches that are computed side by side. PyTorch computes one at a time.
     """
     runtime = predictor.runtime
-    if isinstance(runtime, OpenvinoRuntime):
-        runtime.settings |= {"INFERENCE_NUM_THREADS": str(num_threads), "NUM_STREAMS": str(num_threads)}
-        runtime.settings["ENABLE_CPU_PINNING"] = "NO"  # every process would pin its first thread to the first core
-        runtime.compiled.clear()  # compiled with these settings when it is next asked to predict
+    if isinstance(runtime, OpenvinoRuntime | MixedRuntime):
+        for each in runtime.runtimes.values() if isinstance(runtime, MixedRuntime) else (runtime,):
+            each.settings |= {"INFERENCE_NUM_THREADS": str(num_threads), "NUM_STREAMS": str(num_threads)}
+            each.settings["ENABLE_CPU_PINNING"] = "NO"  # every process would pin its first thread to the first core
+            each.compiled.clear()  # compiled with these settings when it is next asked to predict
     elif isinstance(runtime, OnnxRuntime):
         import onnxruntime
 
