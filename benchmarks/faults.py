@@ -130,7 +130,7 @@ def decoder_killed(bench: Bench, out: Path) -> Outcome:
     shutil.copytree(bench.photos, folder)
     names = sorted(str(path) for path in folder.rglob("*.jpg"))
     for path, name in zip(names[5:7], ("SIGSEGV", "SIGKILL"), strict=True):
-        Path(path).write_text(f"kills its decoder with {name}")
+        Path(path).write_text(f"kills its decoder with {name}", encoding="utf-8")
     folders = filter(None, [str(ROOT / "tests/deadly"), os.environ.get("PYTHONPATH", "")])
     deadly = {"PYTHONPATH": os.pathsep.join(folders)}
     here = bench.run(folder, out.with_name("deadly_local"), **deadly)

@@ -436,7 +436,9 @@ def attack(project: Path, num_uploads: int, num_queries: int, seed: int) -> Answ
             for old, new in zip(known, (files_below(project), files_below(fresh, kept)), strict=True):
                 found.faults += [f"written: {path}" for path in sorted(new) if old.get(path) != new[path]]
                 found.faults += [f"deleted: {path}" for path in sorted(old) if path not in new]
-            found.faults += [f"in the log: {line[:2000]}" for line in unexpected(server.log.read_text(), server.url)]
+            found.faults += [
+                f"in the log: {line[:2000]}" for line in unexpected(server.log.read_text(encoding="utf-8"), server.url)
+            ]
     return found
 
 

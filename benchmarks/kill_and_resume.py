@@ -42,7 +42,7 @@ def dvc(root: Path, *arguments: str) -> subprocess.Popen[str]:
 
 def finish(process: subprocess.Popen[str], root: Path) -> None:
     if process.wait() != 0:
-        sys.exit((root / "log.txt").read_text()[-3000:] + "\nFAILED: dvc did not end well")
+        sys.exit((root / "log.txt").read_text(encoding="utf-8")[-3000:] + "\nFAILED: dvc did not end well")
 
 
 def copy_project(root: Path, epochs: int) -> None:
@@ -52,7 +52,7 @@ def copy_project(root: Path, epochs: int) -> None:
         shutil.copy(ROOT / name, root / name)
     for path in root.glob("data/*/dvc.*"):
         path.unlink()  # the copy has its data already
-    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     params["train_deit"] |= {"head_epochs": 1, "full_epochs": epochs - 1}
     params["train_mobilevit"]["epochs"] = epochs
     (root / "params.yaml").write_text(yaml.safe_dump(params))
@@ -107,7 +107,7 @@ def main() -> None:
             states = [path.name for path in sorted((root / ".resume").glob("*"))]
             print(f"{stage} killed after {moment:.1f} s; states kept: {', '.join(states) or 'none'}", flush=True)
         finish(dvc(root, "repro", "--force", "--single-item", *STAGES), root)
-        resumed = (root / "log.txt").read_text().count("resuming after epoch")
+        resumed = (root / "log.txt").read_text(encoding="utf-8").count("resuming after epoch")
         print(f"runs that went on from a saved epoch: {resumed}")
         compare("killed and resumed", undisturbed, digests(root, "models", "metrics", "plots"))
 

@@ -56,7 +56,7 @@ def photos_per_second(out: Path) -> float:
 
 
 def table_of(paths: Sequence[Path], table: Path) -> Path:
-    table.write_text("path\n" + "".join(f"{path}\n" for path in paths))
+    table.write_text("path\n" + "".join(f"{path}\n" for path in paths), encoding="utf-8")
     return table
 
 

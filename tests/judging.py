@@ -31,7 +31,7 @@ def make_judged(shop: Path, root: Path) -> None:
     from vitrine.labels import read_photo_table
 
     shutil.copytree(shop, root, dirs_exist_ok=True)
-    params = yaml.safe_load((root / "params.yaml").read_text())
+    params = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
     (root / "params.yaml").write_text(yaml.safe_dump({**params, "split": SPLIT, "evaluate": EVALUATE}))
     table = read_photo_table(root / "data/splits/photos.csv")
     rng = np.random.default_rng(0)

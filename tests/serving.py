@@ -51,14 +51,16 @@ def running(folder: Path, until: str = "/", **environment: str) -> Iterator[Serv
     port = free_port()
     command = [sys.executable, "-m", "vitrine.cli", "serve", "--port", str(port)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-    with tempfile.NamedTemporaryFile("w", suffix=".log", delete=False) as log:
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".log", delete=False) as log:
         process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, env=environment)
     server = Server(f"http://127.0.0.1:{port}", process, Path(log.name))
     try:
         deadline = time.monotonic() + START_SECONDS
         while not answers(server.url + until):
-            assert process.poll() is None, f"the server ended: {server.log.read_text()}"
-            assert time.monotonic() < deadline, f"no answer in {START_SECONDS} s: {server.log.read_text()}"
+            assert process.poll() is None, f"the server ended: {server.log.read_text(encoding='utf-8')}"
+            assert time.monotonic() < deadline, (
+                f"no answer in {START_SECONDS} s: {server.log.read_text(encoding='utf-8')}"
+            )
             time.sleep(0.2)
         yield server
     finally:

@@ -46,7 +46,7 @@ def test_writers_of_one_file_at_once_leave_one_whole_file(tmp_path: Path) -> Non
     texts = [str(number) * 10_000 for number in range(8)]
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(artifacts.write_text, [path] * 64, texts * 8))
-    assert path.read_text() in texts
+    assert path.read_text(encoding="utf-8") in texts
     assert list(tmp_path.iterdir()) == [path]
 
 

@@ -231,7 +231,7 @@ def test_a_folder_of_other_things_is_refused_before_anything_is_predicted(
     (project / "splits" / name).write_text("all photographs")
     code, text = run("index", "add", ".", "--model", "small", "--index", "splits")
     assert code == 2 and text.startswith("ERROR: splits") and name in text
-    assert (project / "splits" / name).read_text() == "all photographs"
+    assert (project / "splits" / name).read_text(encoding="utf-8") == "all photographs"
 
 
 @pytest.mark.parametrize(

@@ -235,7 +235,7 @@ class Project:
         self.git("commit", "-qm", message)
 
     def set_param(self, section: str, key: str, value: Any) -> None:
-        params = yaml.safe_load((self.root / "params.yaml").read_text())
+        params = yaml.safe_load((self.root / "params.yaml").read_text(encoding="utf-8"))
         params[section][key] = value
         (self.root / "params.yaml").write_text(yaml.safe_dump(params))
 
@@ -305,7 +305,7 @@ def test_predictions_metrics_scores_and_report_say_the_same(project: Project) ->
     table = read_photo_table(project.root / "data/splits/photos.csv")
     test = (table["split"] == "test").to_numpy()
     folder = project.root / "metrics/evaluate"
-    metrics = {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
+    metrics = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")}
     scores = pd.read_csv(project.root / "plots/evaluate/scores.csv").set_index(["model", "split", "task"])
     report = (project.root / "report/report.md").read_text(encoding="utf-8")
     systems = {path.stem: Predictions.load(path) for path in (project.root / "predictions").glob("*.npz")}
@@ -364,7 +364,7 @@ def test_labels_and_items_that_look_like_numbers_come_out_as_they_went_in(projec
     assert (index.label_space, index.instance_ids.tolist()) == (space, items)
     per_label = read_score_table(project.root / "plots/evaluate/per_label.csv")
     assert sorted(per_label.loc[per_label["model"] == "deit", "label"]) == names
-    report = (project.root / "report/report.md").read_text()
+    report = (project.root / "report/report.md").read_text(encoding="utf-8")
     assert "| 007 |" in report and "| 38 |" in report
 
 

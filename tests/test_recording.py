@@ -39,7 +39,7 @@ sizes.area
 
 def test_only_reading_a_key_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("params.yaml").write_text("sizes: {width: 1, height: 2, depth: 3, passed_on: 4}\n")
-    Path("script.py").write_text(SCRIPT)
+    Path("params.yaml").write_text("sizes: {width: 1, height: 2, depth: 3, passed_on: 4}\n", encoding="utf-8")
+    Path("script.py").write_text(SCRIPT, encoding="utf-8")
     assert keys_read(Path("script.py"), "some") == {"params.yaml:sizes.width", "params.yaml:sizes.height"}
     assert keys_read(Path("script.py"), "all") == {f"params.yaml:sizes.{key}" for key in ("width", "height", "depth")}

@@ -28,7 +28,7 @@ def test_plots_are_drawn_without_a_network(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(plots, "read_plots", lambda revisions: found)
     plots.main(["HEAD"])
-    page = (tmp_path / "dvc_plots/plots.html").read_text()
+    page = (tmp_path / "dvc_plots/plots.html").read_text(encoding="utf-8")
     assert "<svg" in page and '<img src="static/a.png"' in page and "HEAD, workspace" in page
     assert "<script" not in page and "<b>" not in page
     assert page.index(plots.FIRST[0]) < page.index("other.csv")
@@ -49,6 +49,6 @@ def test_the_makefile_defines_every_target_once() -> None:
     root = Path(__file__).parents[1]
     parsed = subprocess.run(["make", "--dry-run", "help"], cwd=root, capture_output=True, text=True, check=True)
     assert parsed.stderr == ""  # make warns of a target that is defined twice
-    lines = (root / "Makefile").read_text().splitlines()
+    lines = (root / "Makefile").read_text(encoding="utf-8").splitlines()
     phony = next(line for line in lines if line.startswith(".PHONY:")).split()[1:]
     assert sorted(phony) == sorted(match[1] for line in lines if (match := re.match(r"([a-z0-9-]+):", line)))

@@ -370,12 +370,12 @@ def test_many_photographs_are_answered_sorted_combined_and_saved(page: Any, fold
     take(page, "many" if page.viewport_size == WIDE else "many_phone")
     with page.expect_download() as saved:
         page.get_by_role("button", name="Save as CSV").click()
-    lines = list(csv.DictReader(io.StringIO(Path(saved.value.path()).read_text())))
+    lines = list(csv.DictReader(io.StringIO(Path(saved.value.path()).read_text(encoding="utf-8"))))
     assert {line["image_path"] for line in lines} == {path.name for path in images} | {"broken.png"}
     assert [bool(line["error"]) for line in lines].count(True) == 1
     with page.expect_download() as saved:
         page.get_by_role("button", name="Save as JSON").click()
-    records = json.loads(Path(saved.value.path()).read_text())
+    records = json.loads(Path(saved.value.path()).read_text(encoding="utf-8"))
     by_name = {record["image_path"]: record for record in records}
     for line in lines:
         record = by_name[line["image_path"]]
@@ -705,7 +705,7 @@ def queue(folder: Path) -> Iterator[Path]:
 
 
 def given(queue: Path) -> list[list[str]]:
-    with queue.open() as file:
+    with queue.open(encoding="utf-8") as file:
         return [[row["class_label"], row["color"], row["material"]] for row in csv.DictReader(file)]
 
 
@@ -781,7 +781,10 @@ def test_photographs_are_labeled_one_item_after_the_other_by_keys(page: Any, que
     page.wait_for_selector("html[data-ready]", state="attached")  # before that the address is not yet that of the tab
     sync_api.expect(title).to_be_visible()
     sync_api.expect(title).to_have_text("third item")
-    queue.write_text("".join(line for line in queue.read_text().splitlines(keepends=True) if "new/3" not in line))
+    queue.write_text(
+        "".join(line for line in queue.read_text(encoding="utf-8").splitlines(keepends=True) if "new/3" not in line),
+        encoding="utf-8",
+    )
     page.reload()
     expect_queue(page, "Every item of the queue has labels")
     expect_queue(page, "vitrine label add queue.csv")

@@ -106,7 +106,10 @@ def test_labels_are_written_as_label_add_reads_them(
     data = AppState(folder, True).gallery.data
     added = add_labels(Path("queue.csv"), Path(data.path), data)
     assert [file.name for file in added] == ["0.png", "1.png", "4.png"]
-    assert "attributes,split,instance_id" in (folder / data.path / "labels.csv").read_text().splitlines()[0]
+    assert (
+        "attributes,split,instance_id"
+        in (folder / data.path / "labels.csv").read_text(encoding="utf-8").splitlines()[0]
+    )
     code, text = give(client, "bag", **LABELS)
     assert code == 409 and "new/0.png: is in labels.csv already, as images/" in text
 
@@ -133,11 +136,11 @@ def test_masked_labels_and_two_classes_are_refused_as_label_add_does(client: Tes
     labels = folder / "data/made_up/labels.csv"
     first = pd.read_csv(labels, dtype=str).iloc[0]
     queue = folder / "queue.csv"
-    queue.write_text(queue.read_text().replace(",cap,", f",{first['instance_id']},"))
+    queue.write_text(queue.read_text(encoding="utf-8").replace(",cap,", f",{first['instance_id']},"))
     other = "soap_bar" if first["class_label"] != "soap_bar" else "tall_bottle"
     code, text = give(client, first["instance_id"], **{"class": other})
     assert code == 409 and f"is {other} here and {first['class_label']} elsewhere" in text
-    text = (folder / "params.yaml").read_text()
+    text = (folder / "params.yaml").read_text(encoding="utf-8")
     (folder / "params.yaml").write_text(text.replace("masked_labels: {}", "masked_labels: {color: [red]}"))
     with client_of(folder) as masking:
         code, text = give(masking, "bag", **LABELS)
@@ -163,7 +166,7 @@ def test_photographs_that_cannot_be_read_are_named_and_left_out(client: TestClie
 
 def test_a_queue_may_be_missing_empty_or_broken(client: TestClient, folder: Path) -> None:
     queue = folder / "queue.csv"
-    header = queue.read_text().splitlines()[0]
+    header = queue.read_text(encoding="utf-8").splitlines()[0]
     for text, problem in ((f"{header}\n", ""), ("file\n", "line 1: columns missing: instance_id, class_label")):
         queue.write_text(text)
         shown = client.get("/queue").json()

@@ -423,13 +423,13 @@ def test_metrics_count_and_time_requests_and_models(page: str, photos: list[Path
 
 
 def test_logs_say_what_happened_and_not_what_was_sent(server: Server, photos: list[Path]) -> None:
-    kept = len(server.log.read_text())
+    kept = len(server.log.read_text(encoding="utf-8"))
     post(f"{server.url}/api/predict", form(*[("photos", "secret.png", photos[0].read_bytes())] * 2))
     post(f"{server.url}/api/predict", form(("photos", "secret.png", b"secret")))
     get(f"{server.url}/api/search?q=secret")
     post(f"{server.url}/api/predict?model=secret", b"secret", Origin="http://secret.example")
     status(f"{server.url}/photo/deit/0")
-    text = server.log.read_text()[kept:]
+    text = server.log.read_text(encoding="utf-8")[kept:]
     assert "secret" not in text and "127.0.0.1" not in text
     lines = [json.loads(line) for line in text.splitlines()]
     assert [(line["method"], line["route"], line["status"], line["photos"]) for line in lines] == [
@@ -442,14 +442,14 @@ def test_logs_say_what_happened_and_not_what_was_sent(server: Server, photos: li
 
 
 def test_faults_in_the_page_are_logged_without_what_was_sent(server: Server) -> None:
-    kept = len(server.log.read_text())
+    kept = len(server.log.read_text(encoding="utf-8"))
     for event in get(f"{server.url}/config")[1]["dependencies"]:
         if event["backend_fn"]:
             session = f"faults{event['id']}"
             data = {"data": ["secret"] * len(event["inputs"]), "fn_index": event["id"], "session_hash": session}
             status(f"{server.url}/gradio_api/queue/join", json.dumps(data).encode(), Content_Type=JSON)
             status(f"{server.url}/gradio_api/queue/data?session_hash={session}")
-    text = server.log.read_text()[kept:]
+    text = server.log.read_text(encoding="utf-8")[kept:]
     faults = [json.loads(line) for line in text.splitlines()]
     assert any(line["message"] == "exception in the page" and line["frames"] for line in faults)
     assert "secret" not in text
@@ -650,7 +650,7 @@ def test_a_running_prediction_is_finished_before_the_server_stops(folder: Path) 
             assert server.process.wait(30) == 0
             stream.read()
         asking.join()
-        log = server.log.read_text()
+        log = server.log.read_text(encoding="utf-8")
     assert answers[0][0] == 200
     assert [line for line in log.splitlines()[1:] if json.loads(line)["level"] != "info"] == []
 
@@ -659,7 +659,7 @@ def test_a_server_that_is_stopped_while_it_loads_ends_well(folder: Path) -> None
     with running(folder, "/metrics") as server:
         server.process.send_signal(signal.SIGINT)
         assert server.process.wait(60) == 0
-        assert server.log.read_text() == f"{server.url}\n"
+        assert server.log.read_text(encoding="utf-8") == f"{server.url}\n"
 
 
 def test_a_busy_port_is_an_error_before_an_address_is_printed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -48,7 +48,9 @@ def test_a_page_is_whole_and_names_no_other_host(root: Path, tmp_path: Path) -> 
     index = Index.load(root / "index/mobilevit")
     assert {"index.html", "app.js", "resize.js", "style.css", "sw.js", "icon.svg", "model.onnx"} < names
     assert sum(name.startswith("thumbnails/") for name in names) == len(index)
-    kept = re.findall(r'"([^"]+)"', (tmp_path / "page/sw.js").read_text().split("FILES = ")[1].split("]")[0])
+    kept = re.findall(
+        r'"([^"]+)"', (tmp_path / "page/sw.js").read_text(encoding="utf-8").split("FILES = ")[1].split("]")[0]
+    )
     assert set(kept) == names - {"sw.js"} | {"./"}
     for path in paths:
         if path.suffix in (".html", ".js", ".css"):

@@ -67,7 +67,7 @@ def test_json_is_what_the_schema_says(project: Path) -> None:
     found = json.loads(out)
     assert_is("evaluation", found)
     assert code == 0 and list(found["systems"]) == ["deit", "ensemble"]
-    assert json.loads((project / "report/external/theirs/evaluation.json").read_text()) == found
+    assert json.loads((project / "report/external/theirs/evaluation.json").read_text(encoding="utf-8")) == found
     lines = run("data/theirs", "--format", "jsonl", "--model", "deit")[1].splitlines()
     for line in lines:
         assert_is("evaluation_row", json.loads(line))

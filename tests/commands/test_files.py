@@ -47,7 +47,7 @@ def test_every_file_comes_once_in_the_order_of_the_arguments() -> None:
 
 
 def test_paths_come_from_standard_input_a_line_each(monkeypatch: pytest.MonkeyPatch) -> None:
-    lines = io.TextIOWrapper(io.BytesIO(b"a.jpg\r\n\ndeep\nnot there.jpg\n\xff.jpg\n"))
+    lines = io.TextIOWrapper(io.BytesIO(b"a.jpg\r\n\ndeep\nnot there.jpg\n\xff.jpg\n"), encoding="utf-8")
     monkeypatch.setattr(sys, "stdin", lines)
     files, faults = find("-")
     assert files == ["a.jpg", "deep/c.jpg"]

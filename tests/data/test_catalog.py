@@ -261,7 +261,7 @@ def test_spaces_around_fields_are_no_part_of_them(dataset: Any) -> None:
     folder, rows, write = dataset
     before = read_catalog(folder, params())
     write([{f" {key}": f" {value} " for key, value in row.items()} for row in rows])
-    text = (folder / "labels.csv").read_text()
+    text = (folder / "labels.csv").read_text(encoding="utf-8")
     (folder / "labels.csv").write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())  # as Excel saves it
     pd.testing.assert_frame_equal(read_catalog(folder, params()), before)
     rows[1]["image_path"] = f" {rows[0]['image_path']}"

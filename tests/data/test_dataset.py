@@ -115,7 +115,7 @@ def test_a_table_is_described_and_attributes_that_can_be_learned_are_proposed(tm
     assert (found.num_photos, found.num_items, found.classes) == (3, 3, {"mug": 2, "hat": 1})
     assert found.attributes["color"] == {"blue": 2, "red": 1}
     assert found.proposed == ("color",)  # every serial number is one photograph's, and all sizes are alike
-    assert not found.faults and (tmp_path / "labels.csv").read_text() == TABLE
+    assert not found.faults and (tmp_path / "labels.csv").read_text(encoding="utf-8") == TABLE
 
 
 def test_a_table_without_a_required_column_is_named(tmp_path: Path) -> None:
@@ -172,11 +172,11 @@ def test_the_command_makes_a_table_once_and_then_only_checks_it(
     assert "Wrote goods/labels.csv: 5 photographs of 4 items in 2 classes." in text
     assert "guessed from the beginnings of file names in: hat." in text and "In the other classes" in text
     assert "path: goods" in text and "attributes: []" in text and "source: seeded" in text
-    made = (tmp_path / "goods/labels.csv").read_text()
+    made = (tmp_path / "goods/labels.csv").read_text(encoding="utf-8")
     edited = made.replace("IMG_1.png,mug,,", "IMG_1.png,mug,color:red,").replace("hat/b_1.png,hat", "hat/b_1.png,")
     (tmp_path / "goods/labels.csv").write_text(edited)
     code, text = run("init", "goods")
     assert code == 1 and "Fault: line" in text and "class_label" in text and "Wrote" not in text
-    assert (tmp_path / "goods/labels.csv").read_text() == edited
+    assert (tmp_path / "goods/labels.csv").read_text(encoding="utf-8") == edited
     code, text = run("init", "nowhere")
     assert code == 2 and "nowhere" in text

@@ -45,11 +45,11 @@ def fetch(place: Path, local: Path | None = None) -> subprocess.CompletedProcess
 
 def files(folder: Path) -> dict[str, str]:
     paths = (path for path in folder.rglob("*") if path.is_file() and path.name not in ("params.yaml", "dvc.lock"))
-    return {path.relative_to(folder).as_posix(): path.read_text() for path in paths}
+    return {path.relative_to(folder).as_posix(): path.read_text(encoding="utf-8") for path in paths}
 
 
 def lock(place: Path, images: str, labels: str, **changes: Any) -> None:
-    params = {**yaml.safe_load((place / "params.yaml").read_text())["fetch"], **changes}
+    params = {**yaml.safe_load((place / "params.yaml").read_text(encoding="utf-8"))["fetch"], **changes}
     outs = [{"path": "images", "md5": images}, {"path": "labels.csv", "md5": labels}]
     stages = {"fetch": {"params": {"params.yaml": {"fetch": params}}, "outs": outs}}
     (place / "dvc.lock").write_text(yaml.safe_dump({"stages": stages}))
@@ -75,7 +75,7 @@ def test_hashes_are_those_of_dvc(place: Path, source: Path, tmp_path: Path) -> N
     for command in (["init", "-q"], ["add", "-q", "source/images", "source/labels.csv"]):
         subprocess.run([sys.executable, "-m", "dvc", *command], cwd=source.parent, check=True, capture_output=True)
     found = {
-        name: yaml.safe_load((source / f"{name}.dvc").read_text())["outs"][0]["md5"]
+        name: yaml.safe_load((source / f"{name}.dvc").read_text(encoding="utf-8"))["outs"][0]["md5"]
         for name in ("images", "labels.csv")
     }
     lock(place, found["images"], found["labels.csv"])
@@ -105,7 +105,7 @@ def test_other_params_ask_for_other_photographs(place: Path, source: Path) -> No
 
 
 def test_without_network_and_copy_there_is_one_clear_error(place: Path, tmp_path: Path) -> None:
-    document = yaml.safe_load((place / "params.yaml").read_text())
+    document = yaml.safe_load((place / "params.yaml").read_text(encoding="utf-8"))
     document["fetch"]["url"] = (tmp_path / "nowhere").as_uri()
     (place / "params.yaml").write_text(yaml.safe_dump(document))
     result = fetch(place)

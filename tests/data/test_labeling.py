@@ -36,11 +36,11 @@ def queue(tmp_path: Path) -> Path:
 
 
 def fill(queue: Path, **by_row: dict[str, str]) -> None:
-    with queue.open(newline="") as file:
+    with queue.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     for number, values in by_row.items():
         rows[int(number[1:])].update(values)
-    with queue.open("w", newline="") as file:
+    with queue.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)

@@ -130,7 +130,7 @@ def test_nothing_but_masked_classes_is_one_clear_message(split: Split, source: s
 
 def test_a_correction_mends_an_item_with_two_classes(split: Split) -> None:
     rows = made(class_label=lambda row: "cup" if row["image_path"] == "images/000.png" else row["class_label"])
-    with Path("data/corrections.csv").open("a") as file:
+    with Path("data/corrections.csv").open("a", encoding="utf-8") as file:
         file.write("data/mine,images/000.png,class,tall_bottle\n")
     assert split(rows, path="./data/mine/")["class"].iloc[0] == "tall_bottle"
 

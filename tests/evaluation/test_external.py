@@ -191,7 +191,7 @@ def test_a_system_or_predictions_of_other_photographs_are_errors(
         judge(judged_folder, theirs, ("absent",))
     project = tmp_path / "project"
     shutil.copytree(judged_folder, project)
-    table = (project / "data/splits/photos.csv").read_text().splitlines()
+    table = (project / "data/splits/photos.csv").read_text(encoding="utf-8").splitlines()
     (project / "data/splits/photos.csv").write_text("\n".join([table[0], table[2], table[1], *table[3:]]) + "\n")
     with pytest.raises(ArtifactError, match="not of the photographs in data/splits"):
         judge(project, theirs)
@@ -202,7 +202,7 @@ def test_a_system_or_predictions_of_other_photographs_are_errors(
 
 def add(folder: Path, photo: Image.Image, name: str, **row: str) -> None:
     """Put one more photograph into a folder of theirs."""
-    rows = [line.split(",") for line in (folder / "labels.csv").read_text().splitlines()]
+    rows = [line.split(",") for line in (folder / "labels.csv").read_text(encoding="utf-8").splitlines()]
     photo.save(folder / "images" / name)
     fields = {"class_label": "soap_bar", "instance_id": name, "attributes": "color:red", **row}
     rows.append([f"images/{name}" if key == "image_path" else fields[key] for key in rows[0]])

@@ -22,12 +22,12 @@ def files(tmp_path: Path) -> Sequence[str]:
     paths = [str(tmp_path / f"{number}.png") for number in range(6)]
     for number, path in enumerate(paths):
         Image.new("RGB", (20, 20), (number * 40,) * 3).save(path)
-    Path(paths[1]).write_text("no photograph")
+    Path(paths[1]).write_text("no photograph", encoding="utf-8")
     return paths
 
 
 def kill_with(signal: str, path: str) -> None:
-    Path(path).write_text(f"kills its decoder with {signal}")
+    Path(path).write_text(f"kills its decoder with {signal}", encoding="utf-8")
 
 
 def workers() -> list[psutil.Process]:

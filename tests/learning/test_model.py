@@ -91,7 +91,7 @@ def test_a_saved_model_predicts_the_same_and_needs_nothing_else(tmp_path: Path) 
 def test_a_checkpoint_whose_files_do_not_fit_is_refused(tmp_path: Path) -> None:
     save_model(build(), tmp_path / "m", {})
     description = tmp_path / "m" / "model.json"
-    document = json.loads(description.read_text())
+    document = json.loads(description.read_text(encoding="utf-8"))
     document["label_space"][0]["labels"].append("extra")
     description.write_text(json.dumps(document))
     with pytest.raises(ArtifactError, match="do not fit together"):

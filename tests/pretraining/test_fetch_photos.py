@@ -71,7 +71,7 @@ def fetch(sections: dict[str, Any]) -> Callable[[], dict[str, list[int]]]:
     def run() -> dict[str, list[int]]:
         """Run the script; return the grays of every shard."""
         Path("pretrain").mkdir(exist_ok=True)
-        Path("pretrain/params.yaml").write_text(yaml.safe_dump(sections))
+        Path("pretrain/params.yaml").write_text(yaml.safe_dump(sections), encoding="utf-8")
         SCRIPT["main"]()
         shards = sorted(Path("pretrain/shards/photos").iterdir())
         pictures = {path.stem: read_shard(path)[0] for path in shards}

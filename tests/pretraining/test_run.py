@@ -399,7 +399,7 @@ def test_the_script_resumes_after_a_signal_and_writes_backbone_card_and_curve(
     for name in ("distill_mobilevit", "distill_deit"):
         small = {"architecture": "test_vit", "weights": "none", "weights_file": None}
         sections[name] |= {**small, "image_size_px": 32, "pictures": 16, "warmup_pictures": 4}
-    Path("pretrain/params.yaml").write_text(yaml.safe_dump(sections))
+    Path("pretrain/params.yaml").write_text(yaml.safe_dump(sections), encoding="utf-8")
     script = ROOT / "pretrain/distill.py"
     read = keys_read(script, "mobilevit")
     target = Path("pretrain/backbones/mobilevit.safetensors")

@@ -159,7 +159,7 @@ def test_the_environment_names_neither_host_nor_folders() -> None:
 
 STAGE = """
 import json, os, pathlib, time
-elsewhere = float(pathlib.Path({elsewhere!r}).read_text())  # stands for another processor
+elsewhere = float(pathlib.Path({elsewhere!r}).read_text(encoding="utf-8"))  # stands for another processor
 if elsewhere > 1:
     time.sleep(600)
 accuracy = 0.5 + elsewhere + float(os.environ.get("LEAK", 0))
@@ -219,7 +219,7 @@ class Repository:
         return process.returncode, output
 
     def report(self) -> dict[str, Any]:
-        document: dict[str, Any] = json.loads((self.root / "report/certificate.json").read_text())
+        document: dict[str, Any] = json.loads((self.root / "report/certificate.json").read_text(encoding="utf-8"))
         return document
 
 
@@ -231,7 +231,7 @@ def test_the_committed_pipeline_is_run_again_in_a_clean_clone(tmp_path: Path) ->
     assert "[3/4] running judge" in output
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=repository.root, capture_output=True, text=True)
     assert repository.report()["commit"] == head.stdout.strip()
-    page = (repository.root / "report/certificate.md").read_text()
+    page = (repository.root / "report/certificate.md").read_text(encoding="utf-8")
     assert str(tmp_path) not in page + json.dumps(repository.report())
 
     code, output = repository.certify(0.1)

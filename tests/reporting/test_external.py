@@ -55,14 +55,14 @@ def test_page_numbers_and_pictures_are_written(found: ExternalEvaluation, tmp_pa
     pictures = {f"mistakes_{name}.jpg" for name in ("deit", "ensemble")}
     assert names == {"report.md", "index.html", "evaluation.json", "accuracy.png", "reliability.png", *pictures}
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["out"], "no temporary folder is left"
-    text = (tmp_path / "deep/out/report.md").read_text()
+    text = (tmp_path / "deep/out/report.md").read_text(encoding="utf-8")
     assert text.startswith("# Other people's photographs: market\\_photos\n")
     assert "images/0\\_0.png: is empty (0 bytes)" in text and "Of 12 photographs in labels.csv, 11 are scored." in text
     assert "| deit |" in text and "| ensemble |" in text and "### Broken: 1" in text
-    page = (tmp_path / "deep/out/index.html").read_text()
+    page = (tmp_path / "deep/out/index.html").read_text(encoding="utf-8")
     assert page.count("data:image/webp;base64,") == 4 and not re.search(r"https?:|url\(|<script|<link", page)
     assert "prefers-color-scheme: dark" in page and 'name="viewport"' in page
-    assert json.loads((tmp_path / "deep/out/evaluation.json").read_text()) == found.to_json()
+    assert json.loads((tmp_path / "deep/out/evaluation.json").read_text(encoding="utf-8")) == found.to_json()
     again = tmp_path / "again"
     write_evaluation(found, again)
     for name in names:
@@ -79,7 +79,7 @@ def test_names_of_other_people_are_shown_as_they_are(judged_folder: Path, tmp_pa
     found = judge(judged_folder, tmp_path / "theirs")
     write_evaluation(found, tmp_path / "out")
     page = Texts()
-    page.feed((tmp_path / "out/index.html").read_text())
+    page.feed((tmp_path / "out/index.html").read_text(encoding="utf-8"))
     assert not {"script", "b"} & set(page.tags) and page.tags.count("img") == 3
     assert printable(HOSTILE)[:-1] in page.text and "\x1b" not in page.text
     assert "images/- <b>x.png: not found" in page.text and "soap_bar-red-train-0" in page.text
@@ -119,7 +119,7 @@ def test_a_folder_of_other_things_is_refused_and_an_older_evaluation_replaced(
     (tmp_path / "notes/index.html").write_text("mine")
     with pytest.raises(ArtifactError, match="holds other files"):
         write_evaluation(found, tmp_path / "notes")
-    assert (tmp_path / "notes/index.html").read_text() == "mine"
+    assert (tmp_path / "notes/index.html").read_text(encoding="utf-8") == "mine"
     (tmp_path / "out").mkdir()
     write_evaluation(found, tmp_path / "out")
     (tmp_path / "out/notes.txt").write_text("mine")

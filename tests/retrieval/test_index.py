@@ -203,7 +203,9 @@ def test_a_folder_of_other_things_is_refused_and_left_alone(tmp_path: Path, name
     with pytest.raises(ArtifactError, match=r"holds no index but|is not of an index") as caught:
         INDEX.save(tmp_path)
     assert name in str(caught.value)
-    assert [path.name for path in tmp_path.iterdir()] == [name] and (tmp_path / name).read_text() == content
+    assert [path.name for path in tmp_path.iterdir()] == [name] and (tmp_path / name).read_text(
+        encoding="utf-8"
+    ) == content
     with pytest.raises(ArtifactError, match="is a file"):
         INDEX.save(tmp_path / name)
 

@@ -63,7 +63,7 @@ def test_a_table_keeps_its_order_and_names_items(here: Path, ending: str) -> Non
 
 def test_tables_say_what_is_wrong_with_them() -> None:
     def fault(text: str, name: str = "list.csv") -> str:
-        Path(name).write_text(text)
+        Path(name).write_text(text, encoding="utf-8")
         with pytest.raises(SourceError) as caught:
             read_source(name, ACCESS)
         return str(caught.value)
