@@ -7,7 +7,7 @@ import re
 import shutil
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -125,6 +125,21 @@ class Quiet(SimpleHTTPRequestHandler):
         pass
 
 
+def in_browser(test: Callable[..., None]) -> Callable[..., None]:
+    """Mark a test that opens the page in Chromium."""
+    missing = BROWSER is None and "VITRINE_NEEDS_BROWSER" not in os.environ
+    marks = [
+        pytest.mark.browser,
+        pytest.mark.slow,
+        pytest.mark.enable_socket,
+        pytest.mark.skipif(NPM is None, reason="no npm"),
+        pytest.mark.skipif(missing, reason="no chromium; apt-get install chromium"),
+    ]
+    for mark in marks:
+        test = mark(test)
+    return test
+
+
 @pytest.fixture(scope="module")
 def address(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("site") / "page"
@@ -138,13 +153,7 @@ def address(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
     thread.join()
 
 
-@pytest.mark.browser
-@pytest.mark.slow
-@pytest.mark.enable_socket
-@pytest.mark.skipif(NPM is None, reason="no npm")
-@pytest.mark.skipif(
-    BROWSER is None and "VITRINE_NEEDS_BROWSER" not in os.environ, reason="no chromium; apt-get install chromium"
-)
+@in_browser
 def test_people_identify_find_and_go_offline(root: Path, address: str, tmp_path: Path) -> None:
     sync_api = pytest.importorskip("playwright.sync_api")
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")
@@ -194,13 +203,7 @@ def test_people_identify_find_and_go_offline(root: Path, address: str, tmp_path:
     assert elsewhere == [] and errors == []
 
 
-@pytest.mark.browser
-@pytest.mark.slow
-@pytest.mark.enable_socket
-@pytest.mark.skipif(NPM is None, reason="no npm")
-@pytest.mark.skipif(
-    BROWSER is None and "VITRINE_NEEDS_BROWSER" not in os.environ, reason="no chromium; apt-get install chromium"
-)
+@in_browser
 def test_the_last_photograph_chosen_while_the_model_loads_is_identified(address: str, tmp_path: Path) -> None:
     sync_api = pytest.importorskip("playwright.sync_api")
     for name, side in (("first.png", 60), ("last.png", 90)):

@@ -105,8 +105,8 @@ def fetch_runtime() -> dict[str, bytes]:
         fetched = subprocess.run([npm, "pack", RUNTIME], cwd=temporary, capture_output=True, text=True)
         archives = list(Path(temporary).glob("*.tgz"))
         if fetched.returncode or len(archives) != 1:
-            said = (fetched.stderr.strip().splitlines() or ["no message"])[-1]
-            raise ArtifactError(f"npm cannot fetch {RUNTIME} ({said}). Check the network and npm's registry")
+            reason = (fetched.stderr.strip().splitlines() or ["no message"])[-1]
+            raise ArtifactError(f"npm cannot fetch {RUNTIME} ({reason}). Check the network and npm's registry")
         content = archives[0].read_bytes()
     if base64.b64encode(hashlib.sha512(content).digest()).decode() != RUNTIME_SHA512:
         raise ArtifactError(f"{RUNTIME}: its SHA-512 is not the pinned one; it was not used")

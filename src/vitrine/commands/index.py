@@ -212,7 +212,7 @@ def index_compact(
     model: Model = "ensemble",
     folder: IndexFolder = None,
     shard_photos: Annotated[
-        int, typer.Option("--photos", min=1, help="Photographs of a full shard: what a change writes anew at most.")
+        int, typer.Option("--photos", min=1, help="Photographs of a full shard: what a change rewrites at most.")
     ] = 1_000_000,
     _quiet: Quiet = False,
     _verbose: Verbose = False,

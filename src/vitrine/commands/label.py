@@ -25,7 +25,7 @@ def label_next(
     """Choose the photographs of INDEX that are worth labeling next, and write them into a table to fill in.
 
     Typical ones while there are fewer than two labeled items a class, then those that the model is least sure of. Make
-    INDEX with `vitrine index add`, and make it anew after training.
+    INDEX with `vitrine index add`, and rebuild it after training.
     """
     import numpy as np
 
@@ -39,7 +39,7 @@ def label_next(
 
     found, known = Index.load(index_folder(unlabeled, model)), Index.load(Path("index") / model)
     if (found.name, found.label_space) != (known.name, known.label_space):
-        raise CatalogError(unlabeled, [f"was made by {found.name} for other labels; make it anew"])
+        raise CatalogError(unlabeled, [f"was made by {found.name} for other labels; rebuild it"])
     labels = read_photo_table(Path("data/splits/photos.csv")).set_index("image_path")
     files = {path: Path(path) for path in found.image_paths.tolist()}
     added = {path for path, file in files.items() if file.is_file() and dataset_path(file) in labels.index}

@@ -1,4 +1,4 @@
-"""What all commands share: the project, where the user stands, how much is said, and how a command ends on an error."""
+"""What all commands share: the project, the working folder, how much is printed, and how a command ends on an error."""
 
 from __future__ import annotations
 
