@@ -15,6 +15,7 @@ import argparse
 import os
 import statistics
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing import get_context
@@ -79,7 +80,7 @@ def train_step(
     optimizer.step()
 
 
-class Variant:
+class Variant(ABC):
     """One side of the comparison, alone in its process: a training step and inference of one architecture."""
 
     def __init__(self, section: str, size: int) -> None:
@@ -96,14 +97,11 @@ class Variant:
         self.params, self.size, self.device = params, size, device
         self.bf16 = use_bf16(backbone.precision, device)
 
-    def step(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def step(self) -> None: ...
 
-    def inference(self) -> None:
-        raise NotImplementedError
-
-    def augmentation(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def inference(self) -> None: ...
 
 
 class Plain(Variant):

@@ -12,13 +12,21 @@ from vitrine.labels import MISSING
 
 CALIBRATION_BINS = 10
 
+ROUNDED: Mapping[str, float] = {
+    "changed": 0.01,
+    "nll_increase": 0.01,
+    "cosine_loss": 0.01,
+    "map_loss": 0.005,
+    "refusals_changed": 0.02,
+}
+
 LIMITS: Mapping[str, Mapping[str, float]] = {
     "fp32": {"logit_difference": 1e-4, "changed": 0.0, "novelty_difference": 1e-3, "refusals_changed": 0.0},
-    "bf16": {"changed": 0.01, "nll_increase": 0.01, "cosine_loss": 0.01, "map_loss": 0.005, "refusals_changed": 0.02},
-    "mixed": {"changed": 0.01, "nll_increase": 0.01, "cosine_loss": 0.01, "map_loss": 0.005, "refusals_changed": 0.02},
-    "int8": {"changed": 0.01, "nll_increase": 0.01, "cosine_loss": 0.01, "map_loss": 0.005, "refusals_changed": 0.02},
+    "bf16": ROUNDED,
+    "mixed": ROUNDED,
+    "int8": ROUNDED,
 }
-"""The most that each precision may lose; what is rounded is held to the same limits, however it is rounded."""
+"""The most that each precision may lose; whatever rounds has the same limits."""
 
 OPTIONAL = ("novelty_difference", "refusals_changed")
 """Measured where the models refuse photographs."""

@@ -1,4 +1,4 @@
-"""Backbones in the form that runtimes compute fastest. They give the same features, but for rounding."""
+"""Backbones in the form that runtimes compute fastest. They give the same features, up to rounding."""
 
 from __future__ import annotations
 

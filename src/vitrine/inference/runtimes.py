@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -151,7 +152,7 @@ class TorchRuntime:
         return dict(found.probs), found.embeddings
 
 
-class ExportRuntime:
+class ExportRuntime(ABC):
     """What both runtimes of exported files share."""
 
     def __init__(self, folder: Path, variant: str, description: Description) -> None:
@@ -162,9 +163,9 @@ class ExportRuntime:
         if not self.path.is_file():
             raise ArtifactError(f"{self.path}: not found. Run: make export")
 
+    @abstractmethod
     def _batches(self, photos: NDArray[np.uint8], batch_size: int) -> list[list[NDArray[np.float32]]]:
         """Compute batches; of each, per task the probabilities in the label space's order, embeddings, and novelty."""
-        raise NotImplementedError
 
     def predict(self, photos: NDArray[np.uint8], batch_size: int = BATCH_SIZE) -> Outputs:
         """Do what Runtime says."""
