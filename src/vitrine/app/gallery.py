@@ -283,7 +283,7 @@ class Gallery:
     def suggestions(self, num: int = 4) -> list[str]:
         """Return queries that photographs answer: the most frequent pairs of an attribute's label and a class.
 
-        Every label stands in one pair at most.
+        Every label is in one pair at most.
         """
         tasks = (*self.label_space.tasks[1:2], CLASS_TASK)
         pairs = self.table[list(tasks)].dropna().value_counts(sort=False).sort_index()

@@ -127,7 +127,7 @@ def _print_evaluation(found: ExternalEvaluation) -> None:
 
 
 def _remarks(found: ExternalEvaluation) -> list[str]:
-    """Say what was not scored, and what stands apart."""
+    """Say which labels and photographs were not scored, or were scored apart."""
     from vitrine.evaluation.external import first_names
     from vitrine.reporting.external_figures import printable
 

@@ -26,7 +26,7 @@ def find_photos(arguments: Sequence[Path], recursive: bool) -> tuple[list[str], 
         recursive: take the folders in a folder, too.
 
     Returns:
-        files as they are named from where the user stands, and (name, what is wrong) of what is no file
+        files as they are named from the working folder, and (name, what is wrong) of what is no file
     """
     found: dict[str, str | None] = {}
     for argument in arguments:

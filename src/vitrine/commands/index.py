@@ -57,7 +57,7 @@ def dataset_folder() -> Path:
 
 
 def photo_file(image_path: str, dataset: Path) -> str | None:
-    """Return how an indexed photograph opens from where the user stands: of the dataset, or one that was added."""
+    """Return how an indexed photograph opens from the working folder: of the dataset, or one that was added."""
     for path in (dataset / image_path, Path(image_path)):
         with suppress(OSError):
             if path.is_file():

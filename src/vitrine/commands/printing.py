@@ -135,7 +135,7 @@ def print_result(result: SearchResult, files: Sequence[str | None], sought: str,
     """Print hits; in a table, a sentence first that says how many photographs match.
 
     Args:
-        files: how every hit's photograph opens from where the user stands; None where it is gone.
+        files: how every hit's photograph opens from the working folder; None where it is gone.
         sought: what was searched for, in words.
         noun: `photograph`, or `item` if the search was by item.
     """

@@ -38,7 +38,7 @@ class Session:
     """State of one call of the command.
 
     Attributes:
-        here: folder in which the user stands; paths that the user types are relative to it
+        here: the working folder; paths that the user types are relative to it
         project: current folder of the process while a command runs
         as_records: errors are printed as JSON, a line each
     """
@@ -54,7 +54,7 @@ class Session:
         return Path(path) if self.here == self.project else self.here / path
 
     def to_here(self, path: Path) -> str:
-        """Return how a path of the project opens from where the user stands."""
+        """Return how a path of the project opens from the working folder."""
         return str(path) if self.here == self.project or path.is_absolute() else os.path.relpath(path, self.here)
 
     def in_project(self, path: Path | str) -> Path:
@@ -137,7 +137,7 @@ def fail(error: Exception) -> typer.Exit:
 
 
 def _where() -> str:
-    """Say to which folder paths in a message are relative, unless it is the one in which the user stands."""
+    """Say to which folder paths in a message are relative, unless it is the working folder."""
     if _session.here != _session.project:
         return f" (in the project {_session.project})"
     is_project = (_session.project / PARAMS).is_file()
