@@ -578,6 +578,26 @@ def test_a_shared_address_shows_the_same_tab_search_and_photograph(page: Any, ad
     sync_api.expect(page.locator("#search-model").get_by_label("DeiT")).to_be_checked()
 
 
+@pytest.mark.parametrize("asked", ["tab=search&q=red", "tab=search&color=red&model=deit", "tab=accuracy", ""])
+def test_who_opens_an_address_for_the_first_time_sees_its_tab_and_can_go_back(
+    browser: Any, address: str, asked: str
+) -> None:
+    """A browser that has nothing of the page in its cache reports the first tab late."""
+    with closing(browser.new_context()) as context:
+        page = context.new_page()
+        page.set_default_timeout(WAIT_MS)
+        page.goto("about:blank")
+        before = page.evaluate("history.length")
+        page.goto(f"{address}/?{asked}")
+        page.wait_for_selector("html[data-ready]", state="attached")
+        page.wait_for_timeout(500)
+        tab = parse_qs(asked).get("tab", ["identify"])[0]
+        shown = page.get_by_role("tab", name=tab.capitalize(), exact=True)
+        sync_api.expect(shown).to_have_attribute("aria-selected", "true")
+        assert query(page).items() >= parse_qs(asked).items()
+        assert page.evaluate("history.length") == before + 1
+
+
 def test_back_returns_to_what_was_shown(page: Any) -> None:
     open_tab(page, "Search")
     for words in ("red", "blue"):

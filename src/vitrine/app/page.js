@@ -19,30 +19,44 @@ const plural = (num, word) => `${num} ${word}${num === 1 ? "" : "s"}`;
 
 // -- the address ---------------------------------------------------------------------------------------------------
 
+const FIRST_TAB = "identify";
 let going = null; // the photograph that a search is under way for
+let tabReported = false;
 
 const vitrine = {
   // Change some of the address; null removes. A change makes an entry that Back returns from, unless it replaces one.
   set(changes, replace = false) {
     const query = new URLSearchParams(location.search);
+    let changed = false;
     for (const [key, value] of Object.entries(changes)) {
+      const values = [value].flat().filter((each) => !EMPTY.has(each) && !(key === "tab" && each === FIRST_TAB)).map(String);
+      if (JSON.stringify(values) === JSON.stringify(query.getAll(key))) continue;
+      changed = true;
       query.delete(key);
-      for (const each of [value].flat()) if (!EMPTY.has(each)) query.append(key, each);
+      for (const each of values) query.append(key, each);
     }
-    if (query.get("tab") === "identify") query.delete("tab");
+    if (!changed) return false;
     const text = query.toString().replaceAll("%2F", "/");
-    if (text === location.search.replace(/^\?/, "")) return false;
     history[replace ? "replaceState" : "pushState"]({ opened: changes.hit }, "", text ? `?${text}` : location.pathname);
     if (!("hit" in changes)) asked = withoutHit();
     return true;
   },
-  // Write what a search asked for, unless the page is on its way to another state.
-  remember(tasks, words, model, like, ...chosen) {
+  // A tab is shown. The first one is also reported while the page loads, maybe before the tab that the address asks
+  // for is opened: that leaves the address as it is.
+  tab(id) {
+    const loading = !tabReported;
+    tabReported = true;
+    if (!loading || id !== FIRST_TAB) vitrine.set({ tab: id });
+  },
+  // Write what a search asked for, unless the page is on its way to another state. What the address itself asked for
+  // makes no new entry.
+  remember(tasks, fromAddress, words, model, like, ...chosen) {
     document.documentElement.dataset.ready = "";
     if (going !== null && going !== (like || null)) return;
     going = null;
     if (new URLSearchParams(location.search).get("tab") !== "search") return;
-    vitrine.set({ q: words, model, like, ...Object.fromEntries(tasks.map((task, place) => [task, chosen[place]])) });
+    const labels = Object.fromEntries(tasks.map((task, place) => [task, chosen[place]]));
+    vitrine.set({ q: words, model, like, ...labels }, fromAddress);
   },
   // Show photographs like one of the gallery: the server reads the address.
   like(place) {

@@ -110,14 +110,14 @@ def create_page(state: AppState) -> gr.Blocks:
             with gr.Tab("Fix labels", id="labels") as fourth:
                 labels_tab(state)
         for tab in (first, second, third, fourth):
-            tab.select(None, js=f"() => vitrine.set({{tab: '{tab.id}'}})")
+            tab.select(None, js=f"() => vitrine.tab('{tab.id}')")
         address, go = gr.Textbox(visible="hidden", label="Address"), gr.Button("Go", visible="hidden", elem_id="go")
         search.connect(tabs, identify)
         page.load(lambda: html.banner(state.warning), None, warning, **PRIVATE, queue=False)
         outputs, read = [tabs, identify.model, *search.restored], "() => location.search"
         for trigger, loading in ((page.load, True), (go.click, False)):
             state_of = partial(restore, state, loading)
-            search.then_search(trigger(state_of, address, outputs, js=read, queue=False, **PRIVATE))
+            search.then_search(trigger(state_of, address, outputs, js=read, queue=False, **PRIVATE), True)
         page.queue(max_size=200)
     return page
 

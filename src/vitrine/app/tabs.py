@@ -208,9 +208,7 @@ class SearchTab:
         self.inputs = [words, self.model, self.like_photo, like, num, *boxes]
         self.outputs = [results, count, further, clear, *boxes]
         self.restored = [words, self.model, self.like_photo, like, num, *boxes]
-        tasks = json.dumps(list(state.gallery.label_space.tasks))
         self._remembered = [words, self.model, like, *boxes]
-        self._remember = f"(...values) => vitrine.remember({tasks}, ...values)"
 
         asked = (words.submit, button.click, *(box.input for box in boxes))
         for trigger in (*asked, self.model.input, self.like_photo.change):
@@ -219,10 +217,11 @@ class SearchTab:
         self.then_search(chips.select(picked_words, None, words, queue=False, **PRIVATE))
         self.then_search(clear.click(lambda: ("", None), None, [like, self.like_photo], queue=False, **PRIVATE))
 
-    def then_search(self, event: Any) -> None:
+    def then_search(self, event: Any, from_address: bool = False) -> None:
         """Search after an event, then write what was asked into the address."""
         shown = event.then(self.show_results, self.inputs, self.outputs, **PRIVATE, **SEARCH)
-        shown.then(None, self._remembered, js=self._remember)
+        fixed = f"{json.dumps(self.state.gallery.label_space.tasks)}, {json.dumps(from_address)}"
+        shown.then(None, self._remembered, js=f"(...values) => vitrine.remember({fixed}, ...values)")
 
     def connect(self, tabs: gr.Tabs, identify: IdentifyTab) -> None:
         """Bring the photograph of the other tab here."""
