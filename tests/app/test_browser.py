@@ -97,12 +97,18 @@ def scheme() -> str:
 
 @pytest.fixture(params=[WIDE], ids=["wide"])
 def page(browser: Any, address: str, scheme: str, request: pytest.FixtureRequest) -> Iterator[Any]:
-    """The opened page; ends the test badly if it asked another host for anything or logged an error."""
-    elsewhere, errors = [], []
+    """The opened page; ends the test badly if it asked another host for anything or logged an error.
+
+    So it does if an event went through Gradio's queue, which loses answers: the browser starts to wait for one on the
+    queue's stream of answers after the server has ended it, if that was told late.
+    """
+    elsewhere, queued, errors = [], [], []
 
     def note(request: Any) -> None:
         if not request.url.startswith((address, "data:", "blob:")):
             elsewhere.append(request.url)
+        if "/gradio_api/queue/" in request.url:
+            queued.append(request.url)
 
     with closing(browser.new_page(viewport=request.param)) as opened:
         opened.set_default_timeout(WAIT_MS)
@@ -114,6 +120,7 @@ def page(browser: Any, address: str, scheme: str, request: pytest.FixtureRequest
         opened.wait_for_selector("html[data-ready]", state="attached")
         yield opened
     assert elsewhere == []
+    assert queued == []
     assert errors == []
 
 

@@ -279,7 +279,7 @@ def test_any_query_is_answered(page: str, words: str) -> None:
 
 def test_other_web_sites_are_refused(page: str, photos: list[Path]) -> None:
     body, own = sent(photos[:1]), urlsplit(page).netloc
-    for route in ("/api/predict", "/api/search", "/gradio_api/upload", "/gradio_api/queue/join"):
+    for route in ("/api/predict", "/api/search", "/gradio_api/upload", "/gradio_api/run/predict"):
         for headers in (
             {"Origin": "http://evil.example"},
             {"Origin": f"http://{own.replace('127.0.0.1', 'localhost')}"},
@@ -332,21 +332,20 @@ def test_a_file_on_the_server_cannot_be_named_as_a_photograph(page: str, folder:
         if event["backend_fn"] and any(fields[each]["type"] in ("image", "file") for each in event["inputs"])
     ]
 
-    def ask(path: str, event: Any, session: str) -> bytes:
+    def ask(path: str, event: Any, session: str) -> int:
         file = {"path": path, "meta": {"_type": "gradio.FileData"}}
         data = [
             {"image": file, "file": [file]}.get(fields[each]["type"], fields[each]["props"].get("value"))
             for each in event["inputs"]
         ]
         call = {"data": data, "fn_index": event["id"], "session_hash": session}
-        status(f"{page}/gradio_api/queue/join", json.dumps(call).encode(), Content_Type=JSON)
-        return status(f"{page}/gradio_api/queue/data?session_hash={session}")[1]
+        return status(f"{page}/gradio_api/run/predict", json.dumps(call).encode(), Content_Type=JSON)[0]
 
     (uploaded,) = post(f"{page}/gradio_api/upload", sent(photos[:1], "files"))[1]
     for event in events:
-        assert b'"success":true' in ask(uploaded, event, f"visitor{event['id']}")
+        assert ask(uploaded, event, f"visitor{event['id']}") == 200
         for path in (str(photos[0]), f"{page}/photo/deit/0"):
-            assert b'"success":false' in ask(path, event, f"hostile{event['id']}")
+            assert ask(path, event, f"hostile{event['id']}") == 500
     assert events
 
 
@@ -355,6 +354,9 @@ def test_gradio_offers_no_interface_of_its_own(page: str) -> None:
     for name in ("predict", "search", "show_prediction"):
         code, _, _ = status(f"{page}/gradio_api/call/{name}", b'{"data": []}', Content_Type=JSON)
         assert code == 404
+    event = json.dumps({"data": [], "fn_index": 0, "session_hash": "somebody"}).encode()
+    assert status(f"{page}/gradio_api/queue/join", event, Content_Type=JSON)[0] == 404
+    assert status(f"{page}/gradio_api/queue/data?session_hash=somebody")[0] == 404
 
 
 def test_pages_may_not_talk_to_other_hosts(page: str) -> None:
@@ -445,10 +447,8 @@ def test_faults_in_the_page_are_logged_without_what_was_sent(server: Server) -> 
     kept = len(server.log.read_text(encoding="utf-8"))
     for event in get(f"{server.url}/config")[1]["dependencies"]:
         if event["backend_fn"]:
-            session = f"faults{event['id']}"
-            data = {"data": ["secret"] * len(event["inputs"]), "fn_index": event["id"], "session_hash": session}
-            status(f"{server.url}/gradio_api/queue/join", json.dumps(data).encode(), Content_Type=JSON)
-            status(f"{server.url}/gradio_api/queue/data?session_hash={session}")
+            call = {"data": ["secret"] * len(event["inputs"]), "fn_index": event["id"], "session_hash": "faults"}
+            status(f"{server.url}/gradio_api/run/predict", json.dumps(call).encode(), Content_Type=JSON)
     text = server.log.read_text(encoding="utf-8")[kept:]
     faults = [json.loads(line) for line in text.splitlines()]
     assert any(line["message"] == "exception in the page" and line["frames"] for line in faults)

@@ -15,7 +15,6 @@ from typing import Any
 
 import fastapi
 import gradio as gr
-import gradio.queueing
 import gradio.routes
 import uvicorn
 from starlette.exceptions import HTTPException
@@ -91,8 +90,7 @@ class LoggedTraceback:
 
 
 # mypy refuses to assign to what is a module.
-for module in (gradio.queueing, gradio.routes):
-    setattr(module, "traceback", LoggedTraceback)  # noqa: B010
+setattr(gradio.routes, "traceback", LoggedTraceback)  # noqa: B010
 
 
 def create_page(state: AppState) -> gr.Blocks:
@@ -113,12 +111,11 @@ def create_page(state: AppState) -> gr.Blocks:
             tab.select(None, js=f"() => vitrine.tab('{tab.id}')")
         address, go = gr.Textbox(visible="hidden", label="Address"), gr.Button("Go", visible="hidden", elem_id="go")
         search.connect(tabs, identify)
-        page.load(lambda: html.banner(state.warning), None, warning, **PRIVATE, queue=False)
+        page.load(lambda: html.banner(state.warning), None, warning, **PRIVATE)
         outputs, read = [tabs, identify.model, *search.restored], "() => location.search"
         for trigger, loading in ((page.load, True), (go.click, False)):
             state_of = partial(restore, state, loading)
-            search.then_search(trigger(state_of, address, outputs, js=read, queue=False, **PRIVATE), True)
-        page.queue(max_size=200)
+            search.then_search(trigger(state_of, address, outputs, js=read, **PRIVATE), True)
     return page
 
 
@@ -151,6 +148,7 @@ async def create_app(
     add_page_routes(app, state)
     add_queue_routes(app, LabelQueue(state, root / queue, str(queue)))
 
+    @app.api_route("/gradio_api/queue/{path:path}", methods=["GET", "POST"])
     @app.api_route("/gradio_api/call/{path:path}", methods=["GET", "POST"])
     @app.api_route("/gradio_api/api/{path:path}", methods=["GET", "POST"])
     def private(path: str) -> None:

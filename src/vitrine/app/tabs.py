@@ -43,9 +43,9 @@ SHOW_ON_PHONES = """() => {
   if (answer) answer.scrollIntoView({block: 'start'});
 }"""
 
-PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "minimal"}
-PREDICT: dict[str, Any] = {"concurrency_id": "predict", "concurrency_limit": 1}
-SEARCH: dict[str, Any] = {"concurrency_id": "search", "concurrency_limit": 4}
+PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "minimal", "queue": False}
+"""Every event is a request of its own: Gradio's queue sends all answers through one stream, and loses those to events
+that begin while it ends the stream. Predictions take turns in AppState, and heat maps in Explainers."""
 
 
 def _refuse_addresses(move: Any) -> Any:
@@ -115,20 +115,20 @@ class IdentifyTab:
         names = html.json_attribute({name: display_name(name) for name in named})
         gr.HTML(f'<vitrine-batch data-model="{state.systems[0]}" data-names="{names}"></vitrine-batch>')
         outputs = [answers, similar, self.search_like]
-        why.connect(self.photo, self.model, PRIVATE, PREDICT)
+        why.connect(self.photo, self.model, PRIVATE)
         inputs = [self.photo, self.clip]
         changes = (self.photo.change, True, False), (self.clip.upload, False, True), (self.model.change, False, False)
         for trigger, by_photo, by_clip in changes:
-            trigger(lambda: "", None, why.picture, queue=False, **PRIVATE)
+            trigger(lambda: "", None, why.picture, **PRIVATE)
             # A new clip replaces the photograph, and a new photograph the clip.
             waiting = partial(self.show_waiting, by_photo, by_clip)
-            started = trigger(waiting, inputs, [*outputs, *inputs], queue=False, **PRIVATE)
+            started = trigger(waiting, inputs, [*outputs, *inputs], **PRIVATE)
             predict = partial(self.show_prediction, by_photo, by_clip)
-            done = started.then(predict, [*inputs, self.model], outputs, **PRIVATE, **PREDICT)
+            done = started.then(predict, [*inputs, self.model], outputs, **PRIVATE)
             done.then(None, js=SHOW_ON_PHONES)
             why.follow(done)
         self.model.change(None, self.model, js="(model) => vitrine.set({model})")
-        examples.select(self.take_example, None, self.photo, **PRIVATE, **SEARCH)
+        examples.select(self.take_example, None, self.photo, **PRIVATE)
 
     def show_waiting(self, by_photo: bool, by_clip: bool, photo: str | None, clip: str | None) -> tuple[Any, ...]:
         """Empty the panels of what was shown last before this is answered; then the photograph and the clip to keep.
@@ -212,22 +212,20 @@ class SearchTab:
 
         asked = (words.submit, button.click, *(box.input for box in boxes))
         for trigger in (*asked, self.model.input, self.like_photo.change):
-            self.then_search(trigger(lambda: PAGE_SIZE, None, num, queue=False, **PRIVATE))
-        self.then_search(further.click(lambda num: num + PAGE_SIZE, num, num, queue=False, **PRIVATE))
-        self.then_search(chips.select(picked_words, None, words, queue=False, **PRIVATE))
-        self.then_search(clear.click(lambda: ("", None), None, [like, self.like_photo], queue=False, **PRIVATE))
+            self.then_search(trigger(lambda: PAGE_SIZE, None, num, **PRIVATE))
+        self.then_search(further.click(lambda num: num + PAGE_SIZE, num, num, **PRIVATE))
+        self.then_search(chips.select(picked_words, None, words, **PRIVATE))
+        self.then_search(clear.click(lambda: ("", None), None, [like, self.like_photo], **PRIVATE))
 
     def then_search(self, event: Any, from_address: bool = False) -> None:
         """Search after an event, then write what was asked into the address."""
-        shown = event.then(self.show_results, self.inputs, self.outputs, **PRIVATE, **SEARCH)
+        shown = event.then(self.show_results, self.inputs, self.outputs, **PRIVATE)
         fixed = f"{json.dumps(self.state.gallery.label_space.tasks)}, {json.dumps(from_address)}"
         shown.then(None, self._remembered, js=f"(...values) => vitrine.remember({fixed}, ...values)")
 
     def connect(self, tabs: gr.Tabs, identify: IdentifyTab) -> None:
         """Bring the photograph of the other tab here."""
-        identify.search_like.click(
-            self.take_along, identify.photo, [self.like_photo, self.like_fold, tabs], **PRIVATE, **SEARCH
-        )
+        identify.search_like.click(self.take_along, identify.photo, [self.like_photo, self.like_fold, tabs], **PRIVATE)
 
     def show_results(
         self, words: str | None, model: str, photo: str | None, like: str, num: int, *chosen: list[str]

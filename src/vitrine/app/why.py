@@ -28,11 +28,12 @@ WITHOUT_TORCH = "Heat maps need PyTorch, which is not installed here."
 
 
 class Explainers:
-    """Explainers of systems, each loaded when it is first asked for."""
+    """Explainers of systems, each loaded when it is first asked for. Attributes: turn: held while one explains."""
 
     def __init__(self, state: AppState) -> None:
         self.models = state.root / "models"
         self._loading, self._loaded = threading.Lock(), dict[str, "Explainer"]()
+        self.turn = threading.Lock()
         self._reasons: dict[tuple[str, str], str | None] = {}
 
     def get(self, system: str) -> Explainer:
@@ -65,14 +66,11 @@ class WhyPanel:
             self.task = gr.Radio(tasks, value=tasks[0][1], label="Heat map for", visible=False, elem_id="why-task")
             self.picture = gr.HTML("", elem_id="why-picture")
 
-    def connect(self, photo: Any, model: Any, options: dict[str, Any], queue: dict[str, Any]) -> None:
+    def connect(self, photo: Any, model: Any, options: dict[str, Any]) -> None:
         """Show heat maps where the switch or the task is changed; `follow` does so where the photograph is."""
-        self._inputs, self._options = [self.switch, self.task, photo, model], {**options, **queue}
+        self._inputs, self._options = [self.switch, self.task, photo, model], options
         for trigger in (self.switch.input, self.task.input):
-            started = trigger(
-                self.show_waiting, [self.switch, photo], [self.picture, self.task], queue=False, **options
-            )
-            self.follow(started)
+            self.follow(trigger(self.show_waiting, [self.switch, photo], [self.picture, self.task], **options))
 
     def follow(self, event: Any) -> None:
         event.then(self.show, self._inputs, self.picture, **self._options)
@@ -101,9 +99,10 @@ class WhyPanel:
         label = self.state.predict([photo], [system])[0].answer["tasks"][task]["labels"][0]["label"]
         explainer = self.explainers.get(system)
         decoded = self.state.decode([photo], explainer.decoding.photo_size_px)
-        began = time.perf_counter()
-        found = explainer.explain(decoded, [task], {task: label})[0][task]
-        seconds = time.perf_counter() - began
+        with self.explainers.turn:
+            began = time.perf_counter()
+            found = explainer.explain(decoded, [task], {task: label})[0][task]
+            seconds = time.perf_counter() - began
         drawn = Image.fromarray(overlay(self.state.decode([photo], PICTURE_PX)[0], found.heatmap))
         packed = io.BytesIO()
         drawn.save(packed, "WEBP", quality=WEBP_QUALITY)
