@@ -24,13 +24,13 @@ def main() -> None:
     data, plots = Path("data/splits"), Path("plots/active")
     table = read_photo_table(data / "photos.csv")
     label_space = LabelSpace.from_json(read_json(data / "label_space.json"))
-    kept = (table["split"] != "test").to_numpy()  # test is for judging, not for choosing a strategy
+    kept = (table["split"] != "test").to_numpy()  # test is for evaluation, not for choosing a strategy
     photos, table = read_npy(data / "photos.npy")[kept], table[kept].reset_index(drop=True)
 
     features = imagenet_features(photos, PROBE_SIZE_PX)
-    found = simulate(features, label_space.encode(table), number_items(table["instance_id"]), label_space, params)
-    compared = gains(found)
-    write_csv(plots / "curves.csv", learning_curves(found))
+    results = simulate(features, label_space.encode(table), number_items(table["instance_id"]), label_space, params)
+    compared = gains(results)
+    write_csv(plots / "curves.csv", learning_curves(results))
     write_csv(plots / "gains.csv", compared)
     ours = compared.set_index("strategy").loc[OURS]
     write_metrics(

@@ -1,7 +1,7 @@
 """Cross-validate variants of the fine-tuning on train and val of the current dataset; its test split is left out.
 
-Folds are those of crossval/folds.csv; every variant of a student learns from the same teacher. The weights are the last
-average, as in crossval/train.py: no epoch is picked on the fold that is judged.
+Folds are those of crossval/folds.csv; all variants of a student learn from the same teacher. The weights are the final
+moving average, as in crossval/train.py: no epoch is selected on the fold that is evaluated.
 
     python benchmarks/ablation.py efficientnet deit [--fraction 1.0]
 """
@@ -44,7 +44,7 @@ TEACHER = "efficientnet"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("networks", nargs="+", choices=list(SECTIONS))
-    parser.add_argument("--fraction", type=float, default=1.0, help="of the epochs in params.yaml")
+    parser.add_argument("--fraction", type=float, default=1.0, help="fraction of the epochs in params.yaml to train")
     arguments = parser.parse_args()
     folder = Path("data/splits")
     table, photos = read_photo_table(folder / "photos.csv"), read_npy(folder / "photos.npy")

@@ -35,7 +35,7 @@ PREDICT = """async (text) => {
 
 
 class Handler(SimpleHTTPRequestHandler):
-    """Serves a folder without a word."""
+    """Serves a folder without logging."""
 
     def log_message(self, *_: object) -> None:
         pass
@@ -75,11 +75,11 @@ def main() -> None:
         browser.close()
         server.shutdown()
     print(f"{megabytes:.1f} MB compressed without thumbnails; ready after {ready:.1f} s, ", end="")
-    print(f"first answer {times[0]:.2f} s later, then {np.median(times):.2f} s a photograph")
+    print(f"first answer {times[0]:.2f} s later, then {np.median(times):.2f} s per photograph")
     for task, probs in expected.probs.items():
-        theirs = np.array([each[task] for each in found])
-        changed = int((theirs.argmax(axis=1) != probs.argmax(axis=1)).sum())
-        print(f"{task}: {changed} of {len(probs)} labels differ, probabilities by {np.abs(theirs - probs).max():.4f}")
+        served = np.array([each[task] for each in found])
+        changed = int((served.argmax(axis=1) != probs.argmax(axis=1)).sum())
+        print(f"{task}: {changed} of {len(probs)} labels differ, probabilities by {np.abs(served - probs).max():.4f}")
 
 
 if __name__ == "__main__":

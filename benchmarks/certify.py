@@ -1,4 +1,4 @@
-"""Run the committed pipeline again in a clean clone with a clean environment, and say what came out differently.
+"""Rerun the committed pipeline in a clean clone with a clean environment, and report differences.
 
 Clones HEAD into a temporary folder (TMPDIR), installs the locked environment there, runs every stage of dvc.yaml with
 an empty DVC cache, and compares: inputs and outputs by hash, metrics with the committed intervals. Writes
@@ -32,7 +32,7 @@ ENVIRONMENT = "import json; from vitrine.reporting.certificate import describe_e
 
 
 def clean_environment(folder: Path) -> dict[str, str]:
-    """Keep what finds and fetches programs, and nothing that reaches into the pipeline, such as PYTHONPATH."""
+    """Keep variables for finding and fetching programs; drop those that affect the pipeline, such as PYTHONPATH."""
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -48,7 +48,7 @@ def clean_environment(folder: Path) -> dict[str, str]:
 
 
 def run(*command: str, cwd: Path, env: dict[str, str], capture: bool = False) -> str:
-    """Run a command; stop it with all its children if this process is stopped. Its failure ends the certification."""
+    """Run a command, and stop it and its children if this process is stopped. If it fails, exit."""
     process = subprocess.Popen(
         command, cwd=cwd, env=env, stdout=subprocess.PIPE if capture else None, text=True, start_new_session=True
     )
@@ -82,7 +82,7 @@ def read_metrics(clone: Path, lock: dict[str, Any]) -> dict[str, Any]:
 
 
 def certify(commit: str, folder: Path) -> Certificate:
-    """Run the pipeline of a commit again below `folder` and compare."""
+    """Rerun the pipeline of a commit below `folder` and compare."""
     clone, env = folder / "clone", clean_environment(folder)
     say(1, f"cloning {commit[:12]}")
     run("git", "clone", "--quiet", "--no-hardlinks", str(ROOT), str(clone), cwd=folder, env=env)
@@ -93,10 +93,10 @@ def certify(commit: str, folder: Path) -> Certificate:
     committed = read_lock(clone)
     metrics = read_metrics(clone, committed)
     stages = stage_order(committed)
-    (clone / "dvc.lock").unlink()  # so that every hash in it afterwards is of this rerun
+    (clone / "dvc.lock").unlink()  # so that all its hashes afterwards are from this rerun
     env["PATH"] = f"{clone / '.venv/bin'}{os.pathsep}{env['PATH']}"
     say(3, f"running {', '.join(stages)}")
-    # Stage by stage: a plain --force would also render the sample, which is an input here and is in git.
+    # Stage by stage: a plain --force would also render the sample, which is an input here and in Git.
     run("python", "-m", "dvc", "repro", "--force", "--single-item", *stages, cwd=clone, env=env)
 
     say(4, "comparing")
@@ -114,8 +114,8 @@ def main() -> None:
     free_gb = shutil.disk_usage(tempfile.gettempdir()).free / 1e9
     if free_gb < DISK_GB:
         sys.exit(
-            f"ERROR: {tempfile.gettempdir()} has {free_gb:.0f} GB free, a clean environment needs {DISK_GB}. Make room "
-            "or set TMPDIR to a folder on a larger disk"
+            f"ERROR: {tempfile.gettempdir()} has {free_gb:.0f} GB free; a clean environment needs {DISK_GB}. Free some "
+            "space or set TMPDIR to a folder on a larger disk"
         )
     with tempfile.TemporaryDirectory(prefix="vitrine-certify-", ignore_cleanup_errors=True) as folder:
         certificate = certify(git("rev-parse", "HEAD"), Path(folder))

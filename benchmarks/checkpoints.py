@@ -1,7 +1,7 @@
-"""Compare the best epoch's weights with the moving average of all, by grouped cross-validation: which is the default?
+"""Compare the weights of the best epoch with the moving average by grouped cross-validation, to choose the default.
 
-Photographs are those of data/splits apart from test, in five folds of whole items, two of which are judged. The next
-fold is val, from which the best epoch is picked; the others train. Both checkpoints come out of the same training, so
+Uses the train and val photographs of data/splits in five folds of whole items, two of which are evaluated. The next
+fold is val, on which the best epoch is selected; the others are train. Both checkpoints come from the same run, so
 the comparison is paired. Finished folds are kept in .resume/, so a killed run resumes. Prints a Markdown table.
 """
 
@@ -26,25 +26,25 @@ SECTIONS: dict[str, type[DeitParams] | type[MobilevitParams]] = {"deit": DeitPar
 NUM_FOLDS, SEED = 5, 13
 NUM_JUDGED = 2
 EPOCHS_FRACTION = 0.5
-"""Of the epochs in params.yaml, as in crossval/params.yaml: half the time."""
+"""Fraction of the epochs in params.yaml, as in crossval/params.yaml, to halve the time."""
 
 
 def logits_of_fold(name: str, data: TrainingData, judged: NDArray[np.int64], fold: int) -> dict[str, NDArray]:
-    """Train one model and return the logits of the judged photographs: `best.TASK`, `ema.TASK` (photos, labels)."""
-    place = Path(".resume") / f"checkpoints_{name}_{fold}.npz"
-    if place.is_file():
-        return read_npz(place)
+    """Train one model and return logits of the evaluated photographs: `best.TASK`, `ema.TASK` (photos, labels)."""
+    cache = Path(".resume") / f"checkpoints_{name}_{fold}.npz"
+    if cache.is_file():
+        return read_npz(cache)
     strategy = read_section(f"train_{name}", SECTIONS[name]).strategy().shortened(EPOCHS_FRACTION)
     params = read_section("training", TrainingParams).model_copy(update={"checkpoint": "best"})
-    decoding, resume = Decoding(**read_json(FOLDER / "decoding.json")), place.with_suffix(".safetensors")
+    decoding, resume = Decoding(**read_json(FOLDER / "decoding.json")), cache.with_suffix(".safetensors")
     fitted = train(strategy, data, decoding, params, resume)
     model = fitted.model
-    found = {f"best.{task}": logits for task, logits in model.infer(data.photos[judged])[0].items()}
+    result = {f"best.{task}": logits for task, logits in model.infer(data.photos[judged])[0].items()}
     model.load_state_dict(fitted.average)
-    found |= {f"ema.{task}": logits for task, logits in model.infer(data.photos[judged])[0].items()}
-    write_npz(place, found)
+    result |= {f"ema.{task}": logits for task, logits in model.infer(data.photos[judged])[0].items()}
+    write_npz(cache, result)
     resume.unlink(missing_ok=True)
-    return found
+    return result
 
 
 def main() -> None:

@@ -1,10 +1,10 @@
-"""Compare ways to explain the networks, on val, and measure what a heat map costs.
+"""Compare methods of explaining the networks on val, and measure the time of a heat map.
 
-Every method is measured as the stage `explain` does it, on one view of every val item; nothing is read of test. Times
-are of one photograph and one task, decoding aside, for every system.
+Methods are evaluated like in the stage `explain`, on one view of every val item; test is never used. Times are for
+one photograph and one task, without decoding, for every system.
 
     python benchmarks/explain.py            # times only
-    python benchmarks/explain.py --methods  # methods, too; minutes
+    python benchmarks/explain.py --methods  # also methods; takes minutes
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from vitrine.labels import LabelSpace, read_photo_table
 
 NUM_TIMED = 20
 VIEW_PX = 112
-"""What the network that sees least sees of the sample's photographs."""
+"""Smallest view of the sample's photographs among the networks."""
 
 CAMS = (GradCAM, GradCAMpp, LayerCAM)
 
 
 def attention_gradients(model: Any, images: Any, codes: Any, num_blocks: int | None = None) -> Any:
-    """Attention times the gradient of the final logit, from the class token, summed over blocks."""
+    """Return attention times the gradient of the final logit, for the class token, summed over blocks."""
     backbone, attended = model.backbone, []
     blocks = list(backbone.blocks)[-(num_blocks or len(backbone.blocks)) :]
     handles = [b.attn.attn_drop.register_forward_hook(lambda _, __, out: attended.append(out)) for b in blocks]
@@ -45,8 +45,8 @@ def attention_gradients(model: Any, images: Any, codes: Any, num_blocks: int | N
     for handle in handles:
         handle.remove()
     maps = {}
-    for task, wanted in codes.items():
-        scores = logits[task].gather(1, torch.as_tensor(wanted)[:, None]).sum()
+    for task, targets in codes.items():
+        scores = logits[task].gather(1, torch.as_tensor(targets)[:, None]).sum()
         gradients = torch.autograd.grad(scores, attended, retain_graph=True)
         rows = [(g * a).clamp(min=0).mean(dim=1)[:, 0] for g, a in zip(gradients, attended, strict=True)]
         patches = torch.stack(rows).sum(dim=0)[:, backbone.num_prefix_tokens :]
@@ -136,10 +136,12 @@ def measure_times() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--methods", action="store_true", help="compare methods on val, too")
-    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS), help="whose methods")
-    parser.add_argument("--only", default="", help="methods whose names have this in them")
-    parser.add_argument("--steps", type=int, default=4, help="of the deletion and insertion curves")
+    parser.add_argument("--methods", action="store_true", help="also compare methods on val")
+    parser.add_argument(
+        "--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS), help="networks whose methods to compare"
+    )
+    parser.add_argument("--only", default="", help="compare only methods whose names contain this text")
+    parser.add_argument("--steps", type=int, default=4, help="number of steps of the deletion and insertion curves")
     options = parser.parse_args()
     measure_times()
     if options.methods:

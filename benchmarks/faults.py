@@ -1,7 +1,7 @@
-"""Break `vitrine index build` in every way that a long job meets, and compare with an undisturbed run.
+"""Disturb `vitrine index build` in the ways that long jobs fail, and compare with an undisturbed run.
 
-Prints each fault, what happened, and whether the result was right; the exit code is 1 if one was not. Needs the extras
-scale and dev, the models, and some minutes.
+Prints each fault, what happened, and whether the result was right; the exit code is 1 if any was not. Needs the
+extras scale and dev and the models; takes a few minutes.
 
     python benchmarks/faults.py [--model mobilevit] [--photos 240]
 """
@@ -48,7 +48,7 @@ class Bench:
         self.reference = root / "reference"
         ended = self.run(self.photos, self.reference)
         if ended.returncode:
-            sys.exit(f"{ended.stderr}\nFAILED: the undisturbed run did not end well")
+            sys.exit(f"{ended.stderr}\nFAILED: the undisturbed run exited with an error")
 
     def start(self, source: Path | str, out: Path, *options: str, **settings: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "vitrine.cli", "--project", str(ROOT), "index", "build", str(source), str(out)]
@@ -66,7 +66,7 @@ class Bench:
         return self.finish(self.start(source, out, *options, **settings))
 
     def is_right(self, out: Path) -> bool:
-        """Whether the Parquet files and the index are those of the undisturbed run, each photograph once."""
+        """Return whether Parquet files and index equal those of the undisturbed run, with each photograph once."""
         whole = indexed(out) == self.names and tables(out) == tables(self.reference)
         return whole and read_manifest(out) == read_manifest(self.reference)
 
@@ -88,7 +88,7 @@ def finished(out: Path) -> int:
 
 
 def wait(ready: Callable[[], bool], process: subprocess.Popen[str]) -> bool:
-    """Wait until something is so, or the process has ended; say whether it was so in time."""
+    """Wait until `ready` returns True or the process has ended; return whether it was ready in time."""
     while not ready():
         if process.poll() is not None:
             return False
@@ -101,7 +101,7 @@ def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
     for child in psutil.Process(process.pid).children(recursive=True):
         try:
             found += [child] if "ShardPredictor" in " ".join(child.cmdline()) else []
-        except psutil.Error:  # it ended meanwhile
+        except psutil.Error:  # it has ended in the meantime
             continue
     return found
 
@@ -125,7 +125,7 @@ def worker_killed(bench: Bench, out: Path) -> Outcome:
 
 
 def decoder_killed(bench: Bench, out: Path) -> Outcome:
-    """Two photographs kill what decodes them, as tests/deadly says: both engines write the same."""
+    """Two photographs kill their decoder, through tests/deadly; both engines must write the same."""
     folder = bench.root / "deadly"
     shutil.copytree(bench.photos, folder)
     names = sorted(str(path) for path in folder.rglob("*.jpg"))
@@ -169,7 +169,7 @@ def disk_full(bench: Bench, out: Path) -> Outcome:
 
 @contextmanager
 def small_disk(folder: Path, size: int) -> Iterator[Callable[[], object] | None]:
-    """Mount a disk of a size, and give what makes it large; None if that is not allowed."""
+    """Mount a disk of a size and yield a function that enlarges it, or None if mounting is not permitted."""
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
     if subprocess.run(mount, capture_output=True).returncode:
@@ -187,8 +187,8 @@ def shard_truncated(bench: Bench, out: Path) -> Outcome:
     shard = sorted((out / "parquet").iterdir())[1]
     os.truncate(shard, shard.stat().st_size // 2)
     ended = bench.run(bench.photos, out)
-    made_again = f"({len(bench.names) - SHARD_PHOTOS} finished before)" in ended.stdout
-    return made_again and bench.is_right(out), last_line(ended.stdout)
+    rebuilt = f"({len(bench.names) - SHARD_PHOTOS} finished before)" in ended.stdout
+    return rebuilt and bench.is_right(out), last_line(ended.stdout)
 
 
 def shard_damaged(bench: Bench, out: Path) -> Outcome:
@@ -198,8 +198,8 @@ def shard_damaged(bench: Bench, out: Path) -> Outcome:
     content[len(content) // 3] ^= 1
     shard.write_bytes(content)
     ended = bench.run(bench.photos, out)
-    made_again = f"({len(bench.names) - SHARD_PHOTOS} finished before)" in ended.stdout
-    return made_again and bench.is_right(out), last_line(ended.stdout)
+    rebuilt = f"({len(bench.names) - SHARD_PHOTOS} finished before)" in ended.stdout
+    return rebuilt and bench.is_right(out), last_line(ended.stdout)
 
 
 def two_writers(bench: Bench, out: Path) -> Outcome:
@@ -320,7 +320,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="mobilevit")
     parser.add_argument("--photos", type=int, default=240)
-    parser.add_argument("--only", help="faults whose names hold these words")
+    parser.add_argument("--only", help="inject only faults whose names contain this text")
     arguments = parser.parse_args()
     num_wrong = 0
     with tempfile.TemporaryDirectory() as folder:

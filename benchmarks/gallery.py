@@ -1,4 +1,4 @@
-"""Draw any number of photographs: seeded crops, flips and tints of those of the sample catalog."""
+"""Draw any number of photographs: seeded crops, flips and tints of photographs of the sample."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def draw_gallery(folder: Path, num_photos: int, first: int = 0, step: int = 1, side_px: int = 96) -> None:
-    """Write JPEG files, a folder for every thousand: every step-th of num_photos, so that processes share the work."""
+    """Write every `step`-th of `num_photos` JPEG files, a folder per thousand, so that processes can share the work."""
     originals = [Image.open(path).convert("RGB") for path in sorted((ROOT / "data/sample/images").iterdir())]
     for number in range(first, num_photos, step):
         path = folder / f"{number // 1000:04d}/{number:07d}.jpg"

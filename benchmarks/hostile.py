@@ -1,10 +1,10 @@
-"""Does the server bear hostile uploads and queries? Hundreds of them, made from a seed, against a server of its own.
+"""Test a server with hundreds of hostile uploads and queries, generated from a seed.
 
-Run it in a project after `make repro`. Every upload goes to three routes. Each answer has to be 2xx or 4xx with JSON,
-or 503 with Retry-After; nothing may appear in the log but requests, nothing may be written or left but Gradio's
-uploads, no other host may be called, no process started, and the server has to answer as before afterwards. The server
-runs with a temporary and a home folder of its own, so that what it writes there is seen. Exit code 1 with a list of
-faults if there are any.
+Run it in a project after `make repro`. It starts its own server and sends every upload to three routes. Each response
+must be 2xx or 4xx with JSON, or 503 with Retry-After. The log must contain only requests, the server must not write or
+leave any files but Gradio's uploads, call another host or start a process, and must respond as before afterwards. It
+has its own temporary and home folders, so that files written there are detected. Prints a list of faults; the exit
+code is 1 if there are any.
 
     python benchmarks/hostile.py [--uploads 200] [--queries 500] [--seed 0]
 """
@@ -49,7 +49,7 @@ UPLOAD_ROUTES = {"/api/predict": "photos", "/api/search": "like", "/gradio_api/u
 
 @dataclass(frozen=True)
 class Upload:
-    """A file as a form sends it; `raw` instead is a whole body of that content type."""
+    """A file uploaded by a form; `raw` replaces it with a whole body of the given content type."""
 
     kind: str
     name: str
@@ -59,7 +59,7 @@ class Upload:
     raw: tuple[str, bytes] | None = None
 
     def body(self, field_name: str) -> tuple[str, bytes]:
-        """Return the request's content type and body."""
+        """Return the content type and body of the request."""
         if self.raw:
             return self.raw
         name = self.name.encode("utf-8", "surrogateescape")
@@ -78,9 +78,9 @@ FORM = f"multipart/form-data; boundary={BOUNDARY}"
 # -- files ---------------------------------------------------------------------------------------------------------
 
 
-def noise(chance: random.Random, mode: str = "RGB", size: tuple[int, int] = (40, 30)) -> Image.Image:
+def noise(rng: random.Random, mode: str = "RGB", size: tuple[int, int] = (40, 30)) -> Image.Image:
     channels = {"L": 1, "RGB": 3, "RGBA": 4, "CMYK": 4}[mode]
-    pixels = np.frombuffer(chance.randbytes(size[0] * size[1] * channels), np.uint8)
+    pixels = np.frombuffer(rng.randbytes(size[0] * size[1] * channels), np.uint8)
     return Image.fromarray(pixels.reshape(size[1], size[0], channels).squeeze(), mode if channels == 4 else None)
 
 
@@ -105,43 +105,43 @@ def tiff(*entries: tuple[int, int, int, int], next_ifd: int = 0) -> bytes:
 
 
 def segments(marker: int, start: bytes, size: int, num: int) -> bytes:
-    """JPEG segments as large as they may be, or larger than they say."""
+    """Return JPEG segments of the maximum size, or larger than their header says."""
     return b"".join(
         bytes([0xFF, marker]) + struct.pack(">H", 65_535) + (start + bytes(size))[:65_533] for _ in range(num)
     )
 
 
-def archive(chance: random.Random) -> bytes:
+def archive(rng: random.Random) -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as opened:
         opened.writestr("../../escaped.png", bytes(1_000_000))
-    return file.getvalue() + chance.randbytes(8)
+    return file.getvalue() + rng.randbytes(8)
 
 
-def files(chance: random.Random) -> Iterator[Upload]:
-    """Contents that are no photographs, or unusual ones, under innocent names."""
-    photo = noise(chance)
+def files(rng: random.Random) -> Iterator[Upload]:
+    """Yield files that are not photographs, or unusual photographs, with ordinary names."""
+    photo = noise(rng)
     jpeg, plain = encoded(photo, "JPEG"), encoded(photo, "PNG")
-    frames = [noise(chance) for _ in range(12)]
+    frames = [noise(rng) for _ in range(12)]
     kinds = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")
     for kind in kinds:
         whole, suffix = encoded(photo, kind), kind.lower()
-        yield Upload(f"{kind} cut", f"cut.{suffix}", whole[: chance.randrange(1, len(whole))])
+        yield Upload(f"{kind} cut", f"cut.{suffix}", whole[: rng.randrange(1, len(whole))])
         broken = bytearray(whole)
         for _ in range(20):
-            broken[chance.randrange(len(broken))] = chance.randrange(256)
+            broken[rng.randrange(len(broken))] = rng.randrange(256)
         yield Upload(f"{kind} with wrong bytes", f"broken.{suffix}", bytes(broken))
-        yield Upload(f"{kind} renamed", f"renamed.{chance.choice(kinds).lower()}", whole)
-        yield Upload(f"{kind} header, then noise", f"noise.{suffix}", whole[:30] + chance.randbytes(3000))
-        yield Upload(f"{kind} named as no photograph", f"photo.{chance.choice(('exe', 'php', 'svg', 'py', ''))}", whole)
+        yield Upload(f"{kind} renamed", f"renamed.{rng.choice(kinds).lower()}", whole)
+        yield Upload(f"{kind} header, then noise", f"noise.{suffix}", whole[:30] + rng.randbytes(3000))
+        yield Upload(f"{kind} with a non-image name", f"photo.{rng.choice(('exe', 'php', 'svg', 'py', ''))}", whole)
     yield Upload("no bytes", "empty.png", b"")
-    yield Upload("zero bytes", "zeros.jpg", bytes(chance.randrange(1, 100_000)))
-    yield Upload("noise", "noise.webp", chance.randbytes(5000))
+    yield Upload("zero bytes", "zeros.jpg", bytes(rng.randrange(1, 100_000)))
+    yield Upload("noise", "noise.webp", rng.randbytes(5000))
     yield Upload("bomb of pixels", "bomb.png", png(30_000, 30_000, data=bytes(10_000), depth=1, color=0))
     yield Upload("largest size", "bomb.png", png(2**31 - 1, 2**31 - 1))
     yield Upload("no size", "flat.png", png(0, 0))
-    yield Upload("thin", "thin.png", encoded(noise(chance, "L", (8, 6000)), "PNG"))
-    yield Upload("tiny", "tiny.png", encoded(noise(chance, "RGB", (2, 2)), "PNG"))
+    yield Upload("thin", "thin.png", encoded(noise(rng, "L", (8, 6000)), "PNG"))
+    yield Upload("tiny", "tiny.png", encoded(noise(rng, "RGB", (2, 2)), "PNG"))
     profile = zlib.compress(bytes(40_000_000))
     yield Upload("bomb in a color profile", "icc.png", png(16, 16, chunk(b"iCCP", b"x\0\0" + profile), data=bytes(784)))
     yield Upload("bomb in text", "text.png", png(16, 16, chunk(b"zTXt", b"x\0\0" + profile), data=bytes(784)))
@@ -152,24 +152,24 @@ def files(chance: random.Random) -> Iterator[Upload]:
     )
     yield Upload("giant ICC", "icc.jpg", jpeg[:2] + segments(0xE2, b"ICC_PROFILE\0\x01\xff", 66_000, 100) + jpeg[2:])
     yield Upload("giant comment", "comment.jpg", jpeg[:2] + segments(0xFE, b"<script>", 66_000, 50) + jpeg[2:])
-    yield Upload("EXIF rotation out of range", "turned.jpg", encoded(photo, "JPEG", exif=exif(chance)))
+    yield Upload("EXIF rotation out of range", "turned.jpg", encoded(photo, "JPEG", exif=exif(rng)))
     sizes = [(256, 3, 1, 2**16 - 1), (257, 3, 1, 2**16 - 1), (277, 3, 1, 3), (273, 4, 1, 2**31), (279, 4, 1, 2**31)]
     yield Upload("TIFF with strips outside", "strips.tiff", tiff(*sizes))
-    yield Upload("TIFF in a circle", "circle.tif", tiff((256, 3, 1, 16), (257, 3, 1, 16), next_ifd=8))
+    yield Upload("circular TIFF", "circle.tif", tiff((256, 3, 1, 16), (257, 3, 1, 16), next_ifd=8))
     yield Upload("TIFF with 65535 entries", "entries.tif", b"II*\0" + struct.pack("<IH", 8, 65_535) + bytes(1000))
     yield Upload("GIF of many frames", "many.gif", encoded(frames[0], "GIF", save_all=True, append_images=frames * 20))
     yield Upload("animated WebP", "moving.webp", encoded(frames[0], "WEBP", save_all=True, append_images=frames))
     yield Upload("16 bits", "deep.png", png(16, 16, data=bytes(16 * (1 + 16 * 6)), depth=16))
     yield Upload("16 bits gray", "gray.png", encoded(Image.fromarray(np.full((30, 30), 40_000, np.uint16)), "PNG"))
     yield Upload(
-        "floats that are no numbers",
+        "NaN floats",
         "nan.tiff",
         encoded(Image.fromarray(np.full((30, 30), np.nan, np.float32)), "TIFF"),
     )
     yield Upload("CMYK", "print.jpg", encoded(photo, "JPEG", cmyk=True))
-    yield Upload("transparent", "glass.png", encoded(noise(chance, "RGBA"), "PNG"))
-    yield Upload("JPEG, ZIP and HTML in one", "all.jpg", jpeg + archive(chance) + b"<script>alert(1)</script>")
-    yield Upload("GIF and JavaScript in one", "script.gif", b"GIF89a/*" + chance.randbytes(30) + b"*/=1;alert(1)")
+    yield Upload("transparent", "glass.png", encoded(noise(rng, "RGBA"), "PNG"))
+    yield Upload("JPEG, ZIP and HTML in one", "all.jpg", jpeg + archive(rng) + b"<script>alert(1)</script>")
+    yield Upload("GIF and JavaScript in one", "script.gif", b"GIF89a/*" + rng.randbytes(30) + b"*/=1;alert(1)")
     yield Upload("SVG", "drawing.svg", SVG, "image/svg+xml")
     yield Upload("SVG as PNG", "drawing.png", SVG)
     yield Upload("HTML", "page.html", b"<html><script>alert(1)</script></html>", "text/html")
@@ -178,10 +178,10 @@ def files(chance: random.Random) -> Iterator[Upload]:
     yield Upload(
         "PDF as PNG", "paper.png", b"%PDF-1.7\n1 0 obj<</Type/Catalog/OpenAction<</S/URI/URI(http://evil.example)>>>>"
     )
-    yield Upload("ZIP as PNG", "archive.png", archive(chance), "application/zip")
+    yield Upload("ZIP as PNG", "archive.png", archive(rng), "application/zip")
     yield Upload("address", "address.png", b"http://169.254.169.254/latest/meta-data/", "message/external-body")
     yield Upload("pickle", "model.png", b"cos\nsystem\n(S'touch hostile'\ntR.")
-    yield Upload("program", "program.png", b"\x7fELF" + chance.randbytes(500))
+    yield Upload("program", "program.png", b"\x7fELF" + rng.randbytes(500))
     yield Upload("20 MB and more", "large.png", plain + bytes(20 * 1024 * 1024))
 
 
@@ -192,16 +192,16 @@ POSTSCRIPT = (
 )
 
 
-def exif(chance: random.Random) -> bytes:
+def exif(rng: random.Random) -> bytes:
     found = Image.Exif()
-    found[0x0112] = chance.randrange(9, 60_000)
+    found[0x0112] = rng.randrange(9, 60_000)
     found[0x010E] = "\x00\u202e<script>" * 50
     return found.tobytes()
 
 
-def names(chance: random.Random) -> Iterator[Upload]:
-    """A good photograph under names that lead elsewhere, or confuse."""
-    content = encoded(noise(chance), "PNG")
+def names(rng: random.Random) -> Iterator[Upload]:
+    """Yield a valid photograph with names that escape the folder or confuse parsers."""
+    content = encoded(noise(rng), "PNG")
     for name in (
         "../../../../../../tmp/hostile.png", "..\\..\\hostile.png", "/etc/hostile.png", "C:\\hostile.png",
         "~/hostile.png",
@@ -215,9 +215,9 @@ def names(chance: random.Random) -> Iterator[Upload]:
         yield Upload(f"name {name[:20]!r}", name, content)
 
 
-def bodies(chance: random.Random) -> Iterator[Upload]:
-    """Requests that are no forms, or broken ones."""
-    content = encoded(noise(chance), "PNG")
+def bodies(rng: random.Random) -> Iterator[Upload]:
+    """Yield bodies that are not forms, or broken forms."""
+    content = encoded(noise(rng), "PNG")
     part = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="photos"; filename="a.png"\r\n\r\n'.encode() + content
     end = f"\r\n--{BOUNDARY}--\r\n".encode()
     other = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="x"\r\n\r\n'.encode()
@@ -225,7 +225,7 @@ def bodies(chance: random.Random) -> Iterator[Upload]:
         ("photograph without a form", "image/png", content),
         ("JSON", "application/json", json.dumps({"path": "/etc/passwd"}).encode()),
         ("JSON, deep", "application/json", b"[" * 100_000),
-        ("fields of an address", "application/x-www-form-urlencoded", b"a=b&" * 100_000),
+        ("URL-encoded fields", "application/x-www-form-urlencoded", b"a=b&" * 100_000),
         ("no boundary", "multipart/form-data", part + end),
         ("empty boundary", "multipart/form-data; boundary=", part + end),
         ("another boundary", "multipart/form-data; boundary=other", part + end),
@@ -247,18 +247,18 @@ def bodies(chance: random.Random) -> Iterator[Upload]:
         ("20000 headers", FORM, part.replace(b"\r\n\r\n", b"\r\nX: y" * 20_000 + b"\r\n\r\n") + end),
         ("header without a colon", FORM, part.replace(b"\r\n\r\n", b"\r\nnothing\r\n\r\n") + end),
         ("compressed", FORM, gzip.compress(part + end)),
-        ("noise", FORM, chance.randbytes(10_000)),
+        ("noise", FORM, rng.randbytes(10_000)),
     ):  # fmt: skip
         yield Upload(f"body: {kind}", "", b"", raw=(content_type, body))
 
 
 def uploads(num: int, seed: int) -> list[Upload]:
-    """Return uploads of every kind in any order; more of each when there are fewer kinds than wanted."""
-    chance, made = random.Random(seed), []
-    while len(made) < num:
-        made += [each for kind in (files, names, bodies) for each in kind(chance)]
-    chance.shuffle(made)
-    return made[:num]
+    """Return uploads of every kind in random order, with repeated kinds if `num` exceeds their number."""
+    rng, collected = random.Random(seed), []
+    while len(collected) < num:
+        collected += [each for kind in (files, names, bodies) for each in kind(rng)]
+    rng.shuffle(collected)
+    return collected[:num]
 
 
 # -- queries -------------------------------------------------------------------------------------------------------
@@ -303,73 +303,75 @@ PAGE_ROUTES = ("photo", "plot", "hit", "review", "page")
 
 
 def queries(num: int, seed: int) -> list[str]:
-    """Return paths with their query strings."""
-    chance, made = random.Random(seed), []
+    """Return paths with query strings."""
+    rng, collected = random.Random(seed), []
     for number in range(num):
         if number % 4 == 3:
-            parts = "/".join(chance.choice(PARTS) for _ in range(chance.randrange(1, 5)))
-            made.append(f"/{chance.choice(PAGE_ROUTES)}/{parts}")
+            parts = "/".join(rng.choice(PARTS) for _ in range(rng.randrange(1, 5)))
+            collected.append(f"/{rng.choice(PAGE_ROUTES)}/{parts}")
             continue
-        words = WORDS[number % len(WORDS)] if number % 2 else "".join(chance.sample(WORDS, 2))
+        words = WORDS[number % len(WORDS)] if number % 2 else "".join(rng.sample(WORDS, 2))
         text = f"/api/search?q={quote(words)}"
-        if chance.random() < 0.3:
-            text += f"&model={quote(chance.choice(CHOICES))}"
-        if chance.random() < 0.3:
-            text += f"&top_k={quote(chance.choice(NUMBERS))}"
-        if chance.random() < 0.1:
-            text += f"&by_item={quote(chance.choice(WORDS))}&{quote(chance.choice(WORDS))}=1"
-        made.append(text)
-    return made
+        if rng.random() < 0.3:
+            text += f"&model={quote(rng.choice(CHOICES))}"
+        if rng.random() < 0.3:
+            text += f"&top_k={quote(rng.choice(NUMBERS))}"
+        if rng.random() < 0.1:
+            text += f"&by_item={quote(rng.choice(WORDS))}&{quote(rng.choice(WORDS))}=1"
+        collected.append(text)
+    return collected
 
 
-# -- what has to hold ----------------------------------------------------------------------------------------------
+# -- checks -------------------------------------------------------------------------------------------------------
 
 
 @dataclass
 class Answers:
-    """What was answered: how often which status, and what must not be.
+    """Counts of response statuses, and faults.
 
     Attributes:
-        secret: a path that no answer of ours may name; Gradio tells its page where an upload lies
+        secret: path that no response may contain, except Gradio's own, which tell the page where an upload is
     """
 
     secret: str
     statuses: Counter[str] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
 
-    def ask(self, server: Server, said: str, method: str, path: str, content_type: str = "", body: bytes = b"") -> None:
-        """Send a request and judge its answer."""
+    def ask(
+        self, server: Server, description: str, method: str, path: str, content_type: str = "", body: bytes = b""
+    ) -> None:
+        """Send a request and check its response."""
         route = "/".join(path.split("?")[0].split("/")[:3]) if path.startswith("/api") else f"/{path.split('/')[1]}"
         try:
             status, headers, text = request(server, method, path, content_type, body)
         except (OSError, HTTPException) as error:
-            self.faults.append(f"{said}: no answer ({error!r})")
+            self.faults.append(f"{description}: no response ({error!r})")
             return
         self.statuses[f"{route} {status}"] += 1
         if self.secret.encode() in text and route != "/gradio_api":
-            self.faults.append(f"{said}: names the upload folder")
+            self.faults.append(f"{description}: reveals the upload folder")
         if not (status // 100 in (2, 4) or (status == 503 and headers["Retry-After"])):
-            self.faults.append(f"{said}: status {status}: {text[:200]!r}")
+            self.faults.append(f"{description}: status {status}: {text[:200]!r}")
         if status != 200 or headers.get_content_type() not in ("image/webp", "image/png"):
             try:
                 json.loads(text)
             except ValueError:
-                self.faults.append(f"{said}: status {status}, not JSON: {text[:200]!r}")
+                self.faults.append(f"{description}: status {status}, not JSON: {text[:200]!r}")
 
 
 def request(
     server: Server, method: str, path: str, content_type: str = "", body: bytes = b""
 ) -> tuple[int, Message, bytes]:
-    """Return an answer's status, headers and body."""
+    """Return the status, headers and body of a response."""
     address = urlsplit(server.url)
     with closing(HTTPConnection(str(address.hostname), address.port, timeout=60)) as connection:
         connection.request(method, path, body, {"Content-Type": content_type.encode("latin-1")})
-        answer = connection.getresponse()
-        return answer.status, answer.headers, answer.read()
+        response = connection.getresponse()
+        return response.status, response.headers, response.read()
 
 
 def broken_requests(server: Server) -> None:
-    """Requests that lie about their length, or end too early; whether they are answered does not matter."""
+    """Send requests with a wrong length or an early end; it does not matter whether they get a response."""
     address = urlsplit(server.url)
     for length, body in (("1000", b"--x"), ("999999999999", b""), ("-1", b"x"), ("5, 6", b"12345"), ("1e3", b"x")):
         with socket.create_connection((str(address.hostname), address.port), timeout=10) as opened:
@@ -378,7 +380,7 @@ def broken_requests(server: Server) -> None:
 
 
 def files_below(folder: Path, without: Path | None = None) -> dict[Path, tuple[int, int]]:
-    """Return the files below a folder, links not followed, with sizes and times."""
+    """Return the files below a folder with sizes and times, without following links."""
     found = {}
     for path in folder.rglob("*"):
         if path.is_file() and not path.is_symlink() and (without is None or without not in path.parents):
@@ -389,17 +391,17 @@ def files_below(folder: Path, without: Path | None = None) -> dict[Path, tuple[i
 
 @contextmanager
 def watched(process: psutil.Process, faults: list[str]) -> Iterator[None]:
-    """Look twenty times a second which connections and which children the server has."""
+    """Check the connections and children of the server twenty times a second."""
     done, seen = threading.Event(), set()
 
-    def look() -> None:
+    def poll() -> None:
         while not done.wait(0.05):
             for connection in process.net_connections("inet"):
                 if connection.raddr and connection.raddr.ip not in ("127.0.0.1", "::1"):
                     seen.add(f"calls another host: {connection.raddr.ip}")
             seen.update(f"starts a process: {child.name()}" for child in process.children(recursive=True))
 
-    thread = threading.Thread(target=look)
+    thread = threading.Thread(target=poll)
     thread.start()
     try:
         yield
@@ -410,7 +412,7 @@ def watched(process: psutil.Process, faults: list[str]) -> Iterator[None]:
 
 
 def attack(project: Path, num_uploads: int, num_queries: int, seed: int) -> Answers:
-    """Start a server in a project, send it everything, and say what was answered and what went wrong."""
+    """Start a server in a project, send all uploads and queries, and return response statuses and faults."""
     data = read_section("data", DataParams, project / "params.yaml")
     photo = next(path for path in sorted((project / data.path / "images").iterdir()) if path.suffix in (".jpg", ".png"))
     good = Upload("", photo.name, photo.read_bytes()).body("photos")
@@ -432,7 +434,7 @@ def attack(project: Path, num_uploads: int, num_queries: int, seed: int) -> Answ
                 time.sleep(0.5)
             after = request(server, "POST", "/api/predict", *good)
             if before[0] != 200 or (before[0], before[2]) != (after[0], after[2]):
-                found.faults.append(f"afterwards a photograph is answered with {after}, not {before}")
+                found.faults.append(f"the response to a photograph is now {after}, not {before}")
             for old, new in zip(known, (files_below(project), files_below(fresh, kept)), strict=True):
                 found.faults += [f"written: {path}" for path in sorted(new) if old.get(path) != new[path]]
                 found.faults += [f"deleted: {path}" for path in sorted(old) if path not in new]
@@ -443,7 +445,7 @@ def attack(project: Path, num_uploads: int, num_queries: int, seed: int) -> Answ
 
 
 def unexpected(log: str, url: str) -> list[str]:
-    """Return the lines of a log that are neither the address nor about a request that went well or was refused."""
+    """Return the lines of a log except the address and requests that succeeded or were refused."""
     lines = []
     for line in log.splitlines():
         try:

@@ -1,4 +1,4 @@
-"""Kill `dvc repro` at random moments, let it go on, and compare the weights with those of an undisturbed run.
+"""Kill `dvc repro` at random moments, resume it, and compare the weights with those of an undisturbed run.
 
 Works in a temporary copy of the project with few epochs, on the dataset that params.yaml names. Then forces a whole
 rerun and compares all of models/, metrics/ and plots/.
@@ -42,7 +42,7 @@ def dvc(root: Path, *arguments: str) -> subprocess.Popen[str]:
 
 def finish(process: subprocess.Popen[str], root: Path) -> None:
     if process.wait() != 0:
-        sys.exit((root / "log.txt").read_text(encoding="utf-8")[-3000:] + "\nFAILED: dvc did not end well")
+        sys.exit((root / "log.txt").read_text(encoding="utf-8")[-3000:] + "\nFAILED: dvc exited with an error")
 
 
 def copy_project(root: Path, epochs: int) -> None:
@@ -69,7 +69,7 @@ def compare(name: str, before: dict[str, str], after: dict[str, str]) -> None:
     changed = sorted(path for path in before.keys() | after.keys() if before.get(path) != after.get(path))
     if changed:
         sys.exit(f"FAILED: {name}: these files differ: {', '.join(changed)}")
-    print(f"ok: {name}: {len(before)} files are the same to the last bit", flush=True)
+    print(f"ok: {name}: {len(before)} files are bit-identical", flush=True)
 
 
 def main() -> None:
@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=4)
     arguments = parser.parse_args()
-    chance = random.Random(arguments.seed)
+    rng = random.Random(arguments.seed)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         copy_project(root, arguments.epochs)
@@ -96,10 +96,10 @@ def main() -> None:
         while kills < arguments.kills:
             stage = STAGES[kills % len(STAGES)]
             process = dvc(root, "repro", "--force", "--single-item", stage)
-            moment = chance.uniform(0.1, 0.9) * stage_seconds[stage]
+            moment = rng.uniform(0.1, 0.9) * stage_seconds[stage]
             try:
                 process.wait(timeout=moment)
-                continue  # it had gone on from a saved epoch and ended before its moment: not a kill
+                continue  # it resumed and finished before it was killed: does not count
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
@@ -108,7 +108,7 @@ def main() -> None:
             print(f"{stage} killed after {moment:.1f} s; states kept: {', '.join(states) or 'none'}", flush=True)
         finish(dvc(root, "repro", "--force", "--single-item", *STAGES), root)
         resumed = (root / "log.txt").read_text(encoding="utf-8").count("resuming after epoch")
-        print(f"runs that went on from a saved epoch: {resumed}")
+        print(f"runs that resumed from a saved epoch: {resumed}")
         compare("killed and resumed", undisturbed, digests(root, "models", "metrics", "plots"))
 
         finish(dvc(root, "repro"), root)

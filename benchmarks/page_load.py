@@ -1,8 +1,8 @@
-"""How does the server bear many visitors? Clients that search and predict through its REST interface, all at once.
+"""Measure the server under many concurrent clients that search and predict through its REST interface.
 
-The clients are coroutines of one process, so that they take little of the processors that the server needs. Run it in
-a project after `make repro`. Prints latencies, errors, processor time, and the server's memory after the first minute
-and at the end. Exit code 1 if there was an error.
+The clients are coroutines of one process, to leave the processors to the server. Run it in a project after
+`make repro`. Prints latencies, errors, processor time, and the memory of the server after the first minute and at the
+end. The exit code is 1 if there was an error.
 
     python benchmarks/page_load.py [--clients 60] [--seconds 300]
 """
@@ -33,52 +33,52 @@ WORDS = ("blue bottle", "red", "bag not black", "white plastic", "leather", "tra
 NUM_HITS = 24
 PREDICT_SHARE = 0.1
 PAUSE_SECONDS = 1.0
-"""Visitors look at what they found before they ask again."""
+"""Mean pause of a visitor between requests."""
 
 
 @dataclass
 class Record:
-    """What the visitors saw: milliseconds a request of each kind took, and what went wrong."""
+    """Milliseconds per request of each kind, and errors."""
 
     took: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     errors: list[str] = field(default_factory=list)
 
 
 async def predict(http: httpx.AsyncClient, photo: Path) -> None:
-    """Ask what a photograph shows."""
-    answer = await http.post("/api/predict", files={"photos": (photo.name, photo.read_bytes())})
-    answer.raise_for_status()
-    if not answer.json()["answers"]:
+    """Request the prediction of a photograph."""
+    response = await http.post("/api/predict", files={"photos": (photo.name, photo.read_bytes())})
+    response.raise_for_status()
+    if not response.json()["answers"]:
         raise ValueError("no answers")
 
 
 async def search(http: httpx.AsyncClient, words: str) -> None:
-    answer = await http.get("/api/search", params={"q": words, "top_k": NUM_HITS})
-    answer.raise_for_status()
-    if words != UNKNOWN and not answer.json()["hits"]:
+    response = await http.get("/api/search", params={"q": words, "top_k": NUM_HITS})
+    response.raise_for_status()
+    if words != UNKNOWN and not response.json()["hits"]:
         raise ValueError(f"no hits for {words}")
 
 
 async def visit(url: str, photos: list[Path], end: float, record: Record, seed: int) -> None:
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     async with httpx.AsyncClient(base_url=url, timeout=60) as http:
-        await asyncio.sleep(chance.uniform(0, PAUSE_SECONDS))
+        await asyncio.sleep(rng.uniform(0, PAUSE_SECONDS))
         while time.monotonic() < end:
-            kind = "predict" if chance.random() < PREDICT_SHARE else "search"
+            kind = "predict" if rng.random() < PREDICT_SHARE else "search"
             began = time.perf_counter()
             try:
                 if kind == "predict":
-                    await predict(http, chance.choice(photos))
+                    await predict(http, rng.choice(photos))
                 else:
-                    await search(http, chance.choice(WORDS))
+                    await search(http, rng.choice(WORDS))
             except (httpx.HTTPError, KeyError, ValueError) as error:
                 record.errors.append(repr(error))
             record.took[kind].append(1000 * (time.perf_counter() - began))
-            await asyncio.sleep(chance.uniform(0, 2 * PAUSE_SECONDS))
+            await asyncio.sleep(rng.uniform(0, 2 * PAUSE_SECONDS))
 
 
 def listener(port: int) -> psutil.Process:
-    """The process that listens at the port."""
+    """Return the process that listens on a port."""
     listening = (c for c in psutil.net_connections("tcp") if c.laddr.port == port and c.status == psutil.CONN_LISTEN)
     return psutil.Process(next(listening).pid)
 
@@ -93,7 +93,7 @@ def busy_seconds(process: psutil.Process) -> float:
 
 
 async def load(url: str, photos: list[Path], clients: int, seconds: float, record: Record) -> tuple[float, float]:
-    """Let the visitors in. Returns the server's megabytes after the first minute, or a fifth of the time, and after."""
+    """Run the visitors; return megabytes of the server after a minute (at most a fifth of the time) and at the end."""
     server = listener(int(url.rsplit(":", 1)[1]))
     end = time.monotonic() + seconds
     visitors = [asyncio.create_task(visit(url, photos, end, record, seed)) for seed in range(clients)]

@@ -1,9 +1,9 @@
-"""Say where a training step's time goes, and what each way to speed it up gains and changes.
+"""Profile a training step, and measure the speedup and the effect on the loss of variants of it.
 
-The step is that of the pipeline on its own data (`make repro` first): augmentation of a batch, forward pass, teacher,
-loss, backward pass, clipping, AdamW, moving average. `--variants` runs the step as it is and with one change each, in
-processes that take turns; the ratio is that of processor time, the median over the rounds. The change of
-the result is the largest difference of the loss in the first steps from the same weights and the same random numbers.
+The step is the one of the pipeline on its own data (run `make repro` first): augmentation of a batch, forward pass,
+teacher, loss, backward pass, clipping, AdamW, moving average. `--variants` runs the step as it is and with one change
+each, in processes that take turns; the ratio is the median ratio of processor time over the rounds. The change of the
+result is the largest difference of the loss in the first steps, with the same initial weights and random numbers.
 
     python benchmarks/profile_training.py [--network deit] [--variants NAME,...] [--rounds 5] [--steps 4]
 """
@@ -48,13 +48,13 @@ from vitrine.photos import Decoding
 
 KINDS: dict[str, type[DeitParams] | type[MobilevitParams]] = {"deit": DeitParams, "mobilevit": MobilevitParams}
 SAME_STEPS = 5
-"""First steps of which the losses are compared."""
+"""Number of first steps whose losses are compared."""
 
 NUM_OPERATORS = 12
 
 
 class Step:
-    """The training step of a network, and where its time goes."""
+    """A training step of a network that records the time of its phases."""
 
     def __init__(self, name: str) -> None:
         torch.use_deterministic_algorithms(True)
@@ -86,7 +86,7 @@ class Step:
         self.seconds: defaultdict[str, float] = defaultdict(float)
 
     def start(self) -> None:
-        """Begin with what a variant has set."""
+        """Initialize with the settings of the variant."""
         torch.manual_seed(0)
         self.generator = torch.Generator().manual_seed(0)
         self.model.train()
@@ -115,7 +115,7 @@ class Step:
         self.seconds[name] += time.process_time() - start
 
     def __call__(self) -> float:
-        """Train one step, return its loss."""
+        """Train one step and return its loss."""
         rows = self.data.train[torch.randperm(len(self.data.train), generator=self.generator).numpy()]
         rows = rows[: self.params.batch_size]
         with self.phase("augmentation"):
@@ -195,7 +195,7 @@ def no_teacher(step: Step) -> None:
 
 
 def frozen_backbone(step: Step) -> None:
-    """The heads' phase: what features kept from an earlier epoch would save."""
+    """Freeze the backbone as in the phase of the heads: the time that cached features would save."""
     step.model.backbone.requires_grad_(False)
     step.model.backbone.eval()
     step.model.train = lambda mode=True: step.model  # type: ignore[method-assign]
@@ -233,7 +233,7 @@ VARIANTS: dict[str, tuple[Callable[[Step], None], dict[str, str]]] = {
 
 
 def serve(network: str, variant: str) -> None:
-    """Train steps as the parent asks for them: print the losses of the first ones, then seconds."""
+    """Print the losses of the first steps, then train as many steps as each input line says and print the seconds."""
     step = Step(network)
     VARIANTS[variant][0](step)
     step.start()
@@ -246,7 +246,7 @@ def serve(network: str, variant: str) -> None:
 
 
 def compare(network: str, names: list[str], rounds: int, steps: int) -> None:
-    print(f"| {network} | speed, times that of the step as it is (least to most) | largest difference of the loss |")
+    print(f"| {network} | speed, relative to the unchanged step (min to max) | largest difference in loss |")
     print("| --- | ---: | ---: |")
 
     def start(name: str) -> subprocess.Popen[str]:
@@ -269,7 +269,7 @@ def compare(network: str, names: list[str], rounds: int, steps: int) -> None:
         if not found:
             print(f"| {name} | failed | |", flush=True)
             continue
-        # Processor time, as other work on the machine then counts for nothing.
+        # Processor time, so that other work on the machine does not count.
         pairs = [(line(base, f"{steps}\n")[1], line(other, f"{steps}\n")[1]) for _ in range(rounds)]
         ratios = [before / after for before, after in pairs]
         change = max(abs(one - two) for one, two in zip(losses, found, strict=True))
@@ -298,17 +298,17 @@ def print_profile(network: str, steps: int) -> None:
     seconds = dict(step.seconds)
     seconds["forward"] = seconds.pop("forward, with the teacher") - seconds.get("teacher", 0.0)
     seconds["the rest"] = whole - sum(seconds.values())
-    print(f"\n| {network}: phase | ms of processor time a step | share |\n| --- | ---: | ---: |")
+    print(f"\n| {network}: phase | ms of processor time per step | share |\n| --- | ---: | ---: |")
     for name, value in sorted(seconds.items(), key=lambda item: -item[1]):
         print(f"| {name} | {1000 * value / steps:.1f} | {100 * value / whole:.1f} % |")
     print(f"| the step | {1000 * whole / steps:.1f} | 100 % |")
-    print(f"\nJudging on val adds {100 * judging / epoch:.0f} % to an epoch.")
+    print(f"\nEvaluation on val adds {100 * judging / epoch:.0f} % to an epoch.")
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
         for _ in range(steps):
             step()
     events = [event for event in profiler.key_averages() if event.self_cpu_time_total > 0]
     total = sum(event.self_cpu_time_total for event in events)
-    print(f"\n| {network}: operator | calls a step | share |\n| --- | ---: | ---: |")
+    print(f"\n| {network}: operator | calls per step | share |\n| --- | ---: | ---: |")
     for event in sorted(events, key=lambda event: -event.self_cpu_time_total)[:NUM_OPERATORS]:
         print(f"| `{event.key}` | {event.count / steps:.0f} | {100 * event.self_cpu_time_total / total:.1f} % |")
 

@@ -1,7 +1,7 @@
-"""What does Qdrant find, and how quickly? Recall and time of searches by likeness, against an index of our own.
+"""Measure recall and time of similarity searches with Qdrant, compared with our index.
 
-Pushes the made-up gallery of the tests to Qdrant's engine in this process, through the client's HTTP layer, lets it
-build its graph, and searches one by one: exactly, and in the graph.
+Pushes the synthetic gallery of the tests to Qdrant's engine in this process, through the HTTP layer of the client,
+lets it build its graph, and runs queries one at a time: exactly, and with the graph.
 
     python benchmarks/qdrant_search.py [--photos 30000] [--features 128] [--queries 100]
 """
@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path[:0] = ["tests", "tests/retrieval"]
-from test_qdrant import made_up, started  # noqa: E402
+from test_qdrant import start_server, synthetic_index  # noqa: E402
 
 from vitrine.retrieval.qdrant import QdrantIndex  # noqa: E402
 from vitrine.retrieval.qdrant_push import push  # noqa: E402
@@ -31,9 +31,9 @@ def main() -> None:
     for name, default in (("photos", 30_000), ("features", 128), ("queries", 100)):
         parser.add_argument(f"--{name}", type=int, default=default)
     args = parser.parse_args()
-    index = made_up(args.photos, features=args.features)
+    index = synthetic_index(args.photos, features=args.features)
     with tempfile.TemporaryDirectory() as folder:
-        server, client = started(Path(folder))
+        server, client = start_server(Path(folder))
         began = time.perf_counter()
         push(client, "c", index)
         pushed = time.perf_counter()
@@ -48,10 +48,10 @@ def main() -> None:
                     text = "" if kind == "likeness" else WORDS[seed % len(WORDS)]
                     like = index.embeddings[rng.integers(len(index))] + 0.1 * rng.normal(size=args.features)
                     began = time.perf_counter()
-                    answer = searched.search(text, like=like, top_k=TOP_K)
+                    result = searched.search(text, like=like, top_k=TOP_K)
                     seconds.append(time.perf_counter() - began)
                     expected = index.search(text, like=like, top_k=TOP_K)
-                    found += len({hit.row for hit in answer.hits} & {hit.row for hit in expected.hits})
+                    found += len({hit.row for hit in result.hits} & {hit.row for hit in expected.hits})
                 engine = "exact" if exact else "graph"
                 recall, p50 = found / (TOP_K * args.queries), 1000 * float(np.median(seconds))
                 print(f"| {kind} | {engine} | {recall:.3f} | {p50:.0f} |")

@@ -1,4 +1,4 @@
-"""How real are the renders? Judge models that have only seen the sample catalogue on Team 13's photographs.
+"""Measure how realistic renders are: evaluate models trained only on the sample on Team 13's photographs.
 
 Uses the models that `dvc repro` trained, without any fine-tuning, on Team 13's train and val photographs; its test
 split is never read. Prints accuracies with 95 % intervals from a jackknife over items, and which classes are confused.
@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, default=Path("data/team13"))
     parser.add_argument("--models", type=Path, default=Path("models"))
     arguments = parser.parse_args()
-    # The attributes that the models know, and one spelling of gray, as in the reference's evaluation.
+    # Attributes known to the models, and one spelling of gray, as in the evaluation of the reference.
     params = read_section("data", DataParams)
     data = DataParams.model_validate(
         {

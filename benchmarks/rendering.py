@@ -1,4 +1,4 @@
-"""How fast the renderer is on one core: photographs per second at several sizes and samples per pixel.
+"""Measure the speed of the renderer on one core, at several sizes and samples per pixel.
 
 python benchmarks/rendering.py [--views 20]
 """
@@ -20,8 +20,8 @@ def main() -> None:
     parser.add_argument("--views", type=int, default=20)
     arguments = parser.parse_args()
     prepare()
-    render_view(make_item(0, 0), 0, 16, 1)  # loads everything
-    print("| side, px | samples a pixel | photographs a second and core |\n| ---: | ---: | ---: |")
+    render_view(make_item(0, 0), 0, 16, 1)  # warm-up
+    print("| side, px | samples per pixel | photographs per second and core |\n| ---: | ---: | ---: |")
     for size, samples in SETTINGS:
         start = time.perf_counter()
         for number in range(arguments.views):

@@ -1,14 +1,14 @@
-"""How search over shards grows from 10^5 to 10^7 photographs, and what 10^8 and 10^9 would take.
+"""Measure how search over shards scales from 10^5 to 10^7 photographs, and estimate 10^8 and 10^9.
 
-Makes galleries of random probabilities (48 labels) and random embeddings (128 features) shard by shard on disk, so that
-no more than a shard is in memory, then searches them in a process of its own, one query at a time, the same queries in
-every size. Three checks before the table is believed: the hits of words are those of a full sort of all scores, recall
-is against cosines in float64, and bytes, memory and time a photograph are compared from one size to the next.
+Writes galleries of random probabilities (48 labels) and random embeddings (128 features) to disk shard by shard, so
+that at most one shard is in memory, then searches them in a separate process, one query at a time, with the same
+queries for every size. Three checks of the table: hits of words are compared with a full sort of all scores, recall is
+relative to cosines in float64, and bytes, memory and time per photograph are compared between sizes.
 
-- "cold" is the first search by likeness after the system has dropped the files from its cache, as far as it does.
-- Memory is by how much the process has grown from before the index was loaded until the queries were answered; "mapped"
-  is the part of it that are pages of the files, which the system takes back when it needs them.
-- The cost model multiplies what was measured; what it assumes is printed with it.
+- "cold" is the first search by likeness after asking the system to drop the files from its cache, which may keep some.
+- Memory is the growth of the process from before loading the index until all queries were run; "mapped" is the part in
+  pages of the files, which the system can reclaim.
+- The cost model extrapolates the measurements; its assumptions are printed with it.
 
 10^7 photographs take 8.1 GB of disk in a temporary folder, which is deleted. The ensemble's 1792 features would take
 77 GB; the cost model computes them.
@@ -52,13 +52,13 @@ SPACE = LabelSpace(
 FEATURES, NUM_CLUSTERS, TOP_K, NUM_RECALL, SEED = 128, 2000, 10, 20, 13
 
 ENSEMBLE = (37, 1792, 48 + 35)
-"""Labels, features, and characters of a path and an item of index/ensemble on the sample."""
+"""Numbers of labels, features, and characters of a path and an item in index/ensemble of the sample."""
 
 INDEXED = {"photographs of 96 px": 460 / 2, "photographs of 12 megapixels": 53 / 2}
-"""Photographs a second and core: README, "Speed", indexing with both transformers on 2 cores."""
+"""Photographs per second and core: README, "Speed", indexing with both transformers on 2 cores."""
 
 MACHINE_GB, FREE_FRACTION = 256, 0.8
-"""A server, assumed; the fraction of its memory that is left to the files of an index."""
+"""Assumed memory of a server, and the fraction of it that is available for the files of an index."""
 
 
 def centers() -> NDArray[np.float32]:
@@ -66,7 +66,7 @@ def centers() -> NDArray[np.float32]:
 
 
 def part(number: int, num: int) -> Index:
-    """Make the photographs of one shard: as sharp probabilities as a good model's, embeddings in clusters."""
+    """Generate one shard: probabilities as confident as those of a good model, and clustered embeddings."""
     rng, probs = np.random.default_rng([SEED, number]), {}
     for task in SPACE:
         sharp = rng.standard_normal((num, SPACE.num_labels(task)), dtype=np.float32)
@@ -80,7 +80,7 @@ def part(number: int, num: int) -> Index:
 
 
 def build(folder: Path, num: int) -> tuple[float, float]:
-    """Write an index of shards; return the seconds without those that the photographs took to make, and gigabytes."""
+    """Write an index of shards; return seconds, without the time to generate photographs, and gigabytes."""
     making = 0.0
 
     def parts() -> Iterator[Index]:
@@ -98,7 +98,7 @@ def build(folder: Path, num: int) -> tuple[float, float]:
 
 
 def queries(num: int) -> tuple[list[str], NDArray[np.float32]]:
-    """Make texts of one to three labels of different tasks, and embeddings near the clusters'."""
+    """Generate texts of one to three labels of different tasks, and embeddings near the cluster centers."""
     rng, texts = np.random.default_rng(SEED + 1), []
     for number in range(num):
         tasks = rng.permutation(list(SPACE))[: number % 3 + 1]
@@ -116,7 +116,7 @@ def drop_cache(folder: Path) -> None:
 
 
 def ask(folder: Path, num_queries: int) -> dict[str, Any]:
-    """Search an index in this process, which has done nothing else."""
+    """Search an index in this fresh process and return the measurements."""
     texts, likes = queries(num_queries)
     if hasattr(os, "posix_fadvise"):
         drop_cache(folder)
@@ -132,10 +132,10 @@ def ask(folder: Path, num_queries: int) -> dict[str, Any]:
         "both": [{"text": text, "like": like} for text, like in zip(texts, likes, strict=True)],
     }
     found: dict[str, list[list[int]]] = {}
-    for kind, asked in kinds.items():
-        index.search(**asked[0], top_k=TOP_K)
+    for kind, calls in kinds.items():
+        index.search(**calls[0], top_k=TOP_K)
         took = []
-        for arguments in asked:
+        for arguments in calls:
             began = time.perf_counter()
             hits = index.search(**arguments, top_k=TOP_K).hits
             took.append(1000 * (time.perf_counter() - began))
@@ -150,12 +150,12 @@ def ask(folder: Path, num_queries: int) -> dict[str, Any]:
 
 
 def recall(index: ShardedIndex, likes: NDArray[np.float32], found: list[list[int]]) -> float:
-    """Return which part of the best rows by cosines in float64 was found."""
-    wanted = likes.astype(np.float64) / np.linalg.norm(likes, axis=1, keepdims=True)
+    """Return the fraction of the best rows by cosines in float64 that was found."""
+    units = likes.astype(np.float64) / np.linalg.norm(likes, axis=1, keepdims=True)
     best_rows, best, start = np.empty((len(likes), 0), np.int64), np.empty((len(likes), 0)), 0
     for shard in index.shards:
         for begin in range(0, len(shard), 100_000):
-            cosines = wanted @ shard.embeddings[begin : begin + 100_000].astype(np.float64).T
+            cosines = units @ shard.embeddings[begin : begin + 100_000].astype(np.float64).T
             rows = np.argpartition(-cosines, min(TOP_K, cosines.shape[1] - 1), axis=1)[:, :TOP_K]
             best_rows = np.hstack([best_rows, rows + start + begin])
             best = np.hstack([best, np.take_along_axis(cosines, rows, axis=1)])
@@ -167,7 +167,7 @@ def recall(index: ShardedIndex, likes: NDArray[np.float32], found: list[list[int
 
 
 def words_exact(index: ShardedIndex, text: str, found: list[int]) -> bool:
-    """Return whether the hits, in their order, are the first of a full sort."""
+    """Return whether the hits equal the first rows of a full sort, in order."""
     scores = np.concatenate([shard.and_scores(index.vocabulary.parse(text)) for shard in index.shards])
     return found == np.argsort(-scores, kind="stable")[:TOP_K].tolist()
 
@@ -176,7 +176,7 @@ def words_exact(index: ShardedIndex, text: str, found: list[int]) -> bool:
 
 
 def print_growth(results: dict[int, dict[str, Any]]) -> None:
-    """Print what a photograph takes at each size, and how far that is from the size before."""
+    """Print the cost per photograph at each size, and its growth from the previous size."""
     print("\n| photographs | bytes on disk | mapped bytes | words, ns | likeness, ns | largest growth |")
     print("| ---: | ---: | ---: | ---: | ---: | ---: |")
     before: list[float] = []
@@ -189,11 +189,11 @@ def print_growth(results: dict[int, dict[str, Any]]) -> None:
 
 
 def print_costs(results: dict[int, dict[str, Any]]) -> None:
-    """Print what 10^8 and 10^9 photographs would take, from the largest size that was measured."""
+    """Print the estimated cost of 10^8 and 10^9 photographs, from the largest measured size."""
     num, result = max(results.items())
     own = (sum(SPACE.num_labels(task) for task in SPACE), FEATURES, 16 + 10)
-    words, likeness = (result[kind][0] / num / 1000 for kind in ("words", "likeness"))  # seconds a photograph
-    read, write = 4 * FEATURES / likeness, result["gigabytes"] * 1e9 / result["build"]  # bytes a second
+    words, likeness = (result[kind][0] / num / 1000 for kind in ("words", "likeness"))  # seconds per photograph
+    read, write = 4 * FEATURES / likeness, result["gigabytes"] * 1e9 / result["build"]  # bytes per second
     print(f"\nCost model, from {num:,} photographs:\n")
     kinds = " | ".join(f"core hours, {kind}" for kind in INDEXED)
     print(f"| photographs | index | storage, TB | servers | words, s | likeness, s | writing, min | {kinds} |")
@@ -203,7 +203,7 @@ def print_costs(results: dict[int, dict[str, Any]]) -> None:
             size = goal * 4 * (labels + features + characters)
             servers = math.ceil(size / (FREE_FRACTION * MACHINE_GB * 1e9))
             each = goal / servers
-            cells = [f"10^{round(math.log10(goal))}", f"{name}, {size / goal:,.0f} bytes a photograph"]
+            cells = [f"10^{round(math.log10(goal))}", f"{name}, {size / goal:,.0f} bytes per photograph"]
             cells += [f"{size / 1e12:.2f}", str(servers), f"{each * words:.2f}", f"{each * 4 * features / read:.1f}"]
             cells += [f"{size / write / 60 / servers:.0f}"]
             print(f"| {' | '.join(cells + [f'{goal / rate / 3600:,.0f}' for rate in INDEXED.values()])} |")
@@ -211,12 +211,12 @@ def print_costs(results: dict[int, dict[str, Any]]) -> None:
     print(
         f"""
 - Storage: 4 bytes for each label, each feature, and each character of path and item. Measured:
-  {result["gigabytes"] * 1e9 / num:.0f} bytes a photograph; computed: {4 * sum(own)}.
+  {result["gigabytes"] * 1e9 / num:.0f} bytes per photograph; computed: {4 * sum(own)}.
 - Servers: as many as hold all files in {FREE_FRACTION:.0%} of {MACHINE_GB} GB of memory (assumed).
-- Words: {1e9 * words:.1f} ns a photograph; likeness: {read / 1e9:.1f} GB/s of embeddings (p50 in the table). All
+- Words: {1e9 * words:.1f} ns per photograph; likeness: {read / 1e9:.1f} GB/s of embeddings (p50 in the table). All
   servers search at once, each with one process.
-- Writing: {write / 1e9:.2f} GB/s (build in the table), one writer a server.
-- Core hours of prediction: {rates} a second and core (README, Speed)."""
+- Writing: {write / 1e9:.2f} GB/s (build in the table), one writer per server.
+- Core hours of prediction: {rates} per second and core (README, Speed)."""
     )
 
 
@@ -224,7 +224,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[10**5, 10**6, 10**7])
     parser.add_argument("--queries", type=int, default=50)
-    parser.add_argument("--folder", type=Path, help="where the temporary folder is made")
+    parser.add_argument("--folder", type=Path, help="parent of the temporary folder")
     parser.add_argument("--ask", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.ask:

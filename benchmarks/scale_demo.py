@@ -1,4 +1,4 @@
-"""Index 20,000 photographs with Ray on two processors, kill the job half-way, resume it, and check the result.
+"""Index 20,000 photographs with Ray on two processors, kill the job halfway, resume it, and check the result.
 
 Prints photographs per second for one and for two workers. Checks that every photograph is in the index exactly once,
 and that the local engine writes the same bytes, and it and Qdrant (its engine in this process) give the same answers,
@@ -23,7 +23,7 @@ import numpy as np
 from gallery import ROOT, draw_gallery
 
 sys.path[:0] = ["tests", "tests/retrieval"]
-from test_qdrant import started  # noqa: E402
+from test_qdrant import start_server  # noqa: E402
 
 from vitrine.retrieval.qdrant import QdrantIndex  # noqa: E402
 from vitrine.retrieval.qdrant_push import push  # noqa: E402
@@ -42,7 +42,7 @@ def start(source: Path, out: Path, model: str, *options: str) -> subprocess.Pope
 
 def finish(process: subprocess.Popen[bytes]) -> None:
     if process.wait():
-        sys.exit("FAILED: index build did not end well")
+        sys.exit("FAILED: index build exited with an error")
 
 
 def shards(out: Path) -> list[Path]:
@@ -50,7 +50,7 @@ def shards(out: Path) -> list[Path]:
 
 
 def photos_per_second(out: Path) -> float:
-    """Count from the first finished shard to the last, which leaves the start of Ray and of the workers out."""
+    """Return the rate from the first finished shard to the last, which excludes the startup of Ray and its workers."""
     times = sorted(path.stat().st_mtime for path in shards(out))
     return SHARD_PHOTOS * (len(times) - 1) / (times[-1] - times[0])
 
@@ -61,14 +61,14 @@ def table_of(paths: Sequence[Path], table: Path) -> Path:
 
 
 def push_to_qdrant(index: ShardedIndex, folder: Path) -> None:
-    """Push an index through the client to Qdrant's engine in this process, and compare answers."""
+    """Push an index through the client to Qdrant's engine in this process, and compare scores."""
     folder.mkdir()
-    _, client = started(folder)
+    _, client = start_server(folder)
     push(client, "demo", index)
     searched, right = QdrantIndex(client, "demo"), 0
     for query in QUERIES:
         first, second = searched.search(query), index.search(query)
-        scores = [[hit.score for hit in answer.hits] for answer in (first, second)]
+        scores = [[hit.score for hit in result.hits] for result in (first, second)]
         right += len(scores[0]) == len(scores[1]) and np.allclose(*scores, atol=1e-4)
     check(right == len(QUERIES), f"Qdrant gives the same scores for {right} queries on {len(index)} photographs")
 
@@ -132,7 +132,7 @@ def run(root: Path, model: str, num_photos: int) -> None:
 
 def check(is_right: bool, what: str) -> None:
     if not is_right:
-        sys.exit(f"WRONG: not so: {what}")
+        sys.exit(f"WRONG: {what}")
     print(f"right: {what}", flush=True)
 
 

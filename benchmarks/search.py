@@ -1,10 +1,10 @@
-"""How fast is the search, and how large, with 10^4 to 10^6 photographs? Against TF-IDF, BM25 and exact products.
+"""Compare time and size of search over 10^4 to 10^6 photographs with TF-IDF, BM25 and exact products.
 
-Makes galleries of random probability vectors, as sharp as those of a good model, and of 192 features in clusters, and
-times queries one by one on one thread. Every alternative is timed on the same queries in the same run.
+Generates galleries of random probabilities, as confident as those of a good model, and 192 clustered features, and
+times queries one at a time on one thread. Every alternative is timed on the same queries in the same run.
 
-Memory is by how much the process has grown from before a system was built or loaded until its queries were answered;
-of ours, what was touched of the mapped files.
+Memory is the growth of the process from before a system was built or loaded until all its queries were run; for ours,
+it includes the pages of the mapped files that were read.
 
     python benchmarks/search.py [--sizes 10000 100000 1000000] [--queries 200]
 """
@@ -41,34 +41,34 @@ def gallery(label_space: LabelSpace, num: int, rng: np.random.Generator) -> Pred
         sharp[np.arange(num), rng.integers(0, sharp.shape[1], num)] += 5
         powers = np.exp(sharp)
         probs[task] = powers / powers.sum(axis=1, keepdims=True)
-    centres = rng.normal(size=(NUM_CLUSTERS, FEATURES)).astype(np.float32)
-    embeddings = centres[rng.integers(0, NUM_CLUSTERS, num)]
+    centers = rng.normal(size=(NUM_CLUSTERS, FEATURES)).astype(np.float32)
+    embeddings = centers[rng.integers(0, NUM_CLUSTERS, num)]
     embeddings += 0.5 * rng.normal(size=(num, FEATURES)).astype(np.float32)
     return Predictions(label_space, tuple(f"{row:07d}.jpg" for row in range(num)), probs, embeddings)
 
 
 def texts(label_space: LabelSpace, num: int, rng: np.random.Generator) -> list[str]:
-    """Queries of one to three labels of different tasks."""
-    found = []
+    """Return queries of one to three labels of different tasks."""
+    queries = []
     for number in range(num):
         tasks = rng.permutation(list(label_space))[: number % 3 + 1]
-        found.append(phrase([str(rng.choice(label_space.labels[task])) for task in tasks]))
-    return found
+        queries.append(phrase([str(rng.choice(label_space.labels[task])) for task in tasks]))
+    return queries
 
 
-def timed(ask: Callable[[Any], Any], questions: list[Any]) -> str:
-    for question in questions[:3]:
-        ask(question)
+def timed(ask: Callable[[Any], Any], queries: list[Any]) -> str:
+    for query in queries[:3]:
+        ask(query)
     took = []
-    for question in questions:
+    for query in queries:
         start = time.perf_counter()
-        ask(question)
+        ask(query)
         took.append(1000 * (time.perf_counter() - start))
     return f"{np.percentile(took, 50):.2f} | {np.percentile(took, 99):.2f}"
 
 
 def resident() -> float:
-    """Resident memory of this process in megabytes."""
+    """Return the resident memory of this process in megabytes."""
     gc.collect()
     return float(psutil.Process().memory_info().rss / 1e6)
 

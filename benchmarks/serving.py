@@ -1,11 +1,10 @@
-"""Compare indexing and prediction with the reference's loop and with eager PyTorch, in one run.
+"""Compare indexing and prediction with the loop of the reference and with eager PyTorch, in one run.
 
-The reference's loop: for every file, decode it, resize it to 224 px through torchvision, and run DeiT-Tiny and
-MobileViT-XXS on it alone, in eager float32. Ours: processes decode, and the exported systems `deit` and `mobilevit`
-predict in batches at the size that params.yaml gives them, as `serving.backend: auto` runs them; starting the
-processes counts. Each of them imports this file, which therefore imports the rest where it is used, as the command line
-does. The variants take turns; the ratio is the median of the ratios of the rounds. Needs `make repro` and
-`make export`.
+The loop of the reference decodes each file, resizes it to 224 px with torchvision, and runs DeiT-Tiny and
+MobileViT-XXS on it alone, in eager float32. Ours decodes in processes, and the exported systems `deit` and `mobilevit`
+predict in batches at the image size in params.yaml, as with `serving.backend: auto`; starting the processes counts.
+The processes import this file, so it imports most modules where they are used, like the command line. The variants
+take turns; the ratio is the median of the ratios of the rounds. Needs `make repro` and `make export`.
 
     python benchmarks/serving.py [--rounds 3]
 """
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
 NAMES = {"deit": "deit_tiny_patch16_224", "mobilevit": "mobilevit_xxs"}
 REFERENCE_SIZE_PX = 224
 SIZES = {"96 px": (4096, 128), "12 megapixels": (96, 24)}
-"""Photographs that we index, and those of them that the reference's loop takes, which is slow."""
+"""Numbers of photographs for our indexing and for the loop of the reference, which is slower."""
 
 
 def reference_loop(files: Sequence[Path]) -> Callable[[], None]:
@@ -46,7 +45,7 @@ def reference_loop(files: Sequence[Path]) -> Callable[[], None]:
     space = LabelSpace({CLASS_TASK: tuple("abcdefghij")})
     models = [create_model(name, "none", space, Decoding(224, 50.0), 224, 0.0, 0.0).eval() for name in NAMES.values()]
     for model in models:
-        for module in model.modules():  # timm's default
+        for module in model.modules():  # default of timm
             if hasattr(module, "fused_attn"):
                 module.fused_attn = True
     steps = [transforms.Resize((REFERENCE_SIZE_PX, REFERENCE_SIZE_PX)), transforms.ToTensor()]
@@ -88,7 +87,7 @@ def seconds(work: Callable[[], None]) -> float:
 def compare(
     name: str, before: Callable[[], None], after: Callable[[], None], nums: tuple[int, int], rounds: int, note: str
 ) -> None:
-    """Print photographs a second of both; `nums` says how many each of them takes."""
+    """Print photographs per second of both; `nums` are the numbers of photographs that they process."""
     after()
     before()
     rates = [(nums[0] / seconds(before), nums[1] / seconds(after)) for _ in range(rounds)]
@@ -121,7 +120,7 @@ def gallery(folder: Path, photos: np.ndarray, name: str) -> list[Path]:
 
 
 def points_lost(predictors: Sequence[Predictor]) -> str:
-    """Say how many points of class accuracy on val and test the served systems lose against the pipeline's own."""
+    """Describe the points of class accuracy on val and test that the served systems lose relative to the pipeline."""
     from vitrine.artifacts import read_json, read_npy
     from vitrine.labels import CLASS_TASK, LabelSpace, read_photo_table
     from vitrine.predictions import Predictions
@@ -162,7 +161,7 @@ def main() -> None:
     predictors = [Predictor.load(name) for name in NAMES]
     photos = np.array(read_npy(Path("data/splits/photos.npy"))[:512])
     print(f"{os.cpu_count()} processors; {points_lost(predictors)}\n")
-    print("| work | before, photographs/s | now, photographs/s | ratio (least to most) | now with |")
+    print("| work | before, photographs/s | now, photographs/s | ratio (min to max) | now with |")
     print("| --- | ---: | ---: | ---: | --- |")
     served = " and ".join(predictor.runtime.name for predictor in predictors)
     with tempfile.TemporaryDirectory() as folder:

@@ -1,10 +1,10 @@
 """Compare Vitrine's training step and PyTorch inference with the plain loop of the reference, in one run.
 
 The plain loop: float32, eager, contiguous memory, one photograph at a time through torchvision's transforms in the
-main thread, inference one by one. Ours: the `precision` that params.yaml gives each model, channels last, augmentation
-of whole batches, inference in batches, and what training sets: deterministic algorithms, and freed memory is kept,
-which is a setting of the process. Each variant therefore has a process of its own. They take turns, so that a noisy
-machine disturbs both; the ratio is the median of the ratios of the pairs.
+main thread, inference one photograph at a time. Ours: the `precision` of each model in params.yaml, channels last,
+augmentation of whole batches, inference in batches, and the settings of training: deterministic algorithms and kept
+freed memory. The latter is a setting of the process, so each variant has its own process. They take turns, so that a
+noisy machine affects both; the ratio is the median of the ratios of the pairs.
 
     python benchmarks/throughput.py [--rounds 5] [--image-size 224]
 """
@@ -46,7 +46,7 @@ PHOTO_SIZE_PX, BATCH, REPEATS = 96, 32, 2
 
 
 def plain_transform(model: MultiTaskModel, size: int, params: TrainingParams) -> Callable[[Image.Image], Tensor]:
-    """The reference's training transform."""
+    """Return the training transform of the reference."""
     preprocessing = model.spec.preprocessing
     return transforms.Compose(
         [
@@ -107,7 +107,7 @@ class Variant(ABC):
 class Plain(Variant):
     def __init__(self, section: str, size: int) -> None:
         super().__init__(section, size)
-        for module in self.model.modules():  # timm's default
+        for module in self.model.modules():  # default of timm
             if hasattr(module, "fused_attn"):
                 module.fused_attn = True
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4)
@@ -151,7 +151,7 @@ class Ours(Variant):
 
 
 def serve(link: Connection, kind: type[Variant], section: str, size: int) -> None:
-    """Do what is asked for, and say how many seconds it took; the first answer says that all is ready."""
+    """Do the requested work and send its seconds; the first message says that the process is ready."""
     variant = kind(section, size)
     for work in (variant.step, variant.inference):
         work()
@@ -167,8 +167,8 @@ def serve(link: Connection, kind: type[Variant], section: str, size: int) -> Non
             link.send((time.perf_counter() - start) / REPEATS)
 
 
-def started(kind: type[Variant], section: str, size: int) -> Callable[[str], float]:
-    """Start the process of a variant; return what asks it for the seconds that some work takes."""
+def start_process(kind: type[Variant], section: str, size: int) -> Callable[[str], float]:
+    """Start the process of a variant; return a function that measures the seconds of some work in it."""
     context = get_context("spawn")
     link, its_end = context.Pipe()
     context.Process(target=serve, args=(its_end, kind, section, size), daemon=True).start()
@@ -196,10 +196,10 @@ def main() -> None:
     arguments = parser.parse_args()
     size = arguments.image_size
     print(f"{torch.get_num_threads()} threads, {pick_device()}, {size} px, batches of {BATCH}\n")
-    print("| work | plain, photographs/s | ours, photographs/s | ratio (least to most) |\n| --- | ---: | ---: | ---: |")
+    print("| work | plain, photographs/s | ours, photographs/s | ratio (min to max) |\n| --- | ---: | ---: | ---: |")
     shares = []
     for section in KINDS:
-        plain, ours = (started(kind, section, size) for kind in (Plain, Ours))
+        plain, ours = (start_process(kind, section, size) for kind in (Plain, Ours))
         name = read_section(section, KINDS[section]).architecture
         print(compare(f"{name}: training step", plain, ours, "step", arguments.rounds), flush=True)
         print(compare(f"{name}: inference", plain, ours, "inference", arguments.rounds), flush=True)

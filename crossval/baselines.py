@@ -37,21 +37,23 @@ def main() -> None:
     classical = classical_features(photos)
     frozen = imagenet_features(photos, PROBE_SIZE_PX)
 
-    found: dict[str, dict[str, np.ndarray]] = {"majority": {}, "svm": {}, "linear_probe": {}, "neighbors": {}}
+    systems: dict[str, dict[str, np.ndarray]] = {"majority": {}, "svm": {}, "linear_probe": {}, "neighbors": {}}
     for task, codes in label_space.encode(table).items():
         num = label_space.num_labels(task)
-        for system in found.values():
+        for system in systems.values():
             system[task] = np.zeros((len(folds), num), dtype=np.float32)
         for fold in np.unique(folds):
             test, train = folds == fold, folds != fold
-            known, features = codes[train], frozen[train]
-            found["majority"][task][test] = majority_probs(known, num, int(test.sum()))
-            found["svm"][task][test] = svm_probs(classical[train], known, classical[test], num, params.svm_c)
-            found["linear_probe"][task][test] = linear_probe_probs(features, known, frozen[test], num)
-            found["neighbors"][task][test] = neighbor_probs(features, known, frozen[test], num, params.neighbors)
-    nothing = np.zeros((len(folds), 0), dtype=np.float32)
-    for name, probs in found.items():
-        predictions = Predictions(label_space, tuple(table["image_path"]), probs, nothing)
+            train_codes, features = codes[train], frozen[train]
+            systems["majority"][task][test] = majority_probs(train_codes, num, int(test.sum()))
+            systems["svm"][task][test] = svm_probs(classical[train], train_codes, classical[test], num, params.svm_c)
+            systems["linear_probe"][task][test] = linear_probe_probs(features, train_codes, frozen[test], num)
+            systems["neighbors"][task][test] = neighbor_probs(
+                features, train_codes, frozen[test], num, params.neighbors
+            )
+    no_embeddings = np.zeros((len(folds), 0), dtype=np.float32)
+    for name, probs in systems.items():
+        predictions = Predictions(label_space, tuple(table["image_path"]), probs, no_embeddings)
         predictions.save(Path("crossval/predictions") / f"{name}.npz")
 
 

@@ -1,4 +1,4 @@
-"""Put every item into one fold, classes as evenly as possible; the split column does not matter here.
+"""Assign every item to a fold, with classes spread as evenly as possible; the split column is ignored.
 
 Reads   data/splits/photos.csv
 Writes  crossval/folds.csv
@@ -18,11 +18,11 @@ from vitrine.labels import read_photo_table
 from vitrine.params import Section, read_section
 
 NUM_FOLDS = 5
-"""80 % of the items train, as in the given split. The matrix of dvc.yaml names the folds one by one."""
+"""80 % of the items are for training, as in the given split. The matrix in dvc.yaml lists the folds."""
 
 
 class FoldParams(Section):
-    """Which items fall into which fold."""
+    """How items are assigned to folds."""
 
     seed: Annotated[int, Field(ge=0)]
 

@@ -1,4 +1,4 @@
-"""Judge all systems on the predictions of photographs that they were not trained on, every photograph once.
+"""Evaluate all systems on out-of-fold predictions, every photograph once.
 
 Reads   crossval/predictions/, crossval/folds.csv, data/splits/, data/synonyms.yaml
 Writes  metrics/crossval/SYSTEM.json, plots/crossval/, report/crossval.md

@@ -1,9 +1,9 @@
 """Train one model without one fold and predict that fold: python crossval/train.py MODEL FOLD.
 
-Reads   data/splits/, crossval/folds.csv; for all but efficientnet, which teaches them, crossval/teachers/FOLD/
+Reads   data/splits/, crossval/folds.csv; for all but efficientnet (the teacher) also crossval/teachers/FOLD/
 Writes  crossval/predictions/MODEL_FOLD.npz; for efficientnet also crossval/teachers/FOLD/
 
-The last average of the weights is taken, not the best epoch: no epoch is picked on the fold that is judged.
+The final average of the weights is used, not the best epoch: no epoch is chosen on the evaluated fold.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ def train_and_predict(name: str, fold: int, params: TrainingParams) -> None:
         return
     if name == TEACHER:
         save_model(model, teacher, {"held_out_fold": fold})
-    found = Network(model).predict(photos[held_out], list(table["image_path"][held_out]))
-    found.save(Path("crossval/predictions") / f"{name}_{fold}.npz")
+    predictions = Network(model).predict(photos[held_out], list(table["image_path"][held_out]))
+    predictions.save(Path("crossval/predictions") / f"{name}_{fold}.npz")
     resume.unlink(missing_ok=True)
 
 

@@ -1,9 +1,9 @@
-"""Compare every export with the pipeline's predictions on val and test; say which ones may be served.
+"""Compare every export with the pipeline's predictions on val and test; decide which ones may be served.
 
-Reads   exports/, predictions/, data/splits/, data/synonyms.yaml
+Reads   exports/, models/, predictions/, data/splits/, data/synonyms.yaml
 Writes  exports/gates.json, metrics/export.json, plots/export/parity.csv
 
-Fails where an export in float32 is beyond its limits; rounded ones that are beyond theirs are not served.
+Fails if a float32 export exceeds its limits; lower-precision exports that exceed theirs are not served.
 """
 
 from __future__ import annotations
@@ -48,15 +48,15 @@ def main() -> None:
     queries = true_queries(gallery, label_space, read_section("index", IndexParams))
     codes, synonyms = label_space.encode(gallery), read_synonyms(Path("data/synonyms.yaml"))
 
-    def average_precision(found: Predictions) -> float:
-        return mean_average_precision(Index.build("", found, gallery["instance_id"], synonyms), queries)
+    def average_precision(predictions: Predictions) -> float:
+        return mean_average_precision(Index.build("", predictions, gallery["instance_id"], synonyms), queries)
 
     rows: list[dict[str, Any]] = []
     failed: list[str] = []
     gates: dict[str, dict[str, bool]] = {}
     systems = load_systems(Path("models/systems.json"))
     ensembles = {name: len(system.networks) > 1 for name, system in systems.items()}
-    for name in sorted(ensembles, key=lambda name: (ensembles[name], name)):  # they ask what their networks passed
+    for name in sorted(ensembles, key=lambda name: (ensembles[name], name)):  # they need their networks' gates
         folder = Path("exports") / name
         reference = Predictions.load(Path("predictions") / f"{name}.npz").select(held_out)
         expected = average_precision(reference)
@@ -70,11 +70,11 @@ def main() -> None:
                 else:
                     (probs, embeddings), graph = runtime.predict(photos, size), None
                 differences = prediction_differences(reference.probs, probs, codes, TIE if precision == "fp32" else 0.0)
-                found = Predictions(label_space, reference.image_paths, probs, embeddings)
+                predictions = Predictions(label_space, reference.image_paths, probs, embeddings)
                 differences["cosine_loss"] = cosine_loss(reference.embeddings, embeddings)
-                differences["map_loss"] = expected - average_precision(found)
+                differences["map_loss"] = expected - average_precision(predictions)
                 if novelty is not None:
-                    scores = novelty.scores(reference), novelty.scores(found), novelty.threshold
+                    scores = novelty.scores(reference), novelty.scores(predictions), novelty.threshold
                     differences |= novelty_differences(*scores, graph if precision == "fp32" else None)
                 measured.append(differences)
             worst = {key: max(each[key] for each in measured) for key in measured[0]}

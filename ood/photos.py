@@ -1,7 +1,7 @@
-"""Judge what the systems refuse on real photographs: of other things, and of the same classes by other people.
+"""Evaluate what the systems refuse on real photographs: of other things, and of the same classes by other people.
 
-Reads   models/, predictions/, data/splits/, and the folder that VITRINE_PHOTOS_DIR names; if VITRINE_TEAM13_DIR names
-        one, also Team 13's photographs of train and val
+Reads   models/, predictions/, data/splits/, and the folder that VITRINE_PHOTOS_DIR names; if VITRINE_TEAM13_DIR is
+        set, also Team 13's photographs of train and val
 Writes  metrics/ood_photos.json, plots/ood/photos.csv
 
 The score and its threshold are those of the stage `ood`; nothing is fitted here.
@@ -39,11 +39,11 @@ OTHER, SAME = "photographs of other things", "Team 13's photographs of the same 
 
 
 class PhotosParams(Section):
-    """Which photographs of other things judge.
+    """Which photographs of other things to use.
 
     Attributes:
-        sources: tars in the folder, of which manifest.csv names the paths that the photographs had
-        per_category: photographs of each category, evenly picked
+        sources: tars in the folder; manifest.csv lists the original paths of their photographs
+        per_category: photographs per category, evenly sampled
     """
 
     sources: Annotated[list[str], Field(min_length=1)]
@@ -51,7 +51,7 @@ class PhotosParams(Section):
 
 
 def other_things(params: PhotosParams, classes: list[str], folder: Path, decoding: Decoding) -> pd.DataFrame:
-    """Decode photographs of every category that no class is named after. Columns: photo, item (the category)."""
+    """Decode photographs of every category that shares no name with a class. Columns: photo, item (the category)."""
     known = read_section("fetch", FetchParams, Path("pretrain/params.yaml")).sources
     manifest, rows = read_csv(folder / "manifest.csv", dtype=str), []
     for source in params.sources:
@@ -112,7 +112,7 @@ def main() -> None:
     for system in systems:
         novelty = Novelty.load(Path("models"), system, checkpoint_digest(system, Path("models")))
         if novelty is None:
-            raise ArtifactError("models/novelty: not found. Make it with: dvc repro ood")
+            raise ArtifactError("models/novelty: not found. Create it with: dvc repro ood")
         known = novelty.scores(Predictions.load(Path("predictions") / f"{system}.npz").select(test))
         for group, photos in groups.items():
             scores = novelty.scores(system_predictions(system, systems, raw[group]))

@@ -4,9 +4,9 @@ Reads   pretrain/params.yaml, pretrain/shards/, the weights that the backbone st
 Writes  pretrain/backbones/NAME.safetensors (16-bit, averaged over steps), NAME.json (how it was made), and NAME.csv
         (the losses against the pictures seen)
 
-NAME is mobilevit or deit. A run that is told to end (SIGTERM, as `timeout 9m` sends it) writes its state to .resume/
-and fails; the next one resumes there. So does one that was killed, from its last snapshot. A state of other params or
-code is refused, because hours may be in it.
+NAME is mobilevit or deit. A run stopped by SIGTERM (as sent by `timeout 9m`) saves its state to .resume/ and fails; the
+next one resumes there. After a killed run, the next one resumes from the last snapshot. A state of other params or code
+is an error rather than discarded, because it may hold hours of work.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def main(name: str) -> None:
         "teacher": {"package": PACKAGE, "sha256": SHA256, "license": "Apache-2.0"},
     }
     write_json(target.with_suffix(".json"), card)
-    run.state_path.unlink()  # or the next run, of other params or code, would be refused; the snapshots stay
+    run.state_path.unlink()  # otherwise a run with other params or code would fail; the snapshots stay
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """Make shards of photographs, from public repositories at pinned commits or from a local folder of tars.
 
 Reads   pretrain/params.yaml, and the repositories named there or the folder that VITRINE_PHOTOS_DIR names
-Writes  pretrain/shards/photos/SOURCE.npz, one shard a source
+Writes  pretrain/shards/photos/SOURCE.npz, one shard per source
 
 Every source is verified before anything is written: a tar by its SHA-256, a repository's photographs by the SHA-256 of
-the list of theirs.
+their hashes.
 """
 
 from __future__ import annotations
@@ -35,14 +35,16 @@ def read_tar(path: Path, source: Source) -> list[bytes]:
     """Return the files of a tar, by name.
 
     Raises:
-        FetchError: it is missing or another one.
+        FetchError: it is missing or its SHA-256 differs.
     """
     if not path.is_file():
-        raise FetchError(f"{path}: not found. {FOLDER_VARIABLE} must name a folder that holds a tar for every source")
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if found != source.tar_sha256:
         raise FetchError(
-            f"{path}: SHA-256 {source.tar_sha256} expected; found {found}. Unset {FOLDER_VARIABLE} to fetch the "
+            f"{path}: not found. {FOLDER_VARIABLE} must be set to a folder that contains a tar for every source"
+        )
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if digest != source.tar_sha256:
+        raise FetchError(
+            f"{path}: SHA-256 {source.tar_sha256} expected; found {digest}. Unset {FOLDER_VARIABLE} to fetch the "
             "photographs from their repositories"
         )
     with tarfile.open(path) as archive:
@@ -51,10 +53,10 @@ def read_tar(path: Path, source: Source) -> list[bytes]:
 
 
 def read_files(folder: Path, source: Source, url: str, seen: set[str]) -> list[bytes]:
-    """Return the photographs of a checked out source, in the order of their paths, without those in `seen`; add them.
+    """Return the photographs of a checked-out source in path order, skipping those in `seen`; add the rest to it.
 
     Raises:
-        FetchError: they are not the pinned ones.
+        FetchError: they differ from the pinned ones.
     """
     paths = {path.relative_to(folder) for each in source.folders for path in (folder / each).rglob("*.jpg")}
     wanted = sorted(path.as_posix() for path in paths if not set(path.parts) & set(source.leave_out))
@@ -65,11 +67,11 @@ def read_files(folder: Path, source: Source, url: str, seen: set[str]) -> list[b
         if digest not in seen:
             seen.add(digest)
             files[digest] = content
-    found = hashlib.sha256("".join(f"{digest}\n" for digest in files).encode()).hexdigest()
-    if (len(files), found) != (source.photos, source.files_sha256):
+    combined = hashlib.sha256("".join(f"{digest}\n" for digest in files).encode()).hexdigest()
+    if (len(files), combined) != (source.photos, source.files_sha256):
         raise FetchError(
             f"{url} at {source.commit[:12]}: {source.photos} photographs with SHA-256 {source.files_sha256} expected; "
-            f"found {len(files)} with {found}. Correct the source in pretrain/params.yaml, or set {FOLDER_VARIABLE}"
+            f"found {len(files)} with {combined}. Correct the source in pretrain/params.yaml, or set {FOLDER_VARIABLE}"
         )
     return list(files.values())
 
@@ -93,7 +95,7 @@ def bring(params: FetchParams, local: str | None) -> dict[str, Sequence[bytes]]:
     for name, source in params.sources.items():
         url = f"{params.host}/{source.repository}"
         with tempfile.TemporaryDirectory(prefix=".fetch-", dir=".") as folder:
-            otherwise = f"set {FOLDER_VARIABLE} to a folder that holds a tar for every source and run again"
+            otherwise = f"set {FOLDER_VARIABLE} to a folder that contains a tar for every source and run again"
             checkout_files(url, source.commit, source.folders, Path(folder), otherwise)
             files = read_files(Path(folder), source, url, seen)
         shards[name] = [

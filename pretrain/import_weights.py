@@ -1,10 +1,10 @@
 """Check the backbones in weights/ against their pinned hashes and write their cards.
 
 Reads   pretrain/params.yaml, weights/NAME.safetensors, pretrain/records/, pretrain/curves/
-Writes  weights/NAME.json: what the file is, its SHA-256, what it learned from and under which licenses, its scores
+Writes  weights/NAME.json: description, SHA-256, training data and its licenses, scores
 
-A backbone is distilled in hours, by `pretrain/distill.py` at the commit that its card names. The pipeline takes the
-file as it is: a pinned input, like the teacher.
+Distilling a backbone takes hours, with `pretrain/distill.py` at the commit that its card names. The pipeline uses the
+file as a pinned input, like the teacher.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ FIRST_RECORD = "e2da345"
 
 
 class Pin(Section):
-    """One file.
+    """One pinned file.
 
     Attributes:
-        record: how it was distilled, as `distill.py` wrote it
-        curve: its scores against the pictures seen, as `probe.py` wrote it
-        commit: whose `distill.py` made it
-        round_commits: at which each round of its start weights was bundled, first to last
+        record: how it was distilled, as written by `distill.py`
+        curve: its scores against the pictures seen, as written by `probe.py`
+        commit: of the `distill.py` that made it
+        round_commits: commits at which each round of its start weights was bundled, first to last
     """
 
     architecture: str
@@ -55,20 +55,20 @@ def card(path: Path, pin: Pin) -> dict[str, object]:
     """Describe a file.
 
     Raises:
-        ArtifactError: it is missing, or not the file that was pinned, or nothing is recorded of it.
+        ArtifactError: it is missing, is not the pinned file, or has no record.
     """
     precisions = sorted({str(tensor.dtype) for tensor in read_tensors(path).values()})
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if found != pin.sha256:
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if digest != pin.sha256:
         raise ArtifactError(
-            f"{path}: its SHA-256 is {found}, but pretrain/params.yaml pins {pin.sha256}. Restore it with "
+            f"{path}: its SHA-256 is {digest}, but pretrain/params.yaml pins {pin.sha256}. Restore it with "
             f"`git checkout {path}`, or, if it was replaced on purpose, update its section there"
         )
     record, last = read_json(Path(pin.record)), read_csv(Path(pin.curve)).iloc[-1]
     first_card = f"git show {FIRST_RECORD}:{path.with_suffix('.json').as_posix()}"
     return {
         "architecture": pin.architecture,
-        "sha256": found,
+        "sha256": digest,
         "size_bytes": path.stat().st_size,
         "precisions": precisions,
         "license": "Apache-2.0; of what it learned from, see photographs and teacher",

@@ -1,7 +1,7 @@
-"""Probe the snapshots of a run by photographs with labels: python pretrain/probe.py NAME [FOLDER].
+"""Probe the snapshots of a run on labeled photographs: python pretrain/probe.py NAME [FOLDER].
 
-Reads   .resume/distill_NAME/*.safetensors, FOLDER (data/splits unless named): the photographs of train and val; those
-        of test are never looked at
+Reads   .resume/distill_NAME/*.safetensors, FOLDER (default data/splits): the photographs of train and val; those of
+        test are never used
 Writes  pretrain/curves/NAME.csv: accuracy of logistic regression on frozen features, by cross-validation over items,
         with 95 % intervals, against the pictures seen; the first row is the weights that the run started from
 """
@@ -34,7 +34,7 @@ TASKS = ("class", "color")
 
 
 def probe(features: NDArray[np.float32], codes: NDArray[np.int64], items: NDArray[np.int64]) -> dict[str, float | int]:
-    """Return the accuracy on photographs whose item the probe never saw: n, accuracy and the ends of its interval.
+    """Return the accuracy on photographs of items that the probe never saw: n, accuracy and interval bounds.
 
     Shape:
         features: (photos, features); codes, items: (photos,)

@@ -1,8 +1,8 @@
 """Render one shard of the pre-training set: python pretrain/shard.py SHARD.
 
 Reads   pretrain/params.yaml
-Writes  pretrain/shards/SHARD.npz: JPEG files side by side (`bytes`, cut at `ends`), one text array a label, and where
-        the items are (`masks`, one row a photograph: its pixels row by row, packed by `np.packbits`)
+Writes  pretrain/shards/SHARD.npz: concatenated JPEG files (`bytes`, split at `ends`), one text array per label, and
+        masks of the items (`masks`, one row per photograph: its pixels row by row, packed by `np.packbits`)
 
 A killed run resumes where it stopped, unless params, the renderer or its libraries have changed.
 """
@@ -32,7 +32,7 @@ from vitrine.render.catalogue import (
 
 
 class ShardParams(Section):
-    """What to render, and how finely."""
+    """What to render, and at which quality."""
 
     seed: Annotated[int, Field(ge=0)]
     items_per_shard: Annotated[int, Field(ge=1)]

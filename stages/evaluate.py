@@ -1,4 +1,4 @@
-"""Judge the networks, their ensemble and two baselines on val and test; save all predictions.
+"""Evaluate the networks, their ensemble and two baselines on val and test; save all predictions.
 
 Reads   models/, data/splits/, plots/train_NETWORK/history.csv
 Writes  models/systems.json, predictions/SYSTEM.npz, metrics/evaluate/SYSTEM.json, plots/evaluate/
@@ -40,9 +40,9 @@ def main() -> None:
     baselines = baseline_probs(
         photos, imagenet_features(photos, PROBE_SIZE_PX), codes, label_space, splits == "train", params.svm_c
     )
-    probs = {name: found.probs for name, found in judged.items()} | baselines
-    on_test = {name: {task: values[test] for task, values in found.items()} for name, found in probs.items()}
-    scores = pd.concat([metrics.score_table(name, codes, splits, items, found, bins) for name, found in probs.items()])
+    probs = {name: predictions.probs for name, predictions in judged.items()} | baselines
+    on_test = {name: {task: values[test] for task, values in each.items()} for name, each in probs.items()}
+    scores = pd.concat([metrics.score_table(name, codes, splits, items, each, bins) for name, each in probs.items()])
     tested = {name: each.select(test) for name, each in judged.items()}
     calibrated = metrics.calibration_tables(codes, items, test, raw, systems, bins)
     tables = {"scores": named_rows(scores, "task", "model", "split")}
@@ -59,21 +59,21 @@ def main() -> None:
     histories = {n: read_csv(Path(f"plots/train_{n}/history.csv")) for n in networks}
     figures.training_curves(histories, plots / "curves.png")
 
-    for name, found in judged.items():
-        found.save(Path("predictions") / f"{name}.npz")
-        predicted = found.predicted(CLASS_TASK)
+    for name, predictions in judged.items():
+        predictions.save(Path("predictions") / f"{name}.npz")
+        predicted = predictions.predicted(CLASS_TASK)
         pairs = {"actual": table.loc[test, CLASS_TASK], "predicted": [labels[code] for code in predicted[test]]}
         write_csv(plots / f"confusion_{name}.csv", pd.DataFrame(pairs))
         bins_of_class = calibrated["reliability"].query("model == @name and task == @CLASS_TASK")
         write_csv(plots / f"reliability_{name}.csv", bins_of_class[["confidence", "accuracy", "n"]])
         counts = confusion_counts(classes[test], predicted[test], len(labels))
         figures.confusion(counts, labels, name, plots / f"confusion_{name}.png")
-        points, explained = metrics.principal_components(found.embeddings)
+        points, explained = metrics.principal_components(predictions.embeddings)
         figures.projection(points, explained, classes, labels, held_out, name, plots / f"pca_{name}.png")
-        unseen = found.select(held_out)
+        unseen = predictions.select(held_out)
         confused = metrics.commonest_confusions(classes[held_out], unseen.probs[CLASS_TASK], params.num_confusions)
         rows = figures.mistake_rows(photos[held_out], unseen, confused)
-        figures.photo_grid(rows, f"{name}: classes mixed up most often in val and test", plots / f"mistakes_{name}.jpg")
+        figures.photo_grid(rows, f"{name}: most frequent confusions in val and test", plots / f"mistakes_{name}.jpg")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Draw heat maps of what answers rest on, and measure on val and test whether they say so better than controls.
+"""Draw heat maps that explain predictions, and measure on val and test whether they do so better than controls.
 
-Reads   models/, data/splits/, ${data.path} (labels.csv and masks.png, where there are masks)
+Reads   models/, data/splits/, ${data.path} (labels.csv and masks.png, if there are masks)
 Writes  models/explanations.json (which heat maps are shown), metrics/explain.json, plots/explain/
 """
 
@@ -54,15 +54,15 @@ def main() -> None:
             lambda images: predict_systems(explainers, images),
             params.num_steps,
         )
-    deciding = {str(name): found for name, found in judged["val"].rows.groupby("model", sort=False)}
+    deciding = {str(name): group for name, group in judged["val"].rows.groupby("model", sort=False)}
     verdicts = {
-        (name, task): Verdict(checkpoint_digest(name, models), deciding_differences(found[found["task"] == task]))
-        for name, found in deciding.items()
+        (name, task): Verdict(checkpoint_digest(name, models), deciding_differences(group[group["task"] == task]))
+        for name, group in deciding.items()
         for task in label_space
     }
     write_verdicts(models / VERDICTS, verdicts)
     shown = {key: verdict.shown for key, verdict in verdicts.items()}
-    measured = pd.concat([split_rows(found.rows, split, shown) for split, found in judged.items()])
+    measured = pd.concat([split_rows(each.rows, split, shown) for split, each in judged.items()])
     write_csv(plots / "faithfulness.csv", named_rows(measured, "measure", "task", "model", "method", "split"), 4)
     write_metrics(Path("metrics/explain.json"), *headline_metrics(judged["test"], shown))
     codes, test = label_space.encode(table), judged["test"]

@@ -1,4 +1,4 @@
-"""Index what each system predicts, and measure the search on photographs that the models were not trained on.
+"""Index the predictions of each system, and measure search on photographs that the models were not trained on.
 
 Reads   predictions/, data/splits/, data/synonyms.yaml
 Writes  index/SYSTEM/, metrics/retrieval/SYSTEM.json, plots/index/
@@ -50,10 +50,10 @@ def main() -> None:
         index.rule = fit_match_rule(index, table)
         index.save(Path("index") / name)
         matches.append({"model": name, **judge_matches(index, table)})
-        seen = predictions.select(held_out)
-        index = Index.build(name, seen, gallery["instance_id"], synonyms)
-        found, gains[name] = measure_text(name, seen, index, gallery, queries, params.top_k)
-        measured.append(found)
+        unseen = predictions.select(held_out)
+        index = Index.build(name, unseen, gallery["instance_id"], synonyms)
+        scores, gains[name] = measure_text(name, unseen, index, gallery, queries, params.top_k)
+        measured.append(scores)
         views[name] = measure_views(index, params.top_k)
         examples = [(query.text, query.relevant) for query in example_queries(queries)]
         shown = search_table(name, index, examples, np.ones(len(index), dtype=bool), top_k=6)

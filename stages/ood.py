@@ -1,4 +1,4 @@
-"""Fit from when on a photograph is "none of these": choose the score on val, judge it on test with other outliers.
+"""Fit the threshold of "none of these": choose the score on val, evaluate it on test with other outliers.
 
 Reads   models/, predictions/, data/splits/, ood.outliers
 Writes  models/novelty/, metrics/ood.json, plots/ood/
@@ -38,23 +38,23 @@ def main() -> None:
     known = load_systems(models / "systems.json")
     systems = {name: known[name] for name in (*NETWORKS, ENSEMBLE)}
     networks = {name: Network.load(models / name) for name in NETWORKS}
-    found = {name: Predictions.load(Path("predictions") / f"{name}.npz") for name in systems}
-    signals = system_signals(systems, networks, found)
+    predictions = {name: Predictions.load(Path("predictions") / f"{name}.npz") for name in systems}
+    signals = system_signals(systems, networks, predictions)
     fitted = {name: novelty.fit_scores(each, codes, train, val, params) for name, each in signals.items()}
 
     decoding, classes = Decoding(**read_json(data / "decoding.json")), label_space.labels[CLASS_TASK]
     measured: dict[str, pd.DataFrame] = {}
-    outliers, said = {}, {}
+    outliers, predicted = {}, {}
     for use, rows, wanted in (("choose", val, params.choose_kinds), ("judge", test, params.judge_kinds)):
         kinds = unnamed_kinds(wanted, classes)
         outliers[use] = read_outliers(Path(params.outliers), kinds, decoding, params.seed)
-        said[use] = predict_outliers(systems, networks, outliers[use].photos)
+        predicted[use] = predict_outliers(systems, networks, outliers[use].photos)
         measured[use] = pd.concat(
             novelty.judge_scores(
                 name,
                 *fitted[name],
                 (signals[name].select(rows), items[rows]),
-                (said[use][name], outliers[use].kinds, outliers[use].items),
+                (predicted[use][name], outliers[use].kinds, outliers[use].items),
                 params.seed,
             )
             for name in systems
@@ -68,7 +68,7 @@ def main() -> None:
     write_csv(plots / "scores.csv", named_rows(scores, "score", "system", "kind", "use"))
     write_metrics(Path("metrics/ood.json"), *novelty.headline_novelty_metrics(measured["judge"], score))
     groups = [(KNOWN, signals[ENSEMBLE].select(test))]
-    groups += [(k, s) for use in said for k, s in novelty.by_kind(said[use][ENSEMBLE], outliers[use].kinds)]
+    groups += [(k, s) for use in predicted for k, s in novelty.by_kind(predicted[use][ENSEMBLE], outliers[use].kinds)]
     detectors, thresholds = fitted[ENSEMBLE]
     relative = novelty.relative_scores(detectors[score], thresholds[score], groups)
     everything = measured["judge"].query("kind == @novelty.ALL_KINDS")

@@ -1,7 +1,7 @@
-"""Compare the systems in a page that GitHub shows, and in one that needs nothing but a browser.
+"""Compare the systems in a Markdown page for GitHub and in a self-contained HTML page.
 
 Reads   data/splits/photos.csv, data/splits/counts.json, params.yaml, plots/split/, plots/evaluate/, plots/index/,
-        plots/ood/
+        plots/explain/, plots/ood/
 Writes  report/report.md, report/index.html
 """
 

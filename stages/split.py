@@ -40,7 +40,7 @@ def main() -> None:
     folder = Path(data.path)
     table = apply_corrections(Path(), read_catalog(folder, data), data)
     missing = missing_labels(table, data.tasks)
-    table = table.dropna(subset=[CLASS_TASK])  # whose class is masked
+    table = table.dropna(subset=[CLASS_TASK])  # rows whose class is masked
     photos = decode_photos(folder, table, params.photo_size_px, params.max_megapixels)
     if params.source == "seeded" or "split" not in table:
         table["split"] = split_items(table, data.tasks, params)

@@ -1,6 +1,6 @@
-"""Train the DeiT model in two phases: its heads on a frozen backbone, then everything, the backbone more slowly.
+"""Train the DeiT model in two phases: its heads on a frozen backbone, then all layers, the backbone more slowly.
 
-Reads   data/splits/, models/efficientnet/, which teaches
+Reads   data/splits/, models/efficientnet/ (the teacher)
 Writes  models/deit/, metrics/train/deit.json, plots/train_deit/history.csv
 """
 

@@ -1,4 +1,4 @@
-"""Train the EfficientNet model in two phases: its heads on ImageNet's features, then its last blocks, too.
+"""Train the EfficientNet model in two phases: its heads on ImageNet features, then its last blocks as well.
 
 Reads   data/splits/
 Writes  models/efficientnet/, metrics/train/efficientnet.json, plots/train_efficientnet/history.csv

@@ -1,6 +1,6 @@
-"""Train the MobileViT model in one phase, drawing every class equally often.
+"""Train the MobileViT model in one phase, sampling every class equally often.
 
-Reads   data/splits/, models/efficientnet/, which teaches
+Reads   data/splits/, models/efficientnet/ (the teacher)
 Writes  models/mobilevit/, metrics/train/mobilevit.json, plots/train_mobilevit/history.csv
 """
 

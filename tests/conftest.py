@@ -1,4 +1,4 @@
-"""What all tests share: a small made-up dataset, and a bound on threads so that tests do not fight for cores."""
+"""Fixtures that all tests share: a small made-up dataset and project folders made from it."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ CLASSES = {"tall_bottle": "ellipse", "soap_bar": "rectangle"}
 COLORS = {"blue": (30, 60, 200), "red": (200, 40, 30)}
 ITEMS_PER_SPLIT = {"train": 2, "val": 1, "test": 1}
 NUMBERS = {"tall_bottle": "007", "soap_bar": "38", "blue": "1e3", "red": "NA", "glass": "true", "soap": "inf"}
-"""Labels that look like numbers, or like nothing, to what guesses types: every column of a task holds no others."""
+"""Labels that type inference would read as numbers or missing values; every task has only such labels."""
 
 
 def make_dataset(folder: Path, side: int = 24, numbers: bool = False) -> list[dict[str, str]]:
-    """Draw two classes in two colors, two views an item, and write labels.csv; return its rows.
+    """Draw two classes in two colors, two views per item, and write labels.csv; return its rows.
 
     Args:
-        numbers: labels as in NUMBERS, and items 1, 01, 001 and so on.
+        numbers: use the labels in NUMBERS and name the items 1, 01, 001 and so on.
     """
     rows: list[dict[str, str]] = []
     labels = NUMBERS if numbers else {name: name for name in NUMBERS}
@@ -72,14 +72,14 @@ def dataset(tmp_path: Path) -> tuple[Path, list[dict[str, str]], Callable[[list[
 
 @pytest.fixture
 def deadly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let photographs kill the processes that decode them, if these start from now on; see the folder deadly."""
+    """Let photographs kill processes that start from now on and decode them; see the folder deadly."""
     folders = [str(Path(__file__).with_name("deadly")), os.environ.get("PYTHONPATH", "")]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, folders)))
 
 
 @pytest.fixture(scope="session")
-def shop_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder like the project's after `dvc repro`: a small dataset, two untrained networks, their indexes, scores."""
+def project_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project folder after `dvc repro`: a small dataset, two untrained networks, their indexes and scores."""
     import numpy as np
     import pandas as pd
     import torch
@@ -93,7 +93,7 @@ def shop_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from vitrine.photos import Decoding
     from vitrine.retrieval.index import Index
 
-    root = tmp_path_factory.mktemp("shop")
+    root = tmp_path_factory.mktemp("project")
     make_dataset(root / "data/made_up", side=32)
     data = DataParams(path="data/made_up", attributes=["color", "material"], aliases={}, masked_labels={})
     (root / "params.yaml").write_text(yaml.safe_dump({"data": data.model_dump(), "serving": {"backend": "auto"}}))
@@ -134,10 +134,10 @@ def shop_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def judged_folder(shop_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of `shop_folder` with all that `vitrine evaluate` reads. Tests must not change it."""
+def judged_folder(project_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of `project_folder` with everything that `vitrine evaluate` reads. Tests must not change it."""
     from judging import make_judged
 
     root = tmp_path_factory.mktemp("judged")
-    make_judged(shop_folder, root)
+    make_judged(project_folder, root)
     return root

@@ -1,4 +1,4 @@
-"""Makers of a judged project, and of other people's photographs, for tests of `vitrine evaluate`."""
+"""Make a project with predictions, and external photographs, for tests of `vitrine evaluate`."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ EVALUATE = {"sure_accuracy": 0.8, "calibration_bins": 3, "svm_c": 1.0, "num_conf
 CLASSES, COLORS = ("tall_bottle", "soap_bar"), ("blue", "red")
 
 
-def make_judged(shop: Path, root: Path) -> None:
-    """Copy a folder like the project's, and add what `dvc repro` makes besides: photographs, predictions, params.
+def make_judged(project: Path, root: Path) -> None:
+    """Copy a project folder and add the photographs, predictions and params of a full `dvc repro`.
 
-    Its test photographs are noise, so that they are no near duplicates of the drawings in train.
+    The test photographs are noise, so that they are not near duplicates of the drawings in train.
     """
     from vitrine.artifacts import write_npy
     from vitrine.data.catalog import decode_photos
@@ -30,7 +30,7 @@ def make_judged(shop: Path, root: Path) -> None:
     from vitrine.inference.systems import load_systems
     from vitrine.labels import read_photo_table
 
-    shutil.copytree(shop, root, dirs_exist_ok=True)
+    shutil.copytree(project, root, dirs_exist_ok=True)
     params = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
     (root / "params.yaml").write_text(yaml.safe_dump({**params, "split": SPLIT, "evaluate": EVALUATE}))
     table = read_photo_table(root / "data/splits/photos.csv")
@@ -47,7 +47,7 @@ def make_judged(shop: Path, root: Path) -> None:
 def make_theirs(
     folder: Path, num_items: int = 6, classes: Sequence[str] = CLASSES, colors: Sequence[str] = COLORS
 ) -> list[dict[str, str]]:
-    """Write photographs of noise, two views an item, like no other, and labels.csv; return its rows."""
+    """Write unique photographs of noise, two views per item, and labels.csv; return its rows."""
     rng, rows = np.random.default_rng(num_items), []
     (folder / "images").mkdir(parents=True)
     for item in range(num_items):

@@ -1,4 +1,4 @@
-"""Qdrant's engine in the tests' process, behind its HTTP interface: requests are checked, translated and answered."""
+"""Qdrant's engine in the test process behind its HTTP interface: requests are validated, translated and answered."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from qdrant_client import models
 
 @dataclass
 class Server:
-    """Collections of one server; `handle` is what `httpx.MockTransport` calls.
+    """The collections of one server; `httpx.MockTransport` calls `handle`.
 
     Attributes:
         requests: method, path and body of each request, in order
-        fail_after: requests that are answered before the server is gone; None if it stays
+        fail_after: number of requests to answer before connections are refused; None for no limit
     """
 
     folder: Path
@@ -91,20 +91,20 @@ class Server:
 
     def _retrieve(self, name: str, body: Any) -> Any:
         wanted = models.PointRequest.model_validate(body)
-        return [record(found) for found in self.shards[name].retrieve(wanted.ids, wanted.with_payload, False)]
+        return [record(point) for point in self.shards[name].retrieve(wanted.ids, wanted.with_payload, False)]
 
     def _points_scroll(self, name: str, body: Any) -> Any:
         wanted = models.ScrollRequest.model_validate(body)
-        found, offset = self.shards[name].scroll(
+        points, offset = self.shards[name].scroll(
             edge.ScrollRequest(wanted.offset, wanted.limit, with_payload=wanted.with_payload)
         )
-        return {"points": [record(each) for each in found], "next_page_offset": str(offset) if offset else None}
+        return {"points": [record(each) for each in points], "next_page_offset": str(offset) if offset else None}
 
     def _points_query_batch(self, name: str, body: Any) -> Any:
         requests = models.QueryRequestBatch.model_validate(body).searches
         answers = self.shards[name].query_batch(edge.QueryBatchRequest([query_request(each) for each in requests]))
         return [
-            {"points": [{**record(each), "score": each.score, "version": 0} for each in found]} for found in answers
+            {"points": [{**record(each), "score": each.score, "version": 0} for each in points]} for points in answers
         ]
 
 
@@ -112,12 +112,12 @@ def vector(given: Any) -> Any:
     return edge.SparseVector(given.indices, given.values) if isinstance(given, models.SparseVector) else given
 
 
-def record(found: Any) -> dict[str, Any]:
-    return {"id": str(found.id), "payload": found.payload, "vector": found.vector}
+def record(point: Any) -> dict[str, Any]:
+    return {"id": str(point.id), "payload": point.payload, "vector": point.vector}
 
 
 def query_request(wanted: models.QueryRequest) -> edge.QueryRequest:
-    """Translate a request, field by field, to the engine's own; a field that is not translated is an error."""
+    """Translate a request field by field into the engine's own; a field that is not translated is an error."""
     assert not (wanted.shard_key or wanted.lookup_from)
     return edge.QueryRequest(
         wanted.limit,

@@ -1,4 +1,4 @@
-"""Which params a script looks at while it runs."""
+"""Record which params a script reads while it runs."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from vitrine.params import Section, read_section
 
 
 def keys_read(script: Path, *arguments: str) -> set[str]:
-    """Run a script as `python SCRIPT ARGUMENTS` does, and list the keys that its code read, as file:section.key.
+    """Run a script like `python SCRIPT ARGUMENTS`, and list the keys that its code reads, as file:section.key.
 
-    Only reading a field as an attribute counts. Validating a section, copying it, dumping it or passing it on do not.
+    Only reading a field as an attribute counts. Validating, copying, dumping or passing on a section does not.
     """
     read: set[str] = set()
     places: dict[type[Section], str] = {}

@@ -1,4 +1,4 @@
-"""A page served from another process for a test, and a browser to look at it with."""
+"""Serve the page from another process for a test, and find a browser to open it with."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BROWSER = os.environ.get("VITRINE_BROWSER") or shutil.which("chromium") or shuti
 
 @dataclass(frozen=True)
 class Server:
-    """A running `vitrine serve`; its log is what it writes to standard output and error."""
+    """A running `vitrine serve`; `log` is a file with its standard output and error."""
 
     url: str
     process: subprocess.Popen[bytes]
@@ -47,7 +47,7 @@ def answers(url: str) -> bool:
 
 @contextmanager
 def running(folder: Path, until: str = "/", **environment: str) -> Iterator[Server]:
-    """Run `vitrine serve` in a folder until the block ends, which begins once the path `until` is answered with 200."""
+    """Run `vitrine serve` in a folder for the length of the block, which starts once the path `until` returns 200."""
     port = free_port()
     command = [sys.executable, "-m", "vitrine.cli", "serve", "--port", str(port)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
@@ -71,6 +71,6 @@ def running(folder: Path, until: str = "/", **environment: str) -> Iterator[Serv
 
 @contextmanager
 def serving(folder: Path) -> Iterator[str]:
-    """Do as `running`; give the address alone."""
+    """Do the same as `running`, but yield only the address."""
     with running(folder) as server:
         yield server.url

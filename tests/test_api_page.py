@@ -22,10 +22,10 @@ EXAMPLES = [
 
 
 @pytest.fixture(scope="module")
-def repro_folder(shop_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The small project, with what the examples read besides."""
-    root = tmp_path_factory.mktemp("repro") / "shop"
-    make_judged(shop_folder, root)
+def repro_folder(project_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small project, plus the files that the examples read."""
+    root = tmp_path_factory.mktemp("repro") / "project"
+    make_judged(project_folder, root)
     make_theirs(root / "market_photos", colors=("Navy", "red"))
     images = sorted((root / "data/made_up").glob("images/*.png"))
     (root / "data/sample/images").mkdir(parents=True)
@@ -41,12 +41,12 @@ def test_an_example_runs_and_prints(repro_folder: Path, example: str) -> None:
     assert result.returncode == 0 and result.stdout and not result.stderr, result.stderr
 
 
-def test_the_pages_have_an_example_for_every_part() -> None:
+def test_the_pages_have_five_examples() -> None:
     assert len(EXAMPLES) == 5
 
 
 @pytest.mark.parametrize("signature", re.findall(r"`(\w+)\.(\w+)\(", (ROOT / "docs/api.md").read_text("utf-8")))
-def test_methods_on_the_page_exist(signature: tuple[str, str]) -> None:
+def test_documented_methods_exist(signature: tuple[str, str]) -> None:
     from vitrine.predictions import Predictions
     from vitrine.retrieval.index import Index
 

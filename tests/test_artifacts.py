@@ -25,13 +25,11 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_files_have_the_permissions_of_the_umask_which_is_never_set(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_new_files_follow_the_umask_without_setting_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     previous = os.umask(0o027)
     try:
         with monkeypatch.context() as patched:
-            # Another thread would make a file for all to write while the umask is 0.
+            # While the umask is 0, another thread would create files that everyone can write.
             patched.setattr(os, "umask", lambda mask: pytest.fail(f"the umask was set to {mask:o}"))
             artifacts.write_text(tmp_path / "new.txt", "new")
             artifacts.write_csv(tmp_path / "new.csv", pd.DataFrame({"a": [1]}))
@@ -41,7 +39,7 @@ def test_files_have_the_permissions_of_the_umask_which_is_never_set(
         assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o640
 
 
-def test_writers_of_one_file_at_once_leave_one_whole_file(tmp_path: Path) -> None:
+def test_concurrent_writers_leave_one_complete_file(tmp_path: Path) -> None:
     path = tmp_path / "file.txt"
     texts = [str(number) * 10_000 for number in range(8)]
     with ThreadPoolExecutor(8) as pool:
@@ -80,7 +78,7 @@ def test_tables_keep_text_as_text_and_empty_as_missing(tmp_path: Path) -> None:
     assert again["score"][1] == 0.333333
 
 
-def test_arrays_and_tensors_survive_and_repeat(tmp_path: Path) -> None:
+def test_arrays_and_tensors_round_trip_reproducibly(tmp_path: Path) -> None:
     arrays = {"b": np.arange(6).reshape(2, 3), "a": np.array(["x", "yz"])}
     artifacts.write_npz(tmp_path / "1.npz", arrays)
     artifacts.write_npz(tmp_path / "2.npz", dict(reversed(arrays.items())))

@@ -1,4 +1,4 @@
-"""The command answers people and machines, says what is wrong in one line, and starts quickly."""
+"""The command line serves people and programs, reports errors in one line, and starts quickly."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     names = [f"photo_{row}.png" for row in range(4)]
     for name, photo in zip(names, photos, strict=True):
         Image.fromarray(photo).save(tmp_path / name)
-    found = Predictor.load("small").predict(photos, names)
-    Index.build("small", found, ["A", "A", "B", "C"], {}).save(tmp_path / "index/small")
+    predictions = Predictor.load("small").predict(photos, names)
+    Index.build("small", predictions, ["A", "A", "B", "C"], {}).save(tmp_path / "index/small")
     return tmp_path
 
 
@@ -67,11 +67,11 @@ def run(*arguments: str) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-def test_predictions_for_people_and_for_machines(project: Path) -> None:
+def test_predictions_are_readable_text_or_json(project: Path) -> None:
     code, text = run("predict", "photo_0.png", "photo_1.png", "--model", "small")
     assert code == 0
     assert "photo_1.png" in text and "%" in text
-    # The threshold of color is out of reach, material has none.
+    # The threshold of color is unreachable; material has none.
     sentence = (
         r"  (Travel|Water) b\w+\n  Confident: class \d+%; unsure: color \d+%; not reliable on this data: material\.\n"
     )
@@ -80,15 +80,15 @@ def test_predictions_for_people_and_for_machines(project: Path) -> None:
     code, text = run("predict", "photo_0.png", "--model", "small", "--format", "json")
     answer = json.loads(text)[0]
     assert code == 0 and answer["image_path"] == "photo_0.png"
-    assert {task: found["certainty"] for task, found in answer["tasks"].items()} == {
+    assert {task: predicted["certainty"] for task, predicted in answer["tasks"].items()} == {
         "class": "confident", "color": "unsure", "material": "unreliable"
     }  # fmt: skip
-    for found in answer["tasks"].values():
-        probs = [label["probability"] for label in found["labels"]]
+    for predicted in answer["tasks"].values():
+        probs = [label["probability"] for label in predicted["labels"]]
         assert probs == sorted(probs, reverse=True) and sum(probs) == pytest.approx(1, abs=1e-3)
 
 
-def test_what_is_none_of_the_classes_is_said_everywhere(project: Path) -> None:
+def test_photographs_of_unknown_classes_are_reported_everywhere(project: Path) -> None:
     bank = np.stack([Index.load(project / "index/small").embedding(row) for row in range(4)])
     digest = checkpoint_digest("small", project / "models")
     Novelty(Detector("neighbors", {"bank": bank}, 1), 1e-5, digest).save(project / "models" / FOLDER, "small")
@@ -107,17 +107,17 @@ def test_what_is_none_of_the_classes_is_said_everywhere(project: Path) -> None:
     assert "1 photograph of these looks like none of the classes." in text
     Novelty(Detector("neighbors", {"bank": bank}, 1), 1e-5, "others").save(project / "models" / FOLDER, "small")
     code, text = run("predict", "gray.png", "--model", "small")
-    assert code == 2 and "was fitted for other models than those in models. Run: dvc repro ood" in text
+    assert code == 2 and "does not match the models in models. Run: dvc repro ood" in text
 
 
-def test_unreadable_photographs_are_named_and_the_others_answered(project: Path) -> None:
+def test_unreadable_photographs_are_reported_and_the_others_predicted(project: Path) -> None:
     (project / "broken.png").write_bytes(b"no photograph")
     code, text = run("predict", "broken.png", "photo_0.png", "absent.png", "--model", "small")
     assert code == 1
     assert "broken.png: is not an image" in text and "absent.png: not found" in text and "photo_0.png" in text
 
 
-def test_the_limit_of_megapixels_is_the_one_saved_with_the_model(project: Path) -> None:
+def test_the_megapixel_limit_is_the_one_saved_with_the_model(project: Path) -> None:
     path = project / "models/small/model.json"
     document = read_json(path)
     document["preprocessing"]["decoding"]["max_megapixels"] = 0.0005
@@ -127,11 +127,11 @@ def test_the_limit_of_megapixels_is_the_one_saved_with_the_model(project: Path) 
         assert "photo_0.png: 24 x 24 px is larger than the limit of 0.0005 megapixels" in text, arguments
 
 
-def test_searches_by_words_likeness_and_both(project: Path) -> None:
+def test_a_search_uses_words_a_photograph_or_both(project: Path) -> None:
     code, text = run("search", "blue bottles", "--model", "small", "--format", "json")
-    found = json.loads(text)
-    assert code == (0 if found["num_matches"] else 1) and len(found["hits"]) == 4
-    assert [match["label"] for match in found["hits"][0]["matches"]] == ["blue", "water_bottle"]
+    result = json.loads(text)
+    assert code == (0 if result["num_matches"] else 1) and len(result["hits"]) == 4
+    assert [match["label"] for match in result["hits"][0]["matches"]] == ["blue", "water_bottle"]
     code, text = run("search", "--like", "photo_2.png", "--model", "small", "--format", "json", "--top-k", "1")
     hit = json.loads(text)["hits"][0]
     assert hit["image_path"] == "photo_2.png" and hit["similarity"] == pytest.approx(1, abs=1e-5)
@@ -140,7 +140,7 @@ def test_searches_by_words_likeness_and_both(project: Path) -> None:
     assert sum(f"photo_{row}.png" in text for row in (0, 1)) == 1
 
 
-def test_nothing_found_is_a_hint_and_an_exit_code(project: Path) -> None:
+def test_a_search_without_matches_prints_a_hint_and_exits_with_1(project: Path) -> None:
     code, text = run("search", "zebra", "--model", "small")
     assert code == 1 and "Not understood: 'zebra'. Try words such as: blue, cloth, travel bag." in text
 
@@ -150,7 +150,7 @@ def test_photographs_are_added_replaced_and_removed(project: Path, shard_photos:
     if shard_photos:
         code, text = run("index", "compact", "--model", "small", "--photos", str(shard_photos))
         num = "2 shards" if shard_photos == 2 else "1 shard"
-        assert code == 0 and text == f"index/small: {num} of 4 photographs together.\n"
+        assert code == 0 and text == f"index/small: {num} with 4 photographs in total.\n"
         assert f"shards       {num[0]}" in run("index", "info", "--model", "small")[1]
     rng = np.random.default_rng(1)
     (project / "new/deep").mkdir(parents=True)
@@ -173,16 +173,16 @@ def test_photographs_are_added_replaced_and_removed(project: Path, shard_photos:
     assert "photographs  4" in run("index", "info", "--model", "small")[1]
 
 
-def test_shards_answer_as_the_index_that_was_cut(project: Path) -> None:
-    asked = [("search", "blue bag"), ("search", "red or cloth", "--by-item"), ("search", "--like", "photo_2.png")]
-    before = [run(*words, "--model", "small", "--format", "json") for words in asked]
+def test_shards_give_the_same_results_as_the_original_index(project: Path) -> None:
+    searches = [("search", "blue bag"), ("search", "red or cloth", "--by-item"), ("search", "--like", "photo_2.png")]
+    before = [run(*words, "--model", "small", "--format", "json") for words in searches]
     assert run("index", "compact", "--model", "small", "--photos", "3")[0] == 0
-    assert [run(*words, "--model", "small", "--format", "json") for words in asked] == before
+    assert [run(*words, "--model", "small", "--format", "json") for words in searches] == before
     code, text = run("index", "remove", *(f"photo_{row}.png" for row in range(4)), "--model", "small")
     assert code == 2 and "an index cannot be empty" in text
 
 
-def test_a_second_writer_is_refused_before_anything_is_predicted(project: Path) -> None:
+def test_a_second_writer_is_rejected_before_prediction(project: Path) -> None:
     for _ in range(2):
         with writing(project / "index/small"):
             for command in (("add", "photo_0.png"), ("remove", "photo_0.png"), ("compact",)):
@@ -201,11 +201,11 @@ vitrine.retrieval.index.write_json = lambda path, document: os.kill(os.getpid(),
 from vitrine.cli import app
 app(["index", "add", "new", "--model", "small"])
 """
-"""Add photographs and get killed when all is done but the replacing of index.json."""
+"""Add photographs in a process that is killed just before it replaces index.json."""
 
 
 @pytest.mark.slow
-def test_a_kill_while_adding_leaves_the_old_index_and_can_be_repeated(project: Path) -> None:
+def test_a_killed_add_leaves_the_old_index_and_can_be_rerun(project: Path) -> None:
     rng = np.random.default_rng(1)
     (project / "new").mkdir()
     for row in range(3):
@@ -214,8 +214,8 @@ def test_a_kill_while_adding_leaves_the_old_index_and_can_be_repeated(project: P
     before, names = Index.load(place).search("blue"), {path.name for path in place.iterdir()}
     killed = subprocess.run([sys.executable, "-c", KILLED_ADD], cwd=project, capture_output=True, text=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert names < {path.name for path in place.iterdir()}  # the new arrays are there, beside the old ones
-    assert len(list((place / ".adding").glob("*.npz"))) == 1  # and what was predicted
+    assert names < {path.name for path in place.iterdir()}  # the new arrays exist next to the old ones
+    assert len(list((place / ".adding").glob("*.npz"))) == 1  # and so do the predictions
     assert len(Index.load(place)) == 4 and Index.load(place).search("blue") == before
     assert run("index", "add", "new", "--model", "small")[0] == 0
     assert len(Index.load(place)) == 7
@@ -223,7 +223,7 @@ def test_a_kill_while_adding_leaves_the_old_index_and_can_be_repeated(project: P
 
 
 @pytest.mark.parametrize("name", ["photos.npy", "index.json"])
-def test_a_folder_of_other_things_is_refused_before_anything_is_predicted(
+def test_a_folder_with_other_files_is_rejected_before_prediction(
     project: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setattr(Predictor, "load", lambda *_, **__: pytest.fail("a model is loaded"))
@@ -239,7 +239,7 @@ def test_a_folder_of_other_things_is_refused_before_anything_is_predicted(
     [("search", "blue", "--model", "absent"), ("search", "--like", "absent.png", "--model", "small"),
      ("predict", "photo_0.png", "--model", "absent")],
 )  # fmt: skip
-def test_faults_are_one_line_and_exit_code_2(project: Path, arguments: tuple[str, ...]) -> None:
+def test_errors_are_one_line_with_exit_code_2(project: Path, arguments: tuple[str, ...]) -> None:
     code, text = run(*arguments)
     assert code == 2 and text.startswith("ERROR: ") and "absent" in text and text.count("\n") == 1
 
@@ -254,7 +254,7 @@ def test_help_and_text_search_never_import_torch(project: Path) -> None:
 
 
 def outputs(*arguments: str, columns: str | None = "80", stdin: str | None = None) -> tuple[int, str, str]:
-    """Run the command as `run` does; give the exit code, standard output and standard error."""
+    """Run the command like `run`, but return the exit code, standard output and standard error."""
     result = CliRunner().invoke(app, list(arguments), input=stdin, env={"COLUMNS": columns})
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     return result.exit_code, result.stdout, result.stderr
@@ -264,18 +264,18 @@ SCHEMA = json.loads((ROOT / "docs/schema.json").read_text(encoding="utf-8"))
 
 
 def assert_is(kind: str, document: Any) -> None:
-    """Check a document against a definition of docs/schema.json."""
+    """Check a document against a definition in docs/schema.json."""
     Draft202012Validator({"$ref": f"#/$defs/{kind}", "$defs": SCHEMA["$defs"]}).validate(document)
 
 
-def test_json_is_what_the_schema_says(project: Path) -> None:
+def test_json_follows_the_schema(project: Path) -> None:
     Draft202012Validator.check_schema(SCHEMA)
     small = ("--model", "small")
     code, out, err = outputs("predict", "photo_0.png", "absent.png", *small, "--format", "json", "-k", "1")
     assert_is("predictions", json.loads(out))
     assert_is("error", json.loads(err))
     assert code == 1 and json.loads(err)["image_path"] == "absent.png"
-    assert all(len(found["labels"]) == 1 for found in json.loads(out)[0]["tasks"].values())
+    assert all(len(result["labels"]) == 1 for result in json.loads(out)[0]["tasks"].values())
     records = Predictor.load("small").predict_records(np.zeros((1, 24, 24, 3), np.uint8), ["a"])
     assert_is("answers", {"answers": records})
     code, out, err = outputs("predict", "absent.png", *small, "--format", "json")
@@ -285,11 +285,11 @@ def test_json_is_what_the_schema_says(project: Path) -> None:
         assert_is("prediction", json.loads(line))
     assert code == 0 and len(out.splitlines()) == 2 and not err
     like = ("search", "blue, not red", "--like", "photo_0.png", *small)
-    found = json.loads(outputs(*like, "--format", "json")[1])
-    assert_is("search_result", found)
-    assert found["hits"][0]["file"] == found["hits"][0]["image_path"] == "photo_0.png"
+    result = json.loads(outputs(*like, "--format", "json")[1])
+    assert_is("search_result", result)
+    assert result["hits"][0]["file"] == result["hits"][0]["image_path"] == "photo_0.png"
     lines = [json.loads(line) for line in outputs(*like, "--format", "jsonl")[1].splitlines()]
-    assert lines == found["hits"]
+    assert lines == result["hits"]
     assert_is("hit", lines[0])
     assert_is("search_result", Index.load(project / "index/small").search("zebra").to_record("small"))
     assert_is("search_result", Index.load(project / "index/small").search("blue").to_record("small"))
@@ -297,10 +297,10 @@ def test_json_is_what_the_schema_says(project: Path) -> None:
     assert_is("error", json.loads(err))
     assert code == 2 and not out
     with pytest.raises(ValidationError):
-        assert_is("search_result", {**found, "more": 1})
+        assert_is("search_result", {**result, "more": 1})
 
 
-def test_csv_has_a_row_a_label_and_a_row_a_hit(project: Path) -> None:
+def test_csv_has_one_row_per_label_or_hit(project: Path) -> None:
     _, out, _ = outputs("predict", "photo_0.png", "photo_1.png", "--model", "small", "--format", "csv")
     rows = list(csv.DictReader(out.splitlines()))
     assert len(rows) == 2 * 3 * 2 and rows[0]["image_path"] == "photo_0.png"
@@ -310,7 +310,7 @@ def test_csv_has_a_row_a_label_and_a_row_a_hit(project: Path) -> None:
     assert len(rows) == 4 and rows[0]["matches"].startswith("blue 0.") and rows[0]["file"] == rows[0]["image_path"]
 
 
-def test_folders_patterns_and_standard_input_are_predicted_and_indexed(project: Path) -> None:
+def test_predict_and_add_accept_folders_patterns_and_standard_input(project: Path) -> None:
     (project / "more").mkdir()
     (project / "photo_3.png").rename(project / "more/photo_3.png")
 
@@ -327,10 +327,10 @@ def test_folders_patterns_and_standard_input_are_predicted_and_indexed(project: 
     assert (code, out) == (0, "Added 1 photograph to own, skipped 0 files.\n")
     (project / "more/empty").mkdir()
     code, _, err = outputs("predict", "more/empty", "--model", "small")
-    assert (code, err) == (1, "No photographs: the folders hold no files.\n")
+    assert (code, err) == (1, "No photographs: the folders contain no files.\n")
 
 
-def test_the_project_is_found_from_its_folders_and_named_from_elsewhere(
+def test_the_project_is_found_from_subfolders_and_by_option_from_elsewhere(
     project: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     (project / "data/display_names.yaml").write_text("water_bottle: Flask\ntravel_bag: Carrier\n")
@@ -341,8 +341,8 @@ def test_the_project_is_found_from_its_folders_and_named_from_elsewhere(
     code, out, _ = outputs("predict", "photo_9.png", "--model", "small")
     assert code == 0 and out.startswith("photo_9.png\n") and ("Flask" in out and "Carrier" in out)
     assert outputs("index", "add", ".", "--model", "small")[1].startswith("Added 1 photograph to ../../index/small")
-    found = json.loads(outputs("search", "--like", "photo_9.png", "--model", "small", "--format", "json")[1])["hits"]
-    assert {hit["image_path"]: hit["file"] for hit in found[:2]} == {
+    hits = json.loads(outputs("search", "--like", "photo_9.png", "--model", "small", "--format", "json")[1])["hits"]
+    assert {hit["image_path"]: hit["file"] for hit in hits[:2]} == {
         "photo_0.png": "../../photo_0.png", "data/sample/photo_9.png": "photo_9.png"
     }  # fmt: skip
     assert outputs("index", "remove", "photo_9.png", "../../photo_1.png", "--model", "small")[0] == 0
@@ -352,7 +352,7 @@ def test_the_project_is_found_from_its_folders_and_named_from_elsewhere(
     code, _, err = outputs("predict", "mine.png", "--model", "small")
     assert code == 2 and "--project DIR" in err
     code, _, err = outputs("--project", ".", "predict", "mine.png", "--model", "small")
-    assert code == 2 and err == "ERROR: .: holds no params.yaml. Choose the folder of a project\n"
+    assert code == 2 and err == "ERROR: .: does not contain params.yaml. Choose the folder of a project\n"
     here = ("--project", str(project))
     assert outputs(*here, "predict", "mine.png", "--model", "small")[0] == 0
     assert outputs(*here, "index", "add", "mine.png", "--model", "small", "--index", "own")[0] == 0
@@ -371,7 +371,7 @@ def test_the_project_is_found_from_its_folders_and_named_from_elsewhere(
         "export file.txt --model small", "index remove photo_0.png --index file.txt",
     ],
 )  # fmt: skip
-def test_a_path_of_the_wrong_kind_is_a_message(project: Path, monkeypatch: pytest.MonkeyPatch, arguments: str) -> None:
+def test_a_path_of_the_wrong_kind_is_an_error(project: Path, monkeypatch: pytest.MonkeyPatch, arguments: str) -> None:
     (project / "file.txt").write_text("text")
     (project / "folder").mkdir()
     (project / "folder.png").mkdir()
@@ -383,7 +383,7 @@ def test_a_path_of_the_wrong_kind_is_a_message(project: Path, monkeypatch: pytes
 
 
 @pytest.mark.enable_socket
-def test_a_busy_port_is_one_error_before_the_page_starts(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_busy_port_is_reported_before_the_page_starts(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "vitrine.app.server", None)
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
@@ -393,26 +393,26 @@ def test_a_busy_port_is_one_error_before_the_page_starts(project: Path, monkeypa
     assert outputs("serve", "--host", "no such host")[2].startswith("ERROR: no such host, port 7860: ")
 
 
-def test_a_search_says_how_many_match_and_marks_them(project: Path) -> None:
-    def ruled(least_score: float) -> tuple[int, str]:
+def test_a_search_counts_and_marks_matches(project: Path) -> None:
+    def search_with_rule(least_score: float) -> tuple[int, str]:
         index = Index.load(project / "index/small")
         index.rule = MatchRule(least_score)
         index.save(project / "index/small")
         return outputs("search", "blue", "--model", "small", columns="60")[:2]
 
     scores = [hit.score for hit in Index.load(project / "index/small").search("blue").hits]
-    code, text = ruled(scores[0])
+    code, text = search_with_rule(scores[0])
     assert code == 0 and text.startswith("1 photograph matches 'blue'.\n")
     assert [line.startswith("yes") for line in text.splitlines()[2:]] == [True, False, False, False]
-    assert ruled(scores[1])[1].startswith("2 photographs match 'blue'.\n")
-    code, text = ruled(1.0)
+    assert search_with_rule(scores[1])[1].startswith("2 photographs match 'blue'.\n")
+    code, text = search_with_rule(1.0)
     assert code == 1 and text.startswith("No confident match; closest:\n") and "yes" not in text
-    ruled(0.0)
+    search_with_rule(0.0)
     text = outputs("search", "blue", "--like", "photo_0.png", "--model", "small", "--by-item")[1]
     assert re.match(r"(\d items? match(es)? 'blue' and photo_0.png\.|No confident match; closest:)\n", text)
 
 
-def test_paths_and_numbers_of_hits_are_whole_at_any_width(project: Path) -> None:
+def test_paths_and_scores_of_hits_are_complete_at_any_width(project: Path) -> None:
     name = "long/" + "x" * 90 + ".png"
     (project / "long").mkdir()
     (project / name).write_bytes((project / "photo_0.png").read_bytes())
@@ -432,10 +432,10 @@ def test_metrics_keep_their_numbers_at_80_columns(monkeypatch: pytest.MonkeyPatc
     assert code == 0 and max(map(len, text.splitlines())) <= 80
     assert len(re.findall(r"0\.5123 +0\.6123  \+0\.1000 ± 0\.0123  better", text)) == 2 and text.count("…") == 3
     text = outputs("gate", "HEAD", columns=None)[1]
-    assert all(f"evaluate/x: {name}" in text for name in names), "what is piped is not cut"
+    assert all(f"evaluate/x: {name}" in text for name in names), "piped output is not truncated"
 
 
-def test_a_new_index_takes_over_when_a_hit_is_a_match(project: Path) -> None:
+def test_a_new_index_inherits_the_match_rule(project: Path) -> None:
     pipeline = Index.load(project / "index/small")
     pipeline.rule = MatchRule(0.3, 7.0, -2.0)
     pipeline.save(project / "index/small")
@@ -449,7 +449,7 @@ def test_a_new_index_takes_over_when_a_hit_is_a_match(project: Path) -> None:
     assert outputs(*add, "third")[0] == 0 and Index.load(project / "third").rule == MatchRule()
 
 
-def test_notes_are_left_out_and_details_given_on_request(project: Path) -> None:
+def test_quiet_hides_notes_and_verbose_adds_details(project: Path) -> None:
     predict = ("predict", "photo_0.png", "absent.png", "--model", "small")
     assert "computed with torch fp32" in outputs(*predict)[2]
     for quiet in (outputs(*predict, "-q"), outputs("-q", *predict)):
@@ -461,7 +461,7 @@ def test_notes_are_left_out_and_details_given_on_request(project: Path) -> None:
     assert "Traceback" in err and "ERROR: index/absent" in err
 
 
-def test_every_command_has_help_and_shells_can_complete(project: Path) -> None:
+def test_every_command_has_help_and_shell_completion_is_available(project: Path) -> None:
     names = ["init", "predict", "evaluate", "export", "search", "serve", "gate", "summary", "index"]
     for command in ("", *names, "index add"):
         code, text, _ = outputs(*command.split(), "-h")
@@ -471,7 +471,7 @@ def test_every_command_has_help_and_shells_can_complete(project: Path) -> None:
     assert outputs("predict")[0] == 2
 
 
-def test_clips_are_answered_between_photographs_in_the_order_they_were_named(project: Path) -> None:
+def test_clips_and_photographs_are_predicted_in_argument_order(project: Path) -> None:
     pytest.importorskip("av")
     from clips import encode, encode_sound, pictures
 
@@ -488,7 +488,7 @@ def test_clips_are_answered_between_photographs_in_the_order_they_were_named(pro
     assert (clip["temperature"], len(clip["frames"])) == ("views", 8)
     faults = [json.loads(line) for line in err.splitlines()]
     assert {fault["image_path"]: fault["error"] for fault in faults} == {
-        "empty.mov": "is empty (0 bytes)", "sound.mp4": "holds sound but no video"
+        "empty.mov": "is empty (0 bytes)", "sound.mp4": "contains sound but no video"
     }  # fmt: skip
     code, out, _ = outputs("predict", "clip.mp4", "--model", "small")
     assert code == 0 and re.search(r"^  \d+ of 16 frames agree, decided at \d\.\d", out, re.MULTILINE)

@@ -1,4 +1,4 @@
-"""The label space comes from train alone and travels unchanged."""
+"""The label space is derived from train alone and survives serialization."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TABLE = pd.DataFrame(
 )
 
 
-def test_labels_are_those_of_train_in_order() -> None:
+def test_labels_come_from_train_in_sorted_order() -> None:
     space = LabelSpace.derive(pd.concat([TABLE, TABLE.assign(split="val", color="blue")]), ["class", "color"])
     assert space.labels == {"class": ("cup", "hat"), "color": ("red",)}
     assert space.tasks == ("class", "color")
@@ -83,7 +83,7 @@ def test_any_text_survives_photos_csv(tmp_path_factory: pytest.TempPathFactory, 
     assert read_photo_table(path)["class"].tolist() == labels
 
 
-def test_names_of_measures_stay_text_and_their_numbers_numbers(tmp_path: Path) -> None:
+def test_score_tables_keep_names_as_text_and_scores_as_numbers(tmp_path: Path) -> None:
     table = pd.DataFrame(
         {"task": ["1", "1"], "label": ["007", "NA"], "model": ["2", "3"], "f1": [0.5, None], "n": [1, 2]}
     )
@@ -93,7 +93,7 @@ def test_names_of_measures_stay_text_and_their_numbers_numbers(tmp_path: Path) -
     assert again["f1"][0] == 0.5 and pd.isna(again["f1"][1]) and again["n"].sum() == 3
 
 
-def test_people_read_the_names_of_the_projects_file_and_else_words(
+def test_display_names_come_from_the_project_or_from_the_label_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -106,7 +106,7 @@ def test_people_read_the_names_of_the_projects_file_and_else_words(
 
 
 @pytest.mark.parametrize("text", ["- wrist_watch", "wrist_watch: 7", "{"])
-def test_a_file_of_names_with_something_else_is_an_error(
+def test_an_invalid_file_of_display_names_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
     (tmp_path / "data").mkdir()
@@ -116,7 +116,7 @@ def test_a_file_of_names_with_something_else_is_an_error(
         display_name("wrist_watch")
 
 
-def test_the_projects_file_names_every_class_of_the_sample() -> None:
+def test_every_class_of_the_sample_has_a_display_name() -> None:
     root = Path(__file__).parents[1]
     names = yaml.safe_load((root / "data/display_names.yaml").read_text(encoding="utf-8"))
     assert set(names) == set(pd.read_csv(root / "data/sample/labels.csv")["class_label"])

@@ -51,20 +51,20 @@ def test_a_module_imports_its_own_layer_and_lower_ones(path: Path) -> None:
             assert LAYERS.index(layer_of(other)) <= LAYERS.index(layer), other
 
 
-def test_no_modules_import_each_other_in_a_circle() -> None:
+def test_there_are_no_circular_imports() -> None:
     for path in MODULES:
         assert path not in reach(path)[0] and not any(path in reach(other)[0] for other in imported_modules(path)), path
 
 
 @pytest.mark.parametrize("layer", WITHOUT_TORCH)
-def test_layers_without_pytorch_start_at_once(layer: str) -> None:
+def test_layers_without_pytorch_never_import_it(layer: str) -> None:
     for path in MODULES:
         if layer_of(path) == layer:
             assert not {"timm", "torch", "torchvision"} & reach_at_import(path), path
 
 
 def reach_at_import(path: Path) -> set[str]:
-    """List the packages that importing a module imports: not what its functions import when they are called."""
+    """List the packages that importing a module imports, except imports inside functions."""
     seen, packages, waiting = {path}, set(), [path]
     while waiting:
         tree = ast.parse(waiting.pop().read_text(encoding="utf-8"))

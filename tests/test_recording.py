@@ -1,4 +1,4 @@
-"""The recorder of params sees what a script reads, and nothing else."""
+"""The recorder lists the params that a script reads, and nothing else."""
 
 from __future__ import annotations
 

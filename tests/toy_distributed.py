@@ -1,4 +1,4 @@
-"""What the processes of a test do together; they import it by name, which does not work with a test's own file."""
+"""Functions that test processes run. Processes import them by name, which does not work for a test file."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from vitrine.photos import Decoding
 Gradients = dict[str, NDArray[Any]]
 
 UNLABELED = 2
-"""The photograph of the toy data that has no shade."""
+"""Index of the photograph in the toy data that has no shade."""
 
 CASES: dict[str, tuple[str, bool, Sequence[int]]] = {
     "plain": ("test_vit", False, [0, 1, 2, 3, 4, 5, 6, 7]),
@@ -41,7 +41,7 @@ CASES: dict[str, tuple[str, bool, Sequence[int]]] = {
     "no label at all": ("test_vit", False, [UNLABELED, UNLABELED]),
     "batch normalization": ("mobilevit_xxs", False, [7, 2, 5, 1, 9]),
 }
-"""Network, whether it has a teacher, and the photographs of a batch."""
+"""Network, whether it has a teacher, and the photographs of the batch."""
 
 
 def network(architecture: str = "test_vit", dropout: float = 0.1, seed: int = 1) -> MultiTaskModel:
@@ -50,7 +50,7 @@ def network(architecture: str = "test_vit", dropout: float = 0.1, seed: int = 1)
 
 
 def gradients(architecture: str, distilled: bool, rows: Sequence[int]) -> Gradients:
-    """Return the losses and gradients of one batch, and what batch normalization remembers."""
+    """Return the losses, the gradients and the batch normalization buffers after one batch."""
     model = network(architecture, dropout=0.0)
     if distilled:
         teacher = network("test_efficientnet", seed=7)
@@ -58,20 +58,20 @@ def gradients(architecture: str, distilled: bool, rows: Sequence[int]) -> Gradie
         model.fit_feature_stats(data().photos)
     run = training._Run(model.train(), data(), strategy(), params())
     losses = sum_over_processes(run._backward(np.array(rows), torch.Generator().manual_seed(3)))
-    found = {name: each.grad.numpy() for name, each in model.named_parameters() if each.grad is not None}
-    return {**found, **{name: each.numpy() for name, each in model.named_buffers()}, "losses": losses.numpy()}
+    grads = {name: each.grad.numpy() for name, each in model.named_parameters() if each.grad is not None}
+    return {**grads, **{name: each.numpy() for name, each in model.named_buffers()}, "losses": losses.numpy()}
 
 
 def digest(fitted: Fitted) -> str:
     """Hash the weights and the history."""
-    found = hashlib.sha256(fitted.history.to_csv().encode())
+    hasher = hashlib.sha256(fitted.history.to_csv().encode())
     for name, tensor in sorted(tensors_of(fitted.model).items()):
-        found.update(name.encode() + tensor.tobytes())
-    return found.hexdigest()
+        hasher.update(name.encode() + tensor.tobytes())
+    return hasher.hexdigest()
 
 
 def fit_once(folder: Path, victim: int = -1, steps: int = 0) -> None:
-    """Train with the states in `folder`, one file a process; the process `victim` is killed after some steps."""
+    """Train with the states in `folder`, one file per process; kill the process `victim` after `steps` steps."""
     step = training.multi_task_loss
 
     def counted(*arguments: Any) -> torch.Tensor:
@@ -89,23 +89,23 @@ def fit_once(folder: Path, victim: int = -1, steps: int = 0) -> None:
 
 
 def stage(folder: Path) -> None:
-    """Train as a stage does, every process in a project of its own."""
+    """Train like a stage does, with each process in its own project."""
     os.chdir(folder / str(rank()))
     strategies._train_and_write("toy", Strategy(NETWORK, PHASES[:1], balanced=False), params(), None)
 
 
 def exercise(folder: Path) -> None:
-    """Do all that needs no process to die: starting processes takes longer than what they do here."""
+    """Run everything in which no process dies, because starting processes takes longer than the work itself."""
     fit_once(folder)
     for number, case in enumerate(CASES.values()):
-        found = gradients(*case)
+        arrays = gradients(*case)
         if rank() == 0:
-            write_npz(folder / f"gradients-{number}.npz", found)
+            write_npz(folder / f"gradients-{number}.npz", arrays)
     stage(folder)
 
 
 def fail(how: str) -> None:
-    """Let the second process fail in some way while the first waits for it."""
+    """Make the second process fail in the given way while the first waits for it."""
     if how == "stuck":
         distributed.set_timeout(timedelta(seconds=2))
     from_first(lambda: None)

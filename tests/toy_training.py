@@ -35,7 +35,7 @@ def params(**changes: Any) -> TrainingParams:
 
 
 def data(num_train: int = 27, num_val: int = 9) -> TrainingData:
-    """Plain colors, dark and light, with some noise; the third photograph has no shade."""
+    """Make noisy photographs of plain colors, dark and light; the third has no shade."""
     total = num_train + num_val
     rng = np.random.default_rng(0)
     classes = np.arange(total) % 3

@@ -1,8 +1,8 @@
-"""Keep what `make team13-crossval` measured: python tools/keep_team13.py.
+"""Keep the results of `make team13-crossval`: python tools/keep_team13.py.
 
 Reads   report/crossval.md, plots/crossval/scores.csv, plots/crossval/comparisons.csv
 Writes  report/crossval_team13.md, without the list and the picture of suspicious labels, because the photographs may
-        not be published here; report/crossval_team13.csv, the scores
+        not be published here; report/crossval_team13.csv and crossval_team13_comparisons.csv, the two tables
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ Its commit is that of this file: `git log -1 -- report/crossval_team13.md`.
 
 
 def without_photographs(report: str) -> str:
-    """Return the report of a cross-validation under Team 13's title. Raises: ValueError: it has another form."""
+    """Return the report of a cross-validation under Team 13's title. Raises: ValueError: its format differs."""
     title, _, rest = report.partition("\n")
     body, found, _ = rest.partition(LEFT_OUT)
     if title != TITLE or not found:
-        raise ValueError(f"report/crossval.md: expected '{TITLE}' and '{LEFT_OUT}'. Make it with: make team13-crossval")
+        raise ValueError(
+            f"report/crossval.md: expected '{TITLE}' and '{LEFT_OUT}'. Create it with: make team13-crossval"
+        )
     return f"{HEAD}{body.rstrip()}\n"
 
 

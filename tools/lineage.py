@@ -1,4 +1,4 @@
-"""Write what imports decide: the modules and packages of every stage in dvc.yaml, and environment.yaml.
+"""Write what follows from imports: the modules and packages of every stage in dvc.yaml, and environment.yaml.
 
 DVC does not follow Python imports. Each stage therefore lists its script and every module of the project that it
 reaches, as deps, and every package that these import, as params of environment.yaml. A new version of a package then
@@ -44,7 +44,7 @@ HEADER = """\
 
 
 class LineageError(RuntimeError):
-    """What a stage depends on cannot be told."""
+    """The dependencies of a stage cannot be determined."""
 
 
 # -- imports ------------------------------------------------------------------------------------------------------
@@ -52,7 +52,7 @@ class LineageError(RuntimeError):
 
 @cache
 def imported_names(file: Path) -> frozenset[str]:
-    """List the dotted names that a file imports anywhere; `from a import b` gives both a and a.b."""
+    """List the dotted names that a file imports anywhere; `from a import b` yields both a and a.b."""
     names = set()
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -63,7 +63,7 @@ def imported_names(file: Path) -> frozenset[str]:
 
 
 def module_files(name: str, folders: tuple[Path, ...]) -> list[Path]:
-    """List the files that importing a dotted name runs, packages first; none if it does not lie in the folders."""
+    """List the files that importing a dotted name runs, packages first; empty if it is not in the folders."""
     parts, files = name.split("."), []
     for end in range(1, len(parts) + 1):
         stems = [folder.joinpath(*parts[:end]) for folder in folders]
@@ -74,7 +74,7 @@ def module_files(name: str, folders: tuple[Path, ...]) -> list[Path]:
 
 @cache
 def templates(file: Path) -> frozenset[Path]:
-    """List the templates that a module fills, or a template imports, by name."""
+    """List the templates that a module fills or a template imports by name."""
     folder = file.parent if file.suffix == ".j2" else file.parent / "templates"
     names = re.findall(r'"([\w.]+\.j2)"', file.read_text(encoding="utf-8"))
     return frozenset(path for path in (folder / name for name in names) if path.is_file())
@@ -83,8 +83,8 @@ def templates(file: Path) -> frozenset[Path]:
 def reach(file: Path, root: Path = ROOT) -> tuple[set[Path], set[str]]:
     """List the project's files that a file reaches, and the import names of packages.
 
-    Reached are modules, through imports, and templates, through their names. The package's outermost __init__.py holds
-    nothing but the version and does not count, nor does an empty file.
+    Modules are reached through imports, templates through their names. The package's outermost __init__.py, which only
+    holds the version, and empty files do not count.
     """
     folders, outermost = (file.parent, root / "src"), root / "src/vitrine/__init__.py"
     modules: set[Path] = set()
@@ -107,7 +107,7 @@ def reach(file: Path, root: Path = ROOT) -> tuple[set[Path], set[str]]:
 
 @cache
 def _distributions() -> dict[str, list[str]]:
-    return {name: sorted(map(canonicalize_name, found)) for name, found in packages_distributions().items()}
+    return {name: sorted(map(canonicalize_name, names)) for name, names in packages_distributions().items()}
 
 
 def distributions(packages: set[str]) -> list[str]:
@@ -126,9 +126,9 @@ def distributions(packages: set[str]) -> list[str]:
 
 
 def pipeline_text(path: Path, root: Path = ROOT) -> str:
-    """Return a dvc.yaml with the modules and packages of every stage as its script's imports say.
+    """Return a dvc.yaml with the modules and packages of every stage updated from its script's imports.
 
-    Nothing else changes: comments, order and style stay.
+    Nothing else changes: comments, order and style are preserved.
     """
     yaml = YAML()
     yaml.preserve_quotes, yaml.width = True, 10_000
@@ -197,7 +197,7 @@ def environment_text(keys: set[str], pins: dict[str, str]) -> str:
 
 
 def generated() -> dict[Path, str]:
-    """Return the text of every dvc.yaml and of environment.yaml as imports and requirements.lock say."""
+    """Return the text of every dvc.yaml and of environment.yaml according to imports and requirements.lock."""
     texts = {ROOT / pipeline: pipeline_text(ROOT / pipeline) for pipeline in PIPELINES}
     keys = set().union(*map(environment_keys, texts.values()))
     return {**texts, ROOT / "environment.yaml": environment_text(keys, read_lock(ROOT / "requirements.lock"))}

@@ -20,7 +20,7 @@ from lineage import PIPELINES, ROOT, LineageError, generated, read_lock
 
 
 def requirement_faults(pyproject: Path, pins: dict[str, str]) -> list[str]:
-    """Compare the lock with what pyproject.toml asks for, with all extras."""
+    """Compare the lock with the requirements in pyproject.toml, including all extras."""
     document = tomllib.loads(pyproject.read_text(encoding="utf-8"))
     project, build = document["project"], document["build-system"]
     groups = [build["requires"], project["dependencies"], *project["optional-dependencies"].values()]
@@ -33,7 +33,7 @@ def requirement_faults(pyproject: Path, pins: dict[str, str]) -> list[str]:
 
 
 def generated_faults(texts: dict[Path, str]) -> list[str]:
-    """Compare generated files with what they should hold."""
+    """Compare generated files with their expected content."""
     stale = [path for path, text in texts.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
     return [f"{path}: not what imports and requirements.lock say. Run: make deps" for path in stale]
 
@@ -43,22 +43,22 @@ def installed_faults(environment: dict[str, str]) -> list[str]:
     faults = []
     for name, expected in environment.items():
         try:
-            found = version(name)
+            installed = version(name)
         except PackageNotFoundError:
-            found = "nothing"
-        if found != expected:
-            faults.append(f"environment.yaml: {name} {expected} expected; {found} is installed. Run: make setup")
+            installed = "nothing"
+        if installed != expected:
+            faults.append(f"environment.yaml: {name} {expected} expected; {installed} is installed. Run: make setup")
     return faults
 
 
 def lock_faults() -> list[str]:
-    """Compare every dvc.lock with its pipeline. `dvc repro --dry` exits with 0 either way, so read its words."""
+    """Compare every dvc.lock with its pipeline. `dvc repro --dry` exits with 0 either way, so read its output."""
     command = [sys.executable, "-m", "dvc", "repro", "--dry", "--allow-missing", *PIPELINES]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    said = result.stdout + result.stderr
-    if result.returncode == 0 and "up to date" in said:
+    output = result.stdout + result.stderr
+    if result.returncode == 0 and "up to date" in output:
         return []
-    return [said, "dvc.lock does not match code, params or data. Run `dvc repro` and commit what it changes"]
+    return [output, "dvc.lock does not match code, params or data. Run `dvc repro` and commit what it changes"]
 
 
 def main() -> list[str]:
@@ -70,9 +70,9 @@ def main() -> list[str]:
 
 if __name__ == "__main__":
     try:
-        found = main()
+        faults = main()
     except LineageError as error:
-        found = [str(error)]
-    if found:
-        sys.exit("\n".join(f"ERROR: {fault}" for fault in found))
+        faults = [str(error)]
+    if faults:
+        sys.exit("\n".join(f"ERROR: {fault}" for fault in faults))
     print("requirements.lock, environment.yaml, dvc.yaml and dvc.lock match code, params, data and environment")

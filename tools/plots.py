@@ -1,9 +1,9 @@
 """Draw DVC's plots without a network: python tools/plots.py [REVISION ...].
 
-`dvc plots show` writes a page that fetches Vega from the web. This one draws the same plots as SVG, of the workspace or
-of revisions side by side.
+`dvc plots show` writes a page that fetches Vega from the web. This script draws the same plots as SVG, of the workspace
+or of revisions side by side.
 
-Reads   what `dvc plots show` or `dvc plots diff` reads
+Reads   the inputs of `dvc plots show` or `dvc plots diff`
 Writes  dvc_plots/plots.html
 """
 
@@ -23,22 +23,22 @@ from vitrine.reporting.templating import render
 
 FOLDER = Path("dvc_plots")
 FIRST = ("plots/evaluate/accuracy.png", "Validation macro F1 of the class", "plots/evaluate/confusion_ensemble.csv")
-"""What opens the page; the others follow in DVC's order."""
+"""The first plots on the page; the others follow in DVC's order."""
 
 
 def read_plots(revisions: list[str]) -> dict[str, list[dict[str, Any]]]:
-    """Return what DVC plots, by name. Raises: SystemExit: DVC refuses."""
+    """Return DVC's plots by name. Raises: SystemExit: DVC fails."""
     command = ["plots", "diff", *revisions] if revisions else ["plots", "show"]
     command = [sys.executable, "-m", "dvc", *command, "--json", "-o", str(FOLDER)]
-    found = subprocess.run(command, capture_output=True, text=True)
-    if found.returncode:
-        sys.exit(found.stderr.strip())
-    plots: dict[str, list[dict[str, Any]]] = json.loads(found.stdout)["data"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode:
+        sys.exit(result.stderr.strip())
+    plots: dict[str, list[dict[str, Any]]] = json.loads(result.stdout)["data"]
     return {name: views for name, views in plots.items() if views}
 
 
 def draw(view: dict[str, Any]) -> dict[str, Any]:
-    """Return a plot's SVG, or the address of its picture, and of which revisions it is."""
+    """Return a plot's SVG, or the address of its picture, and its revisions."""
     shown: dict[str, Any] = {"revisions": ", ".join(view["revisions"])}
     if view["type"] == "image":
         return {**shown, "address": os.path.relpath(view["url"], FOLDER)}

@@ -2,9 +2,7 @@
 
 Reads   plots/evaluate/scores.csv, plots/crossval/scores.csv, report/crossval_team13.csv, pretrain/curves/,
         plots/export/parity.csv, plots/index/matches.csv, plots/active/gains.csv, report/active_team13.csv,
-        plots/video/scores.csv
-        plots/explain/faithfulness.csv
-        plots/ood/
+        plots/video/scores.csv, plots/explain/faithfulness.csv, plots/ood/
 Writes  PAGES, between `<!-- table NAME -->` and `<!-- end -->`
 """
 
@@ -45,7 +43,7 @@ MARKED = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def accuracy_table(scores: pd.DataFrame, system: str) -> str:
-    """Return accuracies with their intervals: a row a task, a column a system. `system` names the systems' column."""
+    """Return accuracies with their intervals: a row per task, a column per system. `system` is the systems' column."""
     cells: dict[str, dict[str, str]] = {}
     for row in scores.to_dict("records"):
         named = {str(key): value for key, value in row.items()}
@@ -58,7 +56,7 @@ def accuracy_table(scores: pd.DataFrame, system: str) -> str:
 
 
 def curve_table(curves: Mapping[str, pd.DataFrame]) -> str:
-    """Return the probes of several backbones: a row a number of pictures. Columns of the curves: as `probe.py` has."""
+    """Return the probes of several backbones: a row per number of pictures. Columns of the curves: see `probe.py`."""
     found = {
         (name, f"{task}_{pictures}"): with_interval(row, f"{task}_accuracy")
         for name, curve in curves.items()
@@ -74,7 +72,7 @@ def curve_table(curves: Mapping[str, pd.DataFrame]) -> str:
 
 
 def parity_table(parity: pd.DataFrame) -> str:
-    """Return the share of photographs with another label, and the verdict: a row a system, a column a variant."""
+    """Return the share of photographs whose label changes, and the verdict: a row per system, a column per variant."""
     cells: dict[str, dict[str, str]] = {}
     for row in parity.to_dict("records"):
         verdict = "passes" if str(row["passed"]) == "True" else "**fails**"
@@ -85,7 +83,7 @@ def parity_table(parity: pd.DataFrame) -> str:
 
 
 def matches_table(matches: pd.DataFrame) -> str:
-    """Return from which score on a hit counts as a match, and how good the matches are: a row a system."""
+    """Return the minimum score of a match, and how good the matches are: a row per system."""
     by_name = matches.set_index("model").to_dict("index")
     rows = [
         [COLUMNS[name], f"{row['least_score']:.2f}", percent(row["precision"]), percent(row["recall"])]
@@ -95,7 +93,7 @@ def matches_table(matches: pd.DataFrame) -> str:
 
 
 def gains_table(gains: Mapping[str, pd.DataFrame]) -> str:
-    """Return what choosing items to label gains over random ones, in points: a row a strategy, a column a dataset."""
+    """Return the gain of choosing items to label over random ones, in points, per strategy and dataset (columns)."""
     by_strategy = {name: table.set_index("strategy").to_dict("index") for name, table in gains.items()}
     rows = []
     for strategy in next(iter(gains.values()))["strategy"]:
@@ -110,7 +108,7 @@ def gains_table(gains: Mapping[str, pd.DataFrame]) -> str:
 
 
 def video_table(scores: pd.DataFrame, system: str) -> str:
-    """Return what one system says of clips: a row a task, a column a method, and what `fused` gains over a frame."""
+    """Return one system's accuracy on clips: a row per task, a column per method, and the gain of `fused`."""
     shown = {
         "single": "a random frame",
         "single_kept": "a random frame that is not dropped",
@@ -137,13 +135,13 @@ def video_table(scores: pd.DataFrame, system: str) -> str:
 
 
 def faithfulness_table(measured: pd.DataFrame) -> str:
-    """Return the faithfulness of heat maps and controls on test: a row a task and method, a column a system."""
+    """Return the faithfulness of heat maps and controls on test: a row per task and method, a column per system."""
     cells: dict[tuple[str, str], dict[str, str]] = {}
     for row in measured[(measured["split"] == "test") & (measured["measure"] == "faithfulness")].to_dict("records"):
         low, high = row["value_ci_low"], row["value_ci_high"]
         hidden = ", not shown" if row["method"] == "heat map" and not row["shown"] else ""
-        said = f"{row['value']:+.2f} [{low:+.2f}, {high:+.2f}]{hidden}"
-        cells.setdefault((row["task"], row["method"]), {})[row["model"]] = said
+        cell = f"{row['value']:+.2f} [{low:+.2f}, {high:+.2f}]{hidden}"
+        cells.setdefault((row["task"], row["method"]), {})[row["model"]] = cell
     shown = [name for name in COLUMNS if all(name in found for found in cells.values())]
     rows = [
         [display_name(task), METHODS.get(method, method), *(found[name] for name in shown)]
@@ -153,7 +151,7 @@ def faithfulness_table(measured: pd.DataFrame) -> str:
 
 
 def object_table(measured: pd.DataFrame) -> str:
-    """Return, of the class on test, the share of heat on the object: a row a method, a column a system."""
+    """Return the share of heat on the object, for the class on test: a row per method, a column per system."""
     kept = measured[(measured["split"] == "test") & (measured["task"] == CLASS_TASK)]
     cells: dict[tuple[str, str], dict[str, str]] = {}
     for measure in ("energy", "pointing"):
@@ -168,7 +166,7 @@ def object_table(measured: pd.DataFrame) -> str:
 
 
 def refusals_table(scores: pd.DataFrame) -> str:
-    """Return how well the score that is served tells, and what it costs: a row a system."""
+    """Return how well the served score detects outliers, and its cost: a row per system."""
     served = scores[scores["served"] & (scores["use"] == "judge") & (scores["kind"] == "all")]
     columns = {
         "auroc": "AUROC",
@@ -190,7 +188,7 @@ def refusals_table(scores: pd.DataFrame) -> str:
 
 
 def photos_table(photos: pd.DataFrame) -> str:
-    """Return what is refused of real photographs, of other things and of the same classes: a row a system."""
+    """Return the refusals of real photographs, of other things and of the same classes: a row per system."""
     found = {(row["system"], row["group"]): row for row in photos.to_dict("records")}
     groups = list(dict.fromkeys(photos["group"]))
     header = ["system", "AUROC", "FPR at 95 % TPR"]
@@ -225,7 +223,7 @@ def tables() -> dict[str, str]:
 
 
 def with_tables(text: str) -> str:
-    """Return a text with every marked table as the last runs say. Raises: KeyError: a name is unknown."""
+    """Return a text with every marked table updated from the last runs. Raises: KeyError: a name is unknown."""
     found = tables()
     return MARKED.sub(lambda match: f"{match[1]}\n{found[match[2]]}\n\n{match[3]}", text)
 

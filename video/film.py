@@ -1,7 +1,7 @@
-"""Film the sample's val and test items, and fresh items of the same catalog, on a turntable.
+"""Film the sample's val and test items, and new items of the same catalog, on a turntable.
 
 Reads   data/splits/photos.csv, data/splits/label_space.json, data/sample/params.yaml
-Writes  video/clips/: a clip for every item, clips.csv with its split and labels, frames.csv with what was done to it
+Writes  video/clips/: a clip per item, clips.csv with its split and labels, frames.csv with how each frame was filmed
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Judge fused clips against single frames, and fit the temperature of fused clips on val.
+"""Compare fused clips with single frames, and fit the temperature of fused clips on val.
 
 Reads   video/predictions/, video/clips/, models/systems.json, models/, data/splits/label_space.json
 Writes  models/clips.json, metrics/video.json, plots/video/
@@ -50,13 +50,13 @@ def main() -> None:
         temperatures = fit_temperatures(frames, probs, codes, val, most)
         calibration[name] = {"checkpoint": checkpoint_digest(name, models), "temperatures": temperatures}
         for task in space:
-            found = {
+            by_num_frames = {
                 num: answers(frames, probs[task], codes[task], ~val, num, temperatures[task])
                 for num in params.num_frames
             }
             known = {"system": name, "task": task}
-            rows += [{**known, **row} for row in compare_methods(found[most], params.calibration_bins)]
-            curves += [{**known, **row} for row in curve_rows(found, ("single", "vote", "fused_all", "fused"))]
+            rows += [{**known, **row} for row in compare_methods(by_num_frames[most], params.calibration_bins)]
+            curves += [{**known, **row} for row in curve_rows(by_num_frames, ("single", "vote", "fused_all", "fused"))]
     scores, curve = pd.DataFrame(rows), pd.DataFrame(curves)
     write_json(models / CALIBRATION, calibration)
     write_csv(plots / "scores.csv", scores)

@@ -1,4 +1,4 @@
-"""Read frames of all clips as `vitrine predict` does, 1, 4, 8 or 16 of each, and predict them with every network.
+"""Read 1, 4, 8 or 16 frames of every clip as `vitrine predict` does, and predict them with every network.
 
 Reads   video/clips/, models/
 Writes  video/predictions/: frames.csv, and the raw predictions of each network for its rows
@@ -40,8 +40,8 @@ def main() -> None:
     stacked = np.concatenate(photos)
     names = [f"{row['file']} {row['num_frames']} {row['seconds']}" for row in rows]
     for name in NETWORKS:
-        found = Network.load(Path("models") / name).predict(stacked, names)
-        replace(found, embeddings=found.embeddings[:, :0]).save(out / f"{name}.npz")
+        predictions = Network.load(Path("models") / name).predict(stacked, names)
+        replace(predictions, embeddings=predictions.embeddings[:, :0]).save(out / f"{name}.npz")
 
 
 if __name__ == "__main__":

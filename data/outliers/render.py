@@ -1,4 +1,4 @@
-"""Render things that are none of the sample's classes.
+"""Render objects that belong to none of the sample's classes.
 
 Reads   params.yaml
 Writes  images/, labels.csv

@@ -1,4 +1,4 @@
-"""Render the sample catalogue.
+"""Render the sample catalog.
 
 Reads   params.yaml
 Writes  images/, labels.csv, masks.png

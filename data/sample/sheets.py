@@ -1,4 +1,4 @@
-"""Show the catalogue: every item once, one item in every condition, every material.
+"""Draw contact sheets of the catalog: every item once, items in every condition, every material.
 
 Reads   images/, labels.csv
 Writes  sheets/catalogue.jpg, sheets/conditions.jpg, sheets/materials.jpg
@@ -19,7 +19,7 @@ from vitrine.render.items import Item
 from vitrine.render.materials import CONDITIONS, MATERIALS
 
 GAP_PX, TEXT_PX = 6, 26
-# An item of each class that these materials are usual for.
+# A class that is typical of each material.
 SHOWN = {
     "plastic": "food_storage_plastic_container",
     "metal": "tableware_water_bottle",
@@ -34,7 +34,7 @@ SHOWN = {
 
 
 def sheet(rows: list[list[tuple[Path, str]]], path: Path) -> None:
-    """Lay photographs out in rows, each with two lines of text below."""
+    """Lay out photographs in rows, each with two lines of text below."""
     side = Image.open(rows[0][0][0]).width
     width, height = side + GAP_PX, side + TEXT_PX + GAP_PX
     page = Image.new("RGB", (max(map(len, rows)) * width + GAP_PX, len(rows) * height + GAP_PX), "white")
@@ -65,7 +65,7 @@ def main() -> None:
     sheet(rows, Path("sheets/catalogue.jpg"))
 
     def item(class_label: str, number: int, material: str, color: str, condition: str = "new") -> Item:
-        seed = (params.seed, 900_000 + number)  # far from the catalogue's own items
+        seed = (params.seed, 900_000 + number)  # far from the catalog's own items
         return Item("SHEET", class_label, color, material, condition, "medium", "modern", seed)
 
     shown = [
@@ -83,10 +83,10 @@ def main() -> None:
         for k, material in enumerate(MATERIALS)
     ]
     with TemporaryDirectory() as folder:
-        asked = [(*pair, 0) for row in by_condition for pair in row] + [(*pair, 1) for pair in by_material]
-        work = [Job(thing, view, f"{k}.jpg") for k, (thing, _, view) in enumerate(asked)]
+        shots = [(*pair, 0) for row in by_condition for pair in row] + [(*pair, 1) for pair in by_material]
+        work = [Job(thing, view, f"{k}.jpg") for k, (thing, _, view) in enumerate(shots)]
         paths = [Path(folder) / path for path, _ in in_parallel(work, Path(folder), params)]
-        texts = [f"{words(thing.class_label)}\n{thing.color}, {label}" for thing, label, _ in asked]
+        texts = [f"{words(thing.class_label)}\n{thing.color}, {label}" for thing, label, _ in shots]
         tiles = list(zip(paths, texts, strict=True))
         num = len(CONDITIONS)
         sheet([tiles[k * num : (k + 1) * num] for k in range(len(shown))], Path("sheets/conditions.jpg"))

@@ -37,7 +37,7 @@ def dvc_hash(path: Path) -> str:
 
 
 def expected_hashes(params: dict[str, Any], lock: Path = Path("dvc.lock")) -> dict[str, str]:
-    """Return the committed hash of every path; nothing if the lock was made with other params."""
+    """Return the committed hash of every path; empty if the lock was made with other params."""
     if not lock.is_file():
         return {}
     stage = yaml.safe_load(lock.read_text(encoding="utf-8"))["stages"].get("fetch", {})
@@ -47,20 +47,20 @@ def expected_hashes(params: dict[str, Any], lock: Path = Path("dvc.lock")) -> di
 
 
 def bring(params: dict[str, Any], target: Path) -> None:
-    """Put all paths into `target`: from the local folder if one is named, else from the repository."""
+    """Copy all paths to `target`: from the local folder if one is set, else from the repository."""
     local = os.environ.get(FOLDER_VARIABLE)
     if local:
         for name in params["paths"]:
             source = Path(local) / name
             if not source.exists():
-                raise FetchError(f"{source}: not found. {FOLDER_VARIABLE} must name a folder that holds {name}")
+                raise FetchError(f"{source}: not found. {FOLDER_VARIABLE} must be set to a folder that contains {name}")
             if source.is_dir():
                 shutil.copytree(source, target / name, copy_function=shutil.copyfile)
             else:
                 shutil.copyfile(source, target / name)
         return
-    otherwise = f"set {FOLDER_VARIABLE} to a folder that holds {' and '.join(params['paths'])} and run again"
-    checkout_files(params["url"], params["commit"], params["paths"], target, otherwise)
+    hint = f"set {FOLDER_VARIABLE} to a folder that contains {' and '.join(params['paths'])} and run again"
+    checkout_files(params["url"], params["commit"], params["paths"], target, hint)
 
 
 def main() -> None:
@@ -69,18 +69,16 @@ def main() -> None:
         target = Path(folder)
         bring(params, target)
         expected = expected_hashes(params)
-        found = {name: dvc_hash(target / name) for name in params["paths"]}
+        actual = {name: dvc_hash(target / name) for name in params["paths"]}
         wrong = [
-            f"  {name}: expected {expected[name]}, found {found[name]}"
+            f"  {name}: expected {expected[name]}, found {actual[name]}"
             for name in expected
-            if found.get(name) != expected[name]
+            if actual.get(name) != expected[name]
         ]
         if wrong:
-            raise FetchError(
-                "these are not the photographs that dvc.lock names; nothing was changed:\n" + "\n".join(wrong)
-            )
+            raise FetchError("the photographs do not match dvc.lock; nothing was changed:\n" + "\n".join(wrong))
         if not expected:
-            print("dvc.lock has no hashes for these params yet; it will record the ones found now")
+            print("dvc.lock has no hashes for these params yet; it will record those of the current files")
         for name in params["paths"]:
             if Path(name).is_dir():
                 shutil.rmtree(name)

@@ -21,15 +21,15 @@ from vitrine.errors import VitrineError
 
 
 class ArtifactError(VitrineError):
-    """A file that a stage reads is missing, broken or not what it should be."""
+    """A file that a stage reads is missing, corrupt or has unexpected content."""
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; move it there when the block ends well, delete it otherwise."""
+    """Yield a temporary path next to `path`; move it there if the block succeeds, delete it otherwise."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}-{secrets.token_hex(8)}{path.suffix}")
-    temporary.touch(exist_ok=False)  # with the permissions that the umask leaves to a new file
+    temporary.touch(exist_ok=False)  # with the default permissions of a new file
     try:
         yield temporary
         os.replace(temporary, path)
@@ -66,7 +66,7 @@ def write_metrics(
     intervals: Mapping[str, tuple[float, float]] | None = None,
     digits: int = 4,
 ) -> None:
-    """Write metrics rounded to `digits` places, and beside them their intervals, which DVC's tables leave out as lists.
+    """Write metrics rounded to `digits` places, with their intervals as lists, which DVC's tables omit.
 
     Raises:
         ArtifactError: a value is not a finite number; DVC would drop or misread it.
@@ -96,16 +96,16 @@ def write_csv(path: Path, table: pd.DataFrame, digits: int = 6) -> None:
 
 
 def read_csv(path: Path, dtype: Any = None) -> pd.DataFrame:
-    """Read a table; only an empty field is missing, so a label 'none' or 'NA' survives.
+    """Read a table; only empty fields count as missing, so labels such as 'none' and 'NA' are kept.
 
     Args:
-        dtype: as of `pandas.read_csv`: str, or {column: str}, for text that may look like numbers.
+        dtype: as in `pandas.read_csv`: str, or {column: str}, for text that may look like numbers.
     """
     return _read(path, lambda: pd.read_csv(path, dtype=dtype, keep_default_na=False, na_values=[""], encoding="utf-8"))
 
 
 def write_npz(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write arrays so that the same arrays give the same bytes: `np.savez` does not, from one Python to the next."""
+    """Write arrays with deterministic bytes; those of `np.savez` vary between Python versions."""
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for name, array in sorted(arrays.items()):
             member = io.BytesIO()
@@ -148,7 +148,7 @@ def read_tensors(path: Path) -> dict[str, NDArray[Any]]:
 
 def _read(path: Path, load: Callable[[], Any]) -> Any:
     if not path.is_file():
-        raise ArtifactError(f"{path}: not found. Make it with: dvc repro")
+        raise ArtifactError(f"{path}: not found. Create it with: dvc repro")
     try:
         return load()
     except Exception as error:

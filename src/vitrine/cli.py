@@ -1,4 +1,4 @@
-"""The `vitrine` command. Heavy modules are imported inside the commands, so that --help is quick."""
+"""The `vitrine` command. Heavy modules are imported inside the commands, so that --help is fast."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
 
 class Layout(StrEnum):
-    """What runs an exported system."""
+    """Runtime of an exported system."""
 
     onnx = "onnx"
     openvino = "openvino"
@@ -63,7 +63,7 @@ class Layout(StrEnum):
 
 
 class Precision(StrEnum):
-    """How an exported system computes."""
+    """Numeric precision of an exported system."""
 
     fp32 = "fp32"
     int8 = "int8"
@@ -84,7 +84,7 @@ def main(
     context: typer.Context,
     project: Annotated[
         Path | None,
-        typer.Option(help="Folder of the project; without it the nearest one at or above this folder.", metavar="DIR"),
+        typer.Option(help="Project folder. Default: the nearest one at or above the working folder.", metavar="DIR"),
     ] = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -92,13 +92,13 @@ def main(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print version and backends.")
     ] = False,
 ) -> None:
-    """See, judge and find product photographs.
+    """Classify, evaluate and search product photographs.
 
-    Exit codes: 0 done; 1 nothing found, files skipped, or metrics worse; 2 error.
+    Exit codes: 0 success; 1 nothing found, files skipped, or metrics worse; 2 error.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # names of files need not be text
+            stream.reconfigure(errors="backslashreplace")  # file names may not be valid text
     current = context.with_resource(open_session(project))
     current.quiet, current.verbose = quiet, verbose
 
@@ -110,10 +110,10 @@ Revision = Annotated[str, typer.Argument(help="A git revision, such as HEAD, HEA
 def init(
     folder: Annotated[Path, typer.Argument(help="A folder with images/CLASS/*.jpg, or with labels.csv.")],
 ) -> None:
-    """Make labels.csv for class folders in FOLDER/images, or check the one that is there. Nothing is overwritten.
+    """Create labels.csv from class folders in FOLDER/images, or check an existing one. Nothing is overwritten.
 
-    Class folders may lie in images/train, images/val and images/test. Exit code 1 if a table that is there breaks the
-    data contract.
+    Class folders may be in images/train, images/val and images/test. The exit code is 1 if an existing table breaks
+    the data contract.
     """
     from vitrine.data.catalog import CatalogError
     from vitrine.data.dataset import describe_table, table_from_folders, write_table
@@ -122,7 +122,7 @@ def init(
 
     guess, folder = None, session().from_here(folder)
     if not folder.is_dir():
-        raise CatalogError(folder, ["not a folder; name one that holds images/CLASS/*.jpg or labels.csv"])
+        raise CatalogError(folder, ["not a folder; choose one that contains images/CLASS/*.jpg or labels.csv"])
     if not (folder / "labels.csv").exists():
         params = read_section("split", SplitParams)
         table, guess = table_from_folders(folder, params.max_megapixels, params.near_duplicate_bits)
@@ -164,20 +164,20 @@ def _print_description(folder: Path, description: Description, guess: Guess | No
 
 def _print_guess(guess: Guess, num_classes: int) -> None:
     for fault in guess.unreadable:
-        typer.echo(f"Left out {fault}")
+        typer.echo(f"Skipped {fault}")
     if guess.named_classes:
-        typer.echo(f"Items were guessed from the beginnings of file names in: {', '.join(guess.named_classes)}.")
+        typer.echo(f"Items were inferred from prefixes of file names in: {', '.join(guess.named_classes)}.")
     if len(guess.named_classes) < num_classes:
-        where = "In the other classes" if guess.named_classes else "Here"
-        typer.echo(f"{where} file names do not tell items apart, so each photograph became an item of its own.")
+        subject = "In the other classes, file names" if guess.named_classes else "File names"
+        typer.echo(f"{subject} do not distinguish items, so each photograph is its own item.")
     if guess.joined:
-        alike = "pair looks alike and was" if len(guess.joined) == 1 else "pairs look alike and were"
-        typer.echo(f"{len(guess.joined)} {alike} put into one item:")
+        merged = "similar pair was" if len(guess.joined) == 1 else "similar pairs were each"
+        typer.echo(f"{len(guess.joined)} {merged} merged into one item:")
         for first, second in guess.joined[:10]:
             typer.echo(f"  {first} = {second}")
     typer.echo(
-        "Check the column instance_id: all photographs of one physical item need the same one, or the scores will be "
-        "too high."
+        "Check the column instance_id: all photographs of one physical item must have the same value, or the scores "
+        "will be too high."
     )
 
 
@@ -188,17 +188,17 @@ def predict(
         typer.Argument(metavar="FILE", help="Files, folders, patterns, or - for paths on standard input."),
     ],
     model: Model = "ensemble",
-    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="How many labels to show for a task.")] = 3,
-    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Take the folders in a folder, too.")] = False,
-    frames: Annotated[int, typer.Option(min=1, max=64, help="How many frames of a clip to look at.")] = 16,
+    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="Number of labels to show per task.")] = 3,
+    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Include subfolders.")] = False,
+    frames: Annotated[int, typer.Option(min=1, max=64, help="Number of frames to read from a clip.")] = 16,
     layout: OutputFormat = Format.table,
     _quiet: Quiet = False,
     _verbose: Verbose = False,
 ) -> None:
-    """Say what is on photographs and clips: for every task the most probable labels, calibrated.
+    """Predict photographs and clips: the most probable labels for every task, with calibrated probabilities.
 
-    A clip of one item gets one answer, with the frames that decided it; it needs the extra [video]. Files that cannot
-    be read are named on standard error; the others are answered. The exit code is then 1.
+    A clip of one item gets one prediction, with the frames that decided it; clips need the extra [video]. Unreadable
+    files are reported on standard error and skipped; the exit code is then 1.
     """
     from tqdm import tqdm
 
@@ -213,26 +213,26 @@ def predict(
         predictor, start = load_predictor(model), time.perf_counter()
         named = {session().from_here(name).as_posix(): name for name in names}
         first = True
-        # On a terminal the answers themselves show the progress.
+        # On a terminal, the printed predictions already show the progress.
         hidden = session().quiet or (sys.stdout.isatty() and layout is not Format.json) or None
         with tqdm(total=len(named), unit="file", disable=hidden) as bar:
-            for answers, wrong in answer_files(named, predictor, top_k, frames):
+            for answers, unreadable in answer_files(named, predictor, top_k, frames):
                 with tqdm.external_write_mode():
-                    for path, fault in wrong:
+                    for path, fault in unreadable:
                         skip(named[path], fault)
-                num_faults += len(wrong)
+                num_faults += len(unreadable)
                 if answers:
                     if layout is Format.json:
                         records += answers
                     else:
                         print_answers(answers, layout, first)
                     first = False
-                bar.update(len(answers) + len(wrong))
+                bar.update(len(answers) + len(unreadable))
         if layout is Format.table and not first:
             say(f"\n{predictor.name}, computed with {predictor.runtime.name}")
         say_more(f"{counted(len(named), 'file')} in {time.perf_counter() - start:.1f} s.")
     elif not faults:
-        say("No photographs: the folders hold no files.")
+        say("No photographs: the folders contain no files.")
     if layout is Format.json:
         print_json(records)
     if num_faults or not names:
@@ -241,21 +241,24 @@ def predict(
 
 @app.command("export")
 def export_system(
-    out: Annotated[Path, typer.Argument(help="A new or an empty folder.")],
-    model: Annotated[str | None, typer.Option(help="Without it the ensemble; for the web mobilevit.")] = None,
-    layout: Annotated[Layout, typer.Option("--format", help="What runs it; web is a page for any host.")] = Layout.onnx,
-    precision: Annotated[Precision, typer.Option(help="int8 where it passed the parity gate.")] = Precision.fp32,
+    out: Annotated[Path, typer.Argument(help="A new or empty folder.")],
+    model: Annotated[str | None, typer.Option(help="Default: ensemble; mobilevit for web.")] = None,
+    layout: Annotated[
+        Layout, typer.Option("--format", help="Target runtime; web is a page for any web host.")
+    ] = Layout.onnx,
+    precision: Annotated[Precision, typer.Option(help="int8 only if it passed the parity gate.")] = Precision.fp32,
 ) -> None:
-    """Take a system elsewhere: one file with preprocessing and calibration inside, and what describes it.
+    """Export a system: one file that includes preprocessing and calibration, and files that describe it.
 
-    Run `make export` before, which makes, measures and gates what this command copies; only executorch is made here.
+    Run `make export` first, which creates, measures and gates the files that this command copies; only executorch is
+    created here.
     """
     place = session().from_here(out)
     if layout is Layout.web:
         from vitrine.app.web import compressed_megabytes, package_web
 
         if precision is not Precision.fp32:
-            raise fail(ValueError("--precision: the web format has fp32 only"))
+            raise fail(ValueError("--precision: the web format supports only fp32"))
         paths = package_web(place, model or "mobilevit")
         needed = [path for path in paths if path.parent.name != "thumbnails"]
         typer.echo(
@@ -267,7 +270,7 @@ def export_system(
         from vitrine.inference.device import package_executorch
 
         if precision is not Precision.fp32:
-            raise fail(ValueError("--precision: the executorch format has fp32 only"))
+            raise fail(ValueError("--precision: the executorch format supports only fp32"))
         paths = package_executorch(place, model or "ensemble")
     else:
         from vitrine.inference.package import package_export
@@ -280,21 +283,23 @@ def export_system(
 @app.command()
 def search(
     words: Annotated[str, typer.Argument(help='What to find, such as "blue bottle, not plastic" or color:blue.')] = "",
-    like: Annotated[Path | None, typer.Option(help="A photograph to be like; with words, both count.")] = None,
+    like: Annotated[
+        Path | None, typer.Option(help="Find photographs similar to this one; can be combined with words.")
+    ] = None,
     model: Model = "ensemble",
     folder: IndexFolder = None,
     qdrant: Qdrant = None,
     collection: Collection = None,
     approximate: Approximate = False,
-    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, max=1000, help="How many photographs to show.")] = 10,
-    by_item: Annotated[bool, typer.Option("--by-item", help="Show only the best photograph of every item.")] = False,
+    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, max=1000, help="Number of photographs to show.")] = 10,
+    by_item: Annotated[bool, typer.Option("--by-item", help="Show only the best photograph of each item.")] = False,
     layout: OutputFormat = Format.table,
     _quiet: Quiet = False,
     _verbose: Verbose = False,
 ) -> None:
     """Find indexed photographs by words, by another photograph, or by both.
 
-    The exit code is 1 if nothing is found, or nothing that is found is a confident match.
+    The exit code is 1 if nothing is found, or if no hit is a confident match.
     """
     from vitrine.commands.files import file_fault
     from vitrine.photos import PhotoError
@@ -336,38 +341,41 @@ app.command()(explain)
 
 @app.command()
 def serve(
-    host: Annotated[str, typer.Option(help="Where to listen; any other than 127.0.0.1 lets others in.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port.")] = 7860,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; any address other than 127.0.0.1 accepts remote connections.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 7860,
     qdrant: Qdrant = None,
     collection: Collection = None,
     approximate: Approximate = False,
     queue: Annotated[
-        Path | None, typer.Option(help="Photographs to label: a file of `vitrine label next`. Without it, queue.csv.")
+        Path | None, typer.Option(help="Photographs to label: a file from `vitrine label next`. Default: queue.csv.")
     ] = None,
 ) -> None:
-    """Serve the web page over what `dvc repro` made. Needs the extra [app].
+    """Serve the web page for the outputs of `dvc repro`. Needs the extra [app].
 
-    With --qdrant, all systems that have an index are searched there; with --collection, the one that it is of.
+    With --qdrant, all systems that have an index are searched there; with --collection, only the system of that
+    collection.
     """
     _check_port(host, port)
     if queue and not session().from_here(queue).is_file():
-        raise ProjectError(f"{queue}: not found. Make it with: vitrine label next INDEX --out {queue}")
+        raise ProjectError(f"{queue}: not found. Create it with: vitrine label next INDEX --out {queue}")
     try:
         from vitrine.app.server import QUEUE
         from vitrine.app.server import serve as serve_page
     except ModuleNotFoundError as error:
         raise fail(ValueError(f"{error.name} is not installed. Install the extra: pip install -e '.[app]'")) from None
-    systems = sorted({path.parent.name for path in Path("index").glob("*/*.json")})  # an index, or one of shards
+    systems = sorted({path.parent.name for path in Path("index").glob("*/*.json")})  # a single-file or a sharded index
     engines = {engine.name: engine for engine in open_collections(qdrant, collection, approximate, systems)}
     serve_page(Path("."), host, port, engines, session().from_here(queue or QUEUE))
 
 
 def _check_port(host: str, port: int) -> None:
-    """End with a message if nothing can listen there, before the page starts, which takes seconds."""
+    """Fail early if the port is not available, before the page starts, which takes seconds."""
     try:
         socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
     except OSError as error:
-        number = error.errno or 0  # resolvers count below 0
+        number = error.errno or 0  # resolver errors are negative
         reason = os.strerror(number) if number > 0 else "no such host"
         if number == errno.EADDRINUSE:
             reason = "is in use; choose another with --port"
@@ -376,7 +384,7 @@ def _check_port(host: str, port: int) -> None:
 
 @app.command()
 def gate(revision: Revision = "HEAD") -> None:
-    """Compare metrics with a revision; fail if one is worse beyond noise, or gone (exit code 1)."""
+    """Compare metrics with a revision; exit with code 1 if one is missing or worse beyond noise."""
     from vitrine.reporting.compare import (
         FAILURES,
         ORDER,
@@ -410,10 +418,10 @@ def summary(
     revision: Revision = "HEAD",
     out: Annotated[Path, typer.Option(help="The Markdown file to write.")] = Path("summary.md"),
     repository_url: Annotated[
-        str | None, typer.Option(help="Where GitHub shows the repository; else pictures are copied beside the file.")
+        str | None, typer.Option(help="URL of the repository on GitHub. Default: pictures are copied next to the file.")
     ] = None,
 ) -> None:
-    """Write what changed since a revision as Markdown, for a pull request."""
+    """Write the changes since a revision as Markdown, for a pull request."""
     from vitrine.reporting.compare import write_summary
 
     write_summary(revision, session().from_here(out), repository_url)

@@ -1,4 +1,4 @@
-"""The base of all errors that users cause and can mend, and how scripts end on them."""
+"""The base class of errors that users can fix, and how scripts exit on them."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 
 class VitrineError(Exception):
-    """A fault whose message says what is wrong, where, and what to do. Each module that finds faults has its own."""
+    """Base class of errors whose message says what is wrong, where, and what to do; modules define subclasses."""
 
 
 def exit_on_error() -> None:
-    """Let such an error end a script with its message alone, without a traceback, and exit code 1."""
+    """Make a script exit on a `VitrineError` with its message and exit code 1, without a traceback."""
     previous = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, traceback: Any) -> None:

@@ -1,4 +1,4 @@
-"""The label space: which tasks there are, which labels each has, and which photograph carries which."""
+"""The label space: the tasks, the labels of each task, and the labels of photographs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CLASS_TASK = "class"
 """The one task that every dataset has; the others are the attributes named in params."""
 
 MISSING = -1
-"""Code of a photograph without a label for a task. Loss and metrics leave it out."""
+"""Code of a photograph without a label for a task. Losses and metrics ignore it."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class LabelSpace:
 
     @classmethod
     def derive(cls, table: pd.DataFrame, tasks: list[str]) -> LabelSpace:
-        """Take the sorted labels of every task from the photographs whose split is train."""
+        """Collect the sorted labels of every task from the train split."""
         train = table[table["split"] == "train"]
         return cls({task: tuple(sorted(train[task].dropna().unique())) for task in tasks})
 
@@ -38,12 +38,12 @@ class LabelSpace:
         """Rebuild from `to_json`'s list of `{"task": ..., "labels": [...]}`.
 
         Raises:
-            ArtifactError: the document has another form.
+            ArtifactError: the document is malformed.
         """
         try:
             return cls({str(entry["task"]): tuple(entry["labels"]) for entry in document})  # type: ignore[arg-type]
         except (TypeError, KeyError) as error:
-            raise ArtifactError(f"not a label space: {error!r}. Make it anew with: dvc repro split") from None
+            raise ArtifactError(f"not a label space: {error!r}. Recreate it with: dvc repro split") from None
 
     def to_json(self) -> list[dict[str, object]]:
         return [{"task": task, "labels": list(labels)} for task, labels in self.labels.items()]
@@ -59,7 +59,7 @@ class LabelSpace:
         return len(self.labels[task])
 
     def encode(self, table: pd.DataFrame) -> dict[str, NDArray[np.int64]]:
-        """Return per task the label codes of a table's rows; MISSING where the label is absent.
+        """Return the label codes of a table's rows for every task, MISSING where a label is absent.
 
         Shape:
             each value: (photos,)
@@ -78,16 +78,16 @@ class LabelSpace:
 
 
 DISPLAY_NAMES = Path("data/display_names.yaml")
-"""What people read instead of a label; in the project's folder, as all paths are."""
+"""Names displayed instead of labels; relative to the project's folder, like all paths."""
 
 
 def label_words(label: str) -> str:
-    """Return the words of a label: an underscore is a space."""
+    """Replace the underscores of a label with spaces."""
     return label.replace("_", " ").strip()
 
 
 def display_name(label: str) -> str:
-    """Return a label or a task as people read it: as data/display_names.yaml says, else its words.
+    """Return the display name of a label or a task: from data/display_names.yaml, else its words.
 
     Raises:
         ArtifactError: the file is not a list of `label: name`.
@@ -104,7 +104,7 @@ def _display_names(path: Path) -> dict[str, str]:
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise ArtifactError(f"{DISPLAY_NAMES}: cannot be read ({error})") from None
     if not isinstance(names, dict) or not all(isinstance(text, str) for pair in names.items() for text in pair):
-        raise ArtifactError(f"{DISPLAY_NAMES}: expected lines such as 'wrist_watch: Wrist watch', numbers in quotes")
+        raise ArtifactError(f"{DISPLAY_NAMES}: expected lines such as 'wrist_watch: Wrist watch'; quote numbers")
     return names
 
 
@@ -112,8 +112,8 @@ def read_photo_table(path: Path) -> pd.DataFrame:
     """Read photos.csv or training.csv of the split stage: all columns are text, so `007` and `1e3` stay as they are.
 
     Columns:
-        photos.csv: image_path, split, instance_id, and one a task; training.csv: row (of photos.npy), split, and one
-        a task, for the photographs of train and val alone. A missing label is None.
+        photos.csv: image_path, split, instance_id, and one per task; training.csv: row (of photos.npy), split, and one
+        per task, for the photographs of train and val only. A missing label is None.
     """
     table = read_csv(path, dtype=str).astype("object")
     return table.where(table.notna(), None)
@@ -135,5 +135,5 @@ NAMES = (
 
 
 def read_score_table(path: Path) -> pd.DataFrame:
-    """Read a table of numbers by names, such as plots/evaluate/scores.csv: a task or a label named `1` stays text."""
+    """Read a table of scores, such as plots/evaluate/scores.csv; names stay text, even a task or a label named `1`."""
     return read_csv(path, dtype=dict.fromkeys(NAMES, str))

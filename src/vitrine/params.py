@@ -12,11 +12,11 @@ from vitrine.errors import VitrineError
 
 
 class ParamsError(VitrineError):
-    """params.yaml does not say what a stage needs to know."""
+    """params.yaml is missing, malformed or has invalid values."""
 
 
 class Section(BaseModel):
-    """Base of every params section: no defaults are guessed, no key is ignored, nothing is coerced."""
+    """Base of every params section: unknown keys are errors, and values are never coerced."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -64,5 +64,5 @@ def _fault(name: str, section: type[Section], fault: dict[str, Any]) -> str:
     if isinstance(fault["input"], str) and fault["type"] in ("float_type", "int_type"):
         hint = " (YAML reads 1e-4 as text: write 1.0e-4)"
     if fault["type"] == "string_type" and not isinstance(fault["input"], (dict, list)):
-        hint = " (put it in quotes: without them YAML reads 007, true and no as something else)"
+        hint = " (put it in quotes: otherwise, YAML does not read 007, true and no as text)"
     return f"{key}: expected {expected}; found {fault['input']!r}{hint}"

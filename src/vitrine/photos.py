@@ -1,4 +1,4 @@
-"""Decode photographs of any kind into plain color arrays, or say what is wrong with them. Needs no torch."""
+"""Decode photographs of any format into color arrays, with errors for unusable files. Does not need torch."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from vitrine.errors import VitrineError
 
 MIN_SIDE_PX = 8
-"""Photographs with a shorter side hold nothing to learn from."""
+"""Photographs with a shorter side are too small to learn from."""
 
 HIGHEST_MAX_MEGAPIXELS = 500.0
-"""Largest `max_megapixels` that params may ask for; Pillow refuses more, also inside icons, whatever a header says."""
+"""Largest valid `max_megapixels`; Pillow rejects larger images, also inside icons, whatever a header says."""
 
 DRAFT_GAP = 2
-"""JPEG files are decoded at an eighth, a quarter or a half of their size while that leaves this many times the pixels
-that are wanted on a side: 12 megapixels take a third of the time, and what is resampled last is antialiased."""
+"""JPEG files are decoded at 1/8, 1/4 or 1/2 of their size if that leaves at least this many times the target size per
+side: 12 megapixels take a third of the time, and the final resampling is antialiased."""
 
-# Once, at import, for the whole process: photographs are decoded in threads, and `warnings.catch_warnings` in threads
-# restores the filters in any order, which leaves "ignore" behind. Damaged metadata is no reason to refuse a photograph.
+# Set once at import for the whole process: photographs are decoded in threads, where `warnings.catch_warnings` restores
+# the filters in any order, which leaves "ignore" behind. Damaged metadata is no reason to reject a photograph.
 Image.MAX_IMAGE_PIXELS = int(HIGHEST_MAX_MEGAPIXELS * 1e6)
 warnings.filterwarnings("ignore", module=r"PIL\.")
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
@@ -31,11 +31,11 @@ warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
 @dataclass(frozen=True)
 class Decoding:
-    """How files become arrays before anything else, in training, in evaluation and for new files alike.
+    """How files are decoded to arrays, in training, in evaluation and for new files.
 
     Attributes:
-        photo_size_px: the side of the squares that photographs are decoded to
-        max_megapixels: larger files are refused
+        photo_size_px: the side of the decoded, square photographs
+        max_megapixels: larger files are rejected
     """
 
     photo_size_px: int
@@ -43,19 +43,19 @@ class Decoding:
 
 
 class PhotoError(VitrineError):
-    """A file is missing, or is no photograph that can be used."""
+    """A file is missing or is not a usable photograph."""
 
 
 def decode_photo(path: Path, size_px: int, max_megapixels: float) -> NDArray[np.uint8]:
-    """Read a photograph of any mode as a square color array: its center, the shorter side scaled to `size_px`.
+    """Decode a photograph of any mode to a square color array: its center, the shorter side scaled to `size_px`.
 
-    Orientation follows EXIF, transparency is laid on white, 16-bit values keep their high bits, and of an animation
-    the first frame counts.
+    EXIF orientation is applied, transparency is composited on white, 16-bit values keep their high bits, and only the
+    first frame of an animation is used.
 
     Shape:
         returns: (size_px, size_px, channels)
     Raises:
-        PhotoError: the file is missing, empty, truncated, no image, smaller than MIN_SIDE_PX or too large. The size
+        PhotoError: the file is missing, empty, truncated, not an image, smaller than MIN_SIDE_PX or too large. The size
             is read from the header, before anything is decoded.
     """
     if not path.is_file():
@@ -75,7 +75,7 @@ def decode_photo(path: Path, size_px: int, max_megapixels: float) -> NDArray[np.
         raise PhotoError(f"{path}: is not an image that can be read") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise PhotoError(f"{path}: is larger than the limit of {max_megapixels:g} megapixels") from None
-    except Exception as error:  # the decoders raise whatever their formats provoke
+    except Exception as error:  # decoders raise exceptions of many types
         raise PhotoError(f"{path}: cannot be decoded ({str(error) or type(error).__name__})") from error
     return np.asarray(square, dtype=np.uint8)
 
@@ -91,7 +91,7 @@ def _check_size(path: Path, size: tuple[int, int], max_megapixels: float) -> Non
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         values = np.asarray(image, dtype=np.float64)
-        # 16-bit files come as one of several modes; a float image is taken to hold fractions.
+        # 16-bit files have one of several modes; a float image with values up to 1 holds fractions.
         scaled = values * 255 if image.mode == "F" and values.max(initial=0) <= 1 else values / 257
         image = Image.fromarray(np.clip(scaled.round(), 0, 255).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:

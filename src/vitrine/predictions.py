@@ -1,4 +1,4 @@
-"""What a model says of photographs: probabilities per task and embeddings. Plain arrays, read without torch."""
+"""Predictions of a model for photographs: probabilities per task and embeddings. Plain arrays, without torch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Predictions:
     """Predictions of one model for some photographs.
 
     Shape:
-        image_paths: one text per photograph, as in labels.csv (or as given to the Predictor)
+        image_paths: one string per photograph, as in labels.csv (or as given to the Predictor)
         probs[task]: (photos, labels), float32, rows sum to 1
         embeddings: (photos, features), float32, not normalized
     """
@@ -34,7 +34,7 @@ class Predictions:
         return len(self.image_paths)
 
     def select(self, rows: NDArray[Any]) -> Predictions:
-        """Keep some photographs. Shape: rows (n,) integer positions or a (photos,) boolean mask."""
+        """Select photographs. Shape: rows (n,) integer positions or a (photos,) boolean mask."""
         positions = np.arange(len(self))[rows]
         return Predictions(
             self.label_space,
@@ -56,7 +56,7 @@ class Predictions:
 
     @classmethod
     def load(cls, path: Path) -> Predictions:
-        """Raises: ArtifactError when the file is missing or not a file of predictions."""
+        """Load a file of predictions. Raises: ArtifactError: the file is missing or does not contain predictions."""
         arrays = read_npz(path)
         try:
             label_space = LabelSpace.from_json(json.loads(str(arrays["label_space"])))

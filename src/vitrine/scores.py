@@ -1,4 +1,4 @@
-"""Accuracy and F1 of counted pairs of true and predicted labels: the one definition that every module uses."""
+"""Accuracy and F1 from confusion matrices: the only definitions, which every module uses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Counts = NDArray[np.number[Any]]
 
 
 def confusion_counts(codes: NDArray[np.int64], predicted: NDArray[np.int64], num_labels: int) -> NDArray[np.int64]:
-    """Count pairs of true (rows) and predicted (columns) labels; unlabeled photographs do not count.
+    """Count pairs of true (rows) and predicted (columns) labels; unlabeled photographs are ignored.
 
     Shape:
         codes, predicted: (photos,); returns: (labels, labels)
@@ -26,7 +26,7 @@ def confusion_counts(codes: NDArray[np.int64], predicted: NDArray[np.int64], num
 
 
 def accuracy(confusions: Counts) -> NDArray[np.float64]:
-    """Return the fraction of predictions that are right."""
+    """Return the fraction of correct predictions."""
     return _fraction(_right(confusions).sum(axis=-1), confusions.sum(axis=(-2, -1)))
 
 

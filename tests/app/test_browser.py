@@ -1,4 +1,4 @@
-"""People use the page with a mouse, a phone or the keyboard alone; a real browser tries what they do."""
+"""The page works in a real browser with a mouse, on a phone and with the keyboard alone."""
 
 from __future__ import annotations
 
@@ -33,36 +33,36 @@ pytestmark = [
     ),
 ]
 
-SHOP = os.environ.get("VITRINE_SHOP")
-"""A finished project to look at instead of the small made-up one; then no label is corrected."""
+PROJECT = os.environ.get("VITRINE_PROJECT")
+"""A finished project to open instead of the small made-up one; its labels are not corrected."""
 
 PICTURES = Path(os.environ["VITRINE_PICTURES"]) if "VITRINE_PICTURES" in os.environ else None
-"""Where screenshots are put."""
+"""The folder for screenshots."""
 
 WAIT_MS = 90_000
-"""What a condition may take at most: a busy machine's PyTorch needs a minute to load."""
+"""Longest wait for a condition: loading PyTorch takes a minute on a busy machine."""
 
 WORDS = ("blue cap", "green sneakers")
-"""What the pictures of the sample search for."""
+"""Queries in the pictures of the sample."""
 
 WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 
 WATCH_FILTERS = """() => {
   window.filtersWereSeen = false;
-  const look = () => {
+  const watch = () => {
     window.filtersWereSeen ||= document.querySelector('#search-model')?.checkVisibility() ?? false;
-    requestAnimationFrame(look);
+    requestAnimationFrame(watch);
   };
-  look();
+  watch();
 }"""
-"""Note in every frame whether the search's filters are shown."""
+"""Record in every frame whether the search filters are visible."""
 
 
 @pytest.fixture(scope="module")
-def folder(shop_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if SHOP:
-        return Path(SHOP)
-    root = shutil.copytree(shop_folder, tmp_path_factory.mktemp("browsed") / "shop")
+def folder(project_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if PROJECT:
+        return Path(PROJECT)
+    root = shutil.copytree(project_folder, tmp_path_factory.mktemp("browsed") / "project")
     won, lost = {"random": (0.2, 0.1, 0.3)}, {"random": (0.0, -0.1, 0.1)}
     verdicts = {
         (name, task): Verdict(checkpoint_digest(name, root / "models"), won if task == "class" else lost)
@@ -91,16 +91,16 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def scheme() -> str:
-    """The page's colors; a test that names its own is parametrized with them."""
+    """The color scheme of the page; tests may parametrize it."""
     return "light"
 
 
 @pytest.fixture(params=[WIDE], ids=["wide"])
 def page(browser: Any, address: str, scheme: str, request: pytest.FixtureRequest) -> Iterator[Any]:
-    """The opened page; ends the test badly if it asked another host for anything or logged an error.
+    """Open the page; fail the test if it contacted another host, logged an error or used Gradio's queue.
 
-    So it does if an event went through Gradio's queue, which loses answers: the browser starts to wait for one on the
-    queue's stream of answers after the server has ended it, if that was told late.
+    The queue loses answers: if the browser learns late that the server has closed the stream of answers, it waits for
+    the next answer on the closed stream.
     """
     elsewhere, queued, errors = [], [], []
 
@@ -125,9 +125,9 @@ def page(browser: Any, address: str, scheme: str, request: pytest.FixtureRequest
 
 
 def is_error(message: Any) -> bool:
-    """Say whether a console message tells of a fault.
+    """Return whether a console message reports an unexpected error.
 
-    Leaving the page aborts what Gradio still listens to; a refused upload is a test's own doing.
+    Leaving the page aborts Gradio's open connections, and tests provoke rejected requests on purpose.
     """
     expected = ("abort", "connection errored", "status of 400", "status of 404", "status of 409", "status of 503")
     return message.type == "error" and not any(text in message.text.lower() for text in expected)
@@ -165,7 +165,7 @@ def query(page: Any) -> dict[str, list[str]]:
 
 
 @both_sizes
-def test_a_clip_is_answered_with_its_frames_and_a_photograph_takes_its_place(page: Any, tmp_path: Path) -> None:
+def test_a_clip_shows_its_frames_until_a_photograph_replaces_it(page: Any, tmp_path: Path) -> None:
     pytest.importorskip("av")
     from clips import encode, pictures
 
@@ -174,16 +174,16 @@ def test_a_clip_is_answered_with_its_frames_and_a_photograph_takes_its_place(pag
     path = encode(tmp_path / "clip.mp4", frames)
     open_example(page)
     with page.expect_file_chooser() as chooser:
-        page.locator("#look-clip").click()
+        page.locator("#identify-clip").click()
     chooser.value.set_files(path)
     page.wait_for_selector(".strip li")
     assert page.locator(".strip li").count() == 16
     assert page.locator(".strip .dropped").count() >= 2 and "duplicate" in page.locator(".strip").inner_text()
     assert page.locator(".strip .decided").count() == 3
-    assert page.locator("#look-photo img").count() == 0
+    assert page.locator("#identify-photo img").count() == 0
     assert no_sideways_scrolling(page)
-    page.locator("#look-model label").nth(1).click()
-    page.wait_for_selector(".answer[data-system='deit']" if not SHOP else ".answer:not([data-system='ensemble'])")
+    page.locator("#identify-model label").nth(1).click()
+    page.wait_for_selector(".answer[data-system='deit']" if not PROJECT else ".answer:not([data-system='ensemble'])")
     assert page.locator(".strip li").count() == 16
     # A phone scrolls to the answer, and a click before that would miss.
     page.wait_for_function(
@@ -191,7 +191,7 @@ def test_a_clip_is_answered_with_its_frames_and_a_photograph_takes_its_place(pag
     )
     open_example(page, 1)
     page.wait_for_selector(".strip", state="detached")
-    assert page.locator("#look-photo img").count() > 0
+    assert page.locator("#identify-photo img").count() > 0
 
 
 def test_a_clip_can_be_dropped_on_the_photograph(page: Any, tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ def test_a_clip_can_be_dropped_on_the_photograph(page: Any, tmp_path: Path) -> N
           const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
           const moved = new DataTransfer();
           moved.items.add(new File([bytes], 'clip.mp4', {type: 'video/mp4'}));
-          const place = document.querySelector('#look-photo button');
+          const place = document.querySelector('#identify-photo button');
           place.dispatchEvent(new DragEvent('drop', {dataTransfer: moved, bubbles: true, cancelable: true}));
         }""",
         content,
@@ -233,15 +233,15 @@ def open_confident_example(page: Any) -> None:
 
 
 @both_sizes
-def test_the_answer_is_one_sentence_with_its_certainty_then_details(page: Any) -> None:
-    open_confident_example(page) if SHOP else open_example(page)
+def test_an_answer_is_one_sentence_with_its_certainty_followed_by_details(page: Any) -> None:
+    open_confident_example(page) if PROJECT else open_example(page)
     headline, certain = page.locator(".answer h2").inner_text(), page.locator(".answer .certain").inner_text()
-    said = {}
+    certainties = {}
     for task in page.locator(".answer .task").all():
         certainty = task.locator(".certainty").inner_text()
-        said[task.locator("h3").inner_text().removesuffix(certainty).strip().lower()] = certainty
-    assert SHOP or said == {"class": "confident", "color": "unsure", "material": "not reliable on this data"}
-    for task, certainty in said.items():
+        certainties[task.locator("h3").inner_text().removesuffix(certainty).strip().lower()] = certainty
+    assert PROJECT or certainties == {"class": "confident", "color": "unsure", "material": "not reliable on this data"}
+    for task, certainty in certainties.items():
         part = next(part for part in certain.lower().rstrip(".").split("; ") if re.search(rf"\b{task}\b", part))
         assert part.startswith(certainty)
     first = page.locator(".answer .bar.first span").first.inner_text()
@@ -254,7 +254,7 @@ def test_the_answer_is_one_sentence_with_its_certainty_then_details(page: Any) -
 
 @both_sizes
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_why_is_shown_by_keyboard_for_a_task_or_said_why_not(page: Any) -> None:
+def test_the_keyboard_shows_the_heat_map_of_a_task_or_why_there_is_none(page: Any) -> None:
     open_example(page)
     switch = page.get_by_label("Show why")
     switch.focus()
@@ -262,24 +262,24 @@ def test_why_is_shown_by_keyboard_for_a_task_or_said_why_not(page: Any) -> None:
     figure = page.locator("#why-picture figure")
     verdict = page.locator("#why-picture figure, #why-picture .hidden-why")
     sync_api.expect(verdict.first).to_be_visible()
-    if not SHOP:
+    if not PROJECT:
         label = page.locator(".answer .bar.first span").first.inner_text()
         sync_api.expect(figure.locator("img")).to_have_attribute(
             "alt", re.compile(f"Heat map of Ensemble for .*{label}")
         )
-        sync_api.expect(figure).to_contain_text(re.compile(r"Bright is what .* rests on.*Ensemble, \d+ ms", re.DOTALL))
+        sync_api.expect(figure).to_contain_text(re.compile(r"Bright regions support .*Ensemble, \d+ ms", re.DOTALL))
         assert figure.locator("img").evaluate("image => image.naturalWidth") == 384
     assert no_sideways_scrolling(page)
     page.locator("#why").scroll_into_view_if_needed()
     take(page, f"why_{'wide' if page.viewport_size == WIDE else 'phone'}")
-    if SHOP:
+    if PROJECT:
         return
     page.locator("#why-task").get_by_label("Color").check()
-    reason = "No heat map for color by Ensemble: on val its heat maps do not mark what the answers rest on better than"
+    reason = "No heat map for color by Ensemble: on val its heat maps are not more faithful than"
     sync_api.expect(page.locator("#why-picture .hidden-why")).to_contain_text(reason)
     sync_api.expect(figure).to_have_count(0)
     page.locator("#why-task").get_by_label("Class").check()
-    page.locator("#look-model").get_by_label("Side by side").check()
+    page.locator("#identify-model").get_by_label("Side by side").check()
     sync_api.expect(figure).to_have_count(2)
     page.get_by_label("Remove Image").or_(page.get_by_label("Clear")).first.click()
     sync_api.expect(figure).to_have_count(0)
@@ -287,13 +287,13 @@ def test_why_is_shown_by_keyboard_for_a_task_or_said_why_not(page: Any) -> None:
     sync_api.expect(page.locator("#why-task")).to_be_hidden()
 
 
-def test_the_photograph_itself_is_not_among_those_like_it(page: Any) -> None:
+def test_similar_photographs_exclude_the_photograph_itself(page: Any) -> None:
     open_example(page, 1)
     row = page.locator(".examples button").nth(1).get_attribute("data-picked")
     assert f"ensemble/{row}" not in [hit.get_attribute("data-hit") for hit in page.locator("#similar [data-hit]").all()]
 
 
-def test_a_photograph_that_was_identified_leads_to_the_search(page: Any) -> None:
+def test_a_search_can_start_from_an_identified_photograph(page: Any) -> None:
     open_example(page, 1)
     page.get_by_role("button", name="Search for photographs like it").click()
     sync_api.expect(page.get_by_role("tab", name="Search", exact=True)).to_have_attribute("aria-selected", "true")
@@ -303,7 +303,7 @@ def test_a_photograph_that_was_identified_leads_to_the_search(page: Any) -> None
     assert likeness == sorted(likeness, reverse=True) and likeness[0] > 90
 
 
-def test_panels_of_the_last_photograph_go_away_with_it(page: Any) -> None:
+def test_removing_a_photograph_removes_its_panels(page: Any) -> None:
     open_example(page)
     page.get_by_label("Remove Image").or_(page.get_by_label("Clear")).first.click()
     sync_api.expect(page.locator("#answer .empty")).to_contain_text("No photograph yet")
@@ -311,7 +311,7 @@ def test_panels_of_the_last_photograph_go_away_with_it(page: Any) -> None:
     sync_api.expect(page.get_by_role("button", name="Search for photographs like it")).to_be_hidden()
 
 
-def test_an_uploaded_photograph_is_searched_with_words_and_cleared(page: Any, folder: Path) -> None:
+def test_an_uploaded_photograph_is_combined_with_words_and_cleared(page: Any, folder: Path) -> None:
     image = next((folder / "data").glob("*/images/*"))
     open_tab(page, "Search")
     page.get_by_role("button", name="Like a photograph").click()
@@ -321,7 +321,7 @@ def test_an_uploaded_photograph_is_searched_with_words_and_cleared(page: Any, fo
     sync_api.expect(page.locator("#results .why").first).to_contain_text("red")
     assert "similarity" in captions(page)[0]
     take(page, "search_photo")
-    page.locator("#results [data-hit]").nth(1).click()  # a hit takes the upload's place
+    page.locator("#results [data-hit]").nth(1).click()  # a hit replaces the upload
     source = page.locator(".lightbox .detail").get_attribute("data-place")
     page.get_by_role("button", name="Find similar photographs").click()
     sync_api.expect(page.locator("#results .why").first).to_contain_text("similarity 100%")
@@ -334,9 +334,9 @@ def test_an_uploaded_photograph_is_searched_with_words_and_cleared(page: Any, fo
 
 def test_a_file_is_uploaded_and_compared_side_by_side(page: Any, folder: Path) -> None:
     image = next((folder / "data").glob("*/images/*"))
-    page.locator("#look-photo input[type=file]").set_input_files(str(image))
+    page.locator("#identify-photo input[type=file]").set_input_files(str(image))
     page.wait_for_selector(".answer")
-    page.locator("#look-model").get_by_label("Side by side").check()
+    page.locator("#identify-model").get_by_label("Side by side").check()
     page.wait_for_selector('.answer[data-system="mobilevit"]')
     assert page.locator(".answer").count() == len(list((folder / "models").glob("*/model.json")))
     first = page.locator(".answer .note").first.inner_text().split(",")[0]
@@ -344,9 +344,9 @@ def test_a_file_is_uploaded_and_compared_side_by_side(page: Any, folder: Path) -
     take(page, "compare")
 
 
-def test_a_file_that_is_no_photograph_gets_a_sentence(page: Any, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_photograph_is_reported(page: Any, tmp_path: Path) -> None:
     (tmp_path / "page.png").write_text("<html>")
-    page.locator("#look-photo input[type=file]").set_input_files(str(tmp_path / "page.png"))
+    page.locator("#identify-photo input[type=file]").set_input_files(str(tmp_path / "page.png"))
     sync_api.expect(page.locator("#answer .empty")).to_contain_text("Can't read this image: it is not an image")
 
 
@@ -359,7 +359,7 @@ def add_many(page: Any, paths: list[Path]) -> None:
 
 
 @both_sizes
-def test_many_photographs_are_answered_sorted_combined_and_saved(page: Any, folder: Path, tmp_path: Path) -> None:
+def test_many_photographs_are_identified_sorted_combined_and_saved(page: Any, folder: Path, tmp_path: Path) -> None:
     images = sorted((folder / "data").glob("*/images/*"))[::3][:8]
     (tmp_path / "broken.png").write_text("x")
     (tmp_path / "=1+1.txt").write_text("x")
@@ -390,14 +390,14 @@ def test_many_photographs_are_answered_sorted_combined_and_saved(page: Any, fold
     chosen = page.locator("table.batch tbody input:enabled")
     chosen.nth(0).check()
     chosen.nth(1).check()
-    page.get_by_role("button", name="These show one item").click()
+    page.get_by_role("button", name="Combine as one item").click()
     sync_api.expect(status).to_contain_text("7 answers; 1 file could not be read")
     assert rows.count() == 8 and page.locator("table.batch .name", has_text=" + ").count() == 1
     page.get_by_role("button", name="Clear", exact=True).last.click()
     sync_api.expect(rows).to_have_count(0)
 
 
-def test_no_more_than_two_hundred_photographs_are_taken(page: Any, folder: Path) -> None:
+def test_at_most_two_hundred_photographs_are_accepted(page: Any, folder: Path) -> None:
     page.route("**/api/predict*", lambda route: route.fulfill(status=400, json={"error": "not now"}))
     page.locator("vitrine-batch input[type=file]").first.set_input_files(
         [str(sorted((folder / "data").glob("*/images/*"))[0])] * 203
@@ -406,12 +406,12 @@ def test_no_more_than_two_hundred_photographs_are_taken(page: Any, folder: Path)
     sync_api.expect(status).to_contain_text("200 files could not be read; 3 photographs beyond 200 left out.")
 
 
-def test_a_busy_server_is_asked_again(page: Any, folder: Path) -> None:
-    asked = []
+def test_a_request_to_a_busy_server_is_retried(page: Any, folder: Path) -> None:
+    requests = []
 
     def answer(route: Any) -> None:
-        asked.append(route.request.url)
-        if len(asked) == 1:
+        requests.append(route.request.url)
+        if len(requests) == 1:
             route.fulfill(status=503, headers={"Retry-After": "0.1"}, json={"error": "busy"})
         else:
             route.continue_()
@@ -419,24 +419,26 @@ def test_a_busy_server_is_asked_again(page: Any, folder: Path) -> None:
     page.route("**/api/predict*", answer)
     add_many(page, sorted((folder / "data").glob("*/images/*"))[:1])
     sync_api.expect(page.locator("vitrine-batch [role=status]")).to_have_text("1 answer.")
-    assert len(asked) == 2
+    assert len(requests) == 2
 
 
 # -- search ----------------------------------------------------------------------------------------------------------
 
 
 @both_sizes
-def test_words_find_photographs_and_say_why(page: Any) -> None:
+def test_words_find_photographs_with_reasons(page: Any) -> None:
     open_tab(page, "Search")
     find(page, "blue bottle")
     sync_api.expect(page.locator("#results .cards .why").first).to_contain_text("blue")
+    spacing = "caption => { const style = getComputedStyle(caption); return [style.padding, style.display]; }"
+    assert page.locator("#results .cards .why").first.evaluate(spacing) == ["0px", "block"]
     assert "%" in captions(page)[0]
     line = page.locator(".count b").first.inner_text()
     assert re.fullmatch(r"(\d+ photographs match|1 photograph matches|No confident match for) “blue bottle”.*", line)
     box = page.locator("#results .cards button").first.bounding_box()
     assert box["y"] < page.viewport_size["height"] - 150, "hits are below the first screen"
     assert no_sideways_scrolling(page)
-    if SHOP:
+    if PROJECT:
         find(page, WORDS[0])
         sync_api.expect(page.locator(".count b").first).to_contain_text(WORDS[0])
     take(page, "search" if page.viewport_size == WIDE else "search_phone")
@@ -481,7 +483,7 @@ def test_models_are_compared_in_a_search(page: Any) -> None:
     take(page, "search_compare")
 
 
-def test_unknown_words_a_hint_a_filter_and_more(page: Any) -> None:
+def test_a_search_offers_hints_more_hits_and_filters(page: Any) -> None:
     open_tab(page, "Search")
     find(page, "zebra")
     sync_api.expect(page.locator("#results .empty")).to_contain_text("Not understood: 'zebra'")
@@ -499,14 +501,14 @@ def test_unknown_words_a_hint_a_filter_and_more(page: Any) -> None:
     sync_api.expect(page.locator(".count b")).to_have_text(f"{count} photograph{'s' if count > 1 else ''}")
 
 
-def test_a_misspelled_word_is_said_to_be_read_as_another(page: Any) -> None:
+def test_the_correction_of_a_misspelled_word_is_shown(page: Any) -> None:
     open_tab(page, "Search")
     find(page, "blue botle class:zebra")
     sync_api.expect(page.locator(".count")).to_contain_text("Showing results for 'bottle'")
     sync_api.expect(page.locator(".count")).to_contain_text("Not understood: 'class:zebra'")
 
 
-def test_a_hit_opens_large_and_its_neighbors_follow_by_keys(page: Any) -> None:
+def test_a_hit_opens_large_and_arrow_keys_show_its_neighbors(page: Any) -> None:
     open_tab(page, "Search")
     find(page, "red")
     sync_api.expect(page.locator("#results .why").first).to_contain_text("red")
@@ -531,12 +533,12 @@ def test_a_hit_opens_large_and_its_neighbors_follow_by_keys(page: Any) -> None:
     sync_api.expect(detail).not_to_have_attribute("data-place", order[-1])
     page.keyboard.press("Escape")
     sync_api.expect(page.locator(".lightbox")).to_be_hidden()
-    assert page.evaluate("document.activeElement.dataset.hit") == order[1], "focus goes back to what was clicked"
+    assert page.evaluate("document.activeElement.dataset.hit") == order[1], "focus returns to the hit that was clicked"
     page.wait_for_function("!location.search.includes('hit=')")
     assert query(page)["q"] == ["red"]
 
 
-def test_a_hit_leads_to_others_like_it_and_words_narrow_them(page: Any) -> None:
+def test_a_hit_leads_to_similar_photographs_that_words_narrow_down(page: Any) -> None:
     open_tab(page, "Search")
     page.locator("#results [data-hit]").nth(2).click()
     source = page.locator(".lightbox .detail").get_attribute("data-place")
@@ -547,7 +549,7 @@ def test_a_hit_leads_to_others_like_it_and_words_narrow_them(page: Any) -> None:
     page.reload()
     sync_api.expect(page.locator("#results .why").first).to_contain_text("similarity 100%")
     assert page.locator("#results [data-hit]").first.get_attribute("data-hit") == source
-    find(page, "red")  # words and likeness together
+    find(page, "red")  # words and similarity together
     sync_api.expect(page.locator("#results .why").first).to_contain_text("red")
     assert "similarity" in captions(page)[0]
     sync_api.expect(page.locator(".count b")).to_contain_text("“red” and are like the photograph")
@@ -565,19 +567,22 @@ def test_a_shared_address_shows_the_same_tab_search_and_photograph(page: Any, ad
     page.locator("#search-model").get_by_label("DeiT").check()
     find(page, "red")
     sync_api.expect(page.locator("#results .why").first).to_contain_text("red")
-    page.get_by_role("button", name="Color").click()
+    page.get_by_role("button", name="Color").and_(page.locator(".label-wrap")).click()
     label = page.locator(".facet:visible label").filter(has_text=re.compile(r"\([1-9]\d*\)$")).first
     label.locator("input").check()
     page.wait_for_function("location.search.includes('color=')")
     shown = page.locator(".count b").inner_text()
     page.locator("#results [data-hit]").first.click()
     place = page.locator(".lightbox .detail").get_attribute("data-place")
-    asked = query(page)
+    shared = query(page)
     assert (
-        asked["tab"] == ["search"] and asked["model"] == ["deit"] and asked["q"] == ["red"] and asked["hit"] == [place]
+        shared["tab"] == ["search"]
+        and shared["model"] == ["deit"]
+        and shared["q"] == ["red"]
+        and shared["hit"] == [place]
     )
     page.goto("about:blank")
-    page.goto(f"{address}/?{urlsplit(page.url).query or '&'.join(f'{k}={v}' for k, vs in asked.items() for v in vs)}")
+    page.goto(f"{address}/?{urlsplit(page.url).query or '&'.join(f'{k}={v}' for k, vs in shared.items() for v in vs)}")
     sync_api.expect(page.locator(".lightbox .detail")).to_have_attribute("data-place", place)
     page.keyboard.press("Escape")
     sync_api.expect(page.locator("#words textarea, #words input")).to_have_value("red")
@@ -585,23 +590,23 @@ def test_a_shared_address_shows_the_same_tab_search_and_photograph(page: Any, ad
     sync_api.expect(page.locator("#search-model").get_by_label("DeiT")).to_be_checked()
 
 
-@pytest.mark.parametrize("asked", ["tab=search&q=red", "tab=search&color=red&model=deit", "tab=accuracy", ""])
-def test_who_opens_an_address_for_the_first_time_sees_its_tab_and_can_go_back(
-    browser: Any, address: str, asked: str
+@pytest.mark.parametrize("query_string", ["tab=search&q=red", "tab=search&color=red&model=deit", "tab=accuracy", ""])
+def test_an_address_opened_without_a_cache_shows_its_tab_and_can_go_back(
+    browser: Any, address: str, query_string: str
 ) -> None:
-    """A browser that has nothing of the page in its cache reports the first tab late."""
+    """A browser without the page in its cache reports the first tab late."""
     with closing(browser.new_context()) as context:
         page = context.new_page()
         page.set_default_timeout(WAIT_MS)
         page.goto("about:blank")
         before = page.evaluate("history.length")
-        page.goto(f"{address}/?{asked}")
+        page.goto(f"{address}/?{query_string}")
         page.wait_for_selector("html[data-ready]", state="attached")
         page.wait_for_timeout(500)
-        tab = parse_qs(asked).get("tab", ["identify"])[0]
+        tab = parse_qs(query_string).get("tab", ["identify"])[0]
         shown = page.get_by_role("tab", name=tab.capitalize(), exact=True)
         sync_api.expect(shown).to_have_attribute("aria-selected", "true")
-        assert query(page).items() >= parse_qs(asked).items()
+        assert query(page).items() >= parse_qs(query_string).items()
         assert page.evaluate("history.length") == before + 1
 
 
@@ -623,7 +628,7 @@ def test_back_returns_to_what_was_shown(page: Any) -> None:
     sync_api.expect(page.locator("#results .why").first).to_contain_text("blue")
 
 
-def test_an_address_that_makes_no_sense_shows_the_first_tab(page: Any, address: str) -> None:
+def test_an_invalid_address_shows_the_first_tab(page: Any, address: str) -> None:
     page.goto(f"{address}/?hit=deit/99999")
     sync_api.expect(page.locator(".lightbox")).to_contain_text("There is no such photograph.")
     page.goto(f"{address}/?tab=<b>&model=x&like=../../etc&class=none&q={'y' * 900}")
@@ -661,12 +666,12 @@ def corrections(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def asked_split(page: Any) -> str:
+def shown_split(page: Any) -> str:
     return str(re.findall(r"in (val|test)\.", page.locator(".fix .note").first.inner_text())[0])
 
 
 @both_sizes
-def test_labels_are_fixed_one_by_one_by_keys(page: Any, folder: Path) -> None:
+def test_labels_are_corrected_one_by_one_with_the_keyboard(page: Any, folder: Path) -> None:
     open_tab(page, "Fix labels")
     page.wait_for_selector(".fix h2")
     count = page.locator("vitrine-labels .count")
@@ -676,7 +681,7 @@ def test_labels_are_fixed_one_by_one_by_keys(page: Any, folder: Path) -> None:
     assert no_sideways_scrolling(page)
     first = page.locator(".fix h2").inner_text()
     page.locator(".fix").focus()
-    page.keyboard.press("s")  # to the end
+    page.keyboard.press("s")  # moves it to the end of the queue
     sync_api.expect(count).to_have_text(f"1 of {total}")
     sync_api.expect(page.locator(".fix h2")).not_to_have_text("")
     page.keyboard.press("u")
@@ -685,11 +690,11 @@ def test_labels_are_fixed_one_by_one_by_keys(page: Any, folder: Path) -> None:
     sync_api.expect(count).to_have_text(f"2 of {total}")
     page.keyboard.press("u")
     sync_api.expect(count).to_have_text(f"1 of {total}")
-    if SHOP:
+    if PROJECT:
         return
     before = corrections(folder)
     label = page.locator(".labels .label").first.inner_text()
-    in_test = asked_split(page) == "test"
+    in_test = shown_split(page) == "test"
     page.keyboard.press("1")
     if in_test:
         sync_api.expect(page.locator(".fix [role=alertdialog]")).to_contain_text("changes the scores")
@@ -700,7 +705,7 @@ def test_labels_are_fixed_one_by_one_by_keys(page: Any, folder: Path) -> None:
     (line,) = corrections(folder)[len(before) :]
     assert line["task"] == "class" and line["label"].replace("_", " ") in label
     page.keyboard.press("u")
-    sync_api.expect(page.locator("vitrine-labels")).to_contain_text("was taken back")
+    sync_api.expect(page.locator("vitrine-labels")).to_contain_text("correction undone")
     assert corrections(folder) == before
 
 
@@ -718,7 +723,7 @@ def test_the_last_label_ends_the_queue(page: Any) -> None:
 
 @pytest.fixture
 def queue(folder: Path) -> Iterator[Path]:
-    """Three items to label in the project that is served: one of two photographs, one of one, and a broken one."""
+    """Queue three items in the served project: one with two photographs, one with one, and a broken one."""
     (folder / "new").mkdir(exist_ok=True)
     sources = sorted((folder / "data").glob("*/images/*"))[:3]
     for number, source in enumerate(sources):
@@ -731,7 +736,7 @@ def queue(folder: Path) -> Iterator[Path]:
     (folder / "queue.csv").unlink()
 
 
-def given(queue: Path) -> list[list[str]]:
+def queued_labels(queue: Path) -> list[list[str]]:
     with queue.open(encoding="utf-8") as file:
         return [[row["class_label"], row["color"], row["material"]] for row in csv.DictReader(file)]
 
@@ -740,17 +745,17 @@ def axe_findings(page: Any) -> list[tuple[Any, ...]]:
     from axe_playwright_python.sync_playwright import Axe
 
     page.wait_for_function("document.getAnimations().every((animation) => animation.playState !== 'running')")
-    found = Axe().run(page).response["violations"]
-    return [(v["id"], v["help"], [node["html"][:160] for node in v["nodes"][:3]]) for v in found]
+    violations = Axe().run(page).response["violations"]
+    return [(v["id"], v["help"], [node["html"][:160] for node in v["nodes"][:3]]) for v in violations]
 
 
 def expect_queue(page: Any, text: str) -> None:
     sync_api.expect(page.locator("vitrine-queue")).to_contain_text(text)
 
 
-@pytest.mark.skipif(SHOP is not None, reason="labels photographs")
+@pytest.mark.skipif(PROJECT is not None, reason="labels photographs")
 @both_sizes
-def test_photographs_are_labeled_one_item_after_the_other_by_keys(page: Any, queue: Path) -> None:
+def test_photographs_are_labeled_item_by_item_with_the_keyboard(page: Any, queue: Path) -> None:
     page.emulate_media(reduced_motion="reduce")
     page.reload()
     open_tab(page, "Fix labels")
@@ -780,24 +785,24 @@ def test_photographs_are_labeled_one_item_after_the_other_by_keys(page: Any, que
     page.keyboard.press("Enter")
     sync_api.expect(card.locator("[aria-current=step] h3")).to_have_text("color")
     page.keyboard.press("1")
-    assert given(queue) == [["", "", ""]] * 4, "an item is written whole"
+    assert queued_labels(queue) == [["", "", ""]] * 4, "an item is written once all its tasks are done"
     page.keyboard.press("n")
     sync_api.expect(title).to_have_text("second item")
     sync_api.expect(count).to_have_text("1 of 3 labeled")
-    first, same, *others = given(queue)
+    first, same, *others = queued_labels(queue)
     assert first == same and first[0].replace("_", " ") == names[0] and first[1] and not first[2]
     assert others == [["", "", ""]] * 2
     page.keyboard.press("u")
-    expect_queue(page, "its labels were taken back")
+    expect_queue(page, "labels removed")
     sync_api.expect(card.locator("[aria-current=step] h3")).to_have_text("material")
-    assert given(queue) == [["", "", ""]] * 4
+    assert queued_labels(queue) == [["", "", ""]] * 4
     page.keyboard.press("Enter")
     sync_api.expect(title).to_have_text("second item")
     sync_api.expect(card.locator("[aria-current=step] h3")).to_have_text("class")
     for _ in range(3):
         page.keyboard.press("Enter")
     sync_api.expect(title).to_have_text("third item")
-    expect_queue(page, "The model cannot say what it is: new/3.png: is not an image that can be read")
+    expect_queue(page, "No prediction: new/3.png: is not an image that can be read")
     sync_api.expect(card.locator(".broken")).to_have_text("3.png cannot be read")
     take(page, "queue_broken" if page.viewport_size == WIDE else "queue_broken_phone")
     for key in ("1", "n", "n"):
@@ -805,7 +810,7 @@ def test_photographs_are_labeled_one_item_after_the_other_by_keys(page: Any, que
     sync_api.expect(page.locator("vitrine-queue > .note")).to_have_text("new/3.png: is not an image that can be read")
     sync_api.expect(count).to_have_text("2 of 3 labeled")
     page.reload()
-    page.wait_for_selector("html[data-ready]", state="attached")  # before that the address is not yet that of the tab
+    page.wait_for_selector("html[data-ready]", state="attached")  # until then, the address is not that of the tab
     sync_api.expect(title).to_be_visible()
     sync_api.expect(title).to_have_text("third item")
     queue.write_text(
@@ -819,7 +824,7 @@ def test_photographs_are_labeled_one_item_after_the_other_by_keys(page: Any, que
     take(page, "queue_done" if page.viewport_size == WIDE else "queue_done_phone")
 
 
-@pytest.mark.skipif(SHOP is not None, reason="the project may have a queue")
+@pytest.mark.skipif(PROJECT is not None, reason="the project may have a queue")
 @both_sizes
 def test_without_a_queue_the_page_says_how_to_make_one(page: Any) -> None:
     open_tab(page, "Fix labels")
@@ -829,9 +834,9 @@ def test_without_a_queue_the_page_says_how_to_make_one(page: Any) -> None:
     take(page, "queue_none" if page.viewport_size == WIDE else "queue_none_phone")
 
 
-@pytest.mark.skipif(PICTURES is None, reason="made with `make pictures` alone")
+@pytest.mark.skipif(PICTURES is None, reason="made only by `make pictures`")
 @pytest.mark.parametrize("page", [{"width": 1100, "height": 760}], ids=["tour"], indirect=True)
-def test_a_tour_of_the_page_is_a_film_of_twenty_seconds(page: Any) -> None:
+def test_the_tour_of_the_page_takes_twenty_seconds(page: Any) -> None:
     assert PICTURES is not None
     frames: list[tuple[bytes, float]] = []
 
@@ -903,12 +908,12 @@ SMALL_TARGETS = """() => [...document.querySelectorAll('button, select, summary,
   .filter((each) => each.checkVisibility() && each.getBoundingClientRect().width > 0)
   .map((each) => [each.outerHTML.slice(0, 120), each.getBoundingClientRect()])
   .filter(([, box]) => box.width < 44 || box.height < 44).map(([html]) => html)"""
-"""What is too small for a thumb."""
+"""List controls that are too small to tap."""
 
 
 @pytest.mark.parametrize("tab", ["Identify", "Search", "Accuracy", "Fix labels"])
 @pytest.mark.parametrize("page", [PHONE], ids=["phone"], indirect=True)
-def test_what_is_touched_on_a_phone_is_large_enough(page: Any, tab: str) -> None:
+def test_tap_targets_on_a_phone_are_large_enough(page: Any, tab: str) -> None:
     open_tab(page, tab)
     if tab == "Search":
         page.locator("summary", has_text="Model and filters").click()
@@ -926,15 +931,15 @@ LAST_DRAWN = {
     "a hit": ".lightbox .detail",
     "many photographs": "table.batch tbody .certainty",
 }
-"""What a tab shows last."""
+"""The last element that a tab draws."""
 
 
 @pytest.mark.parametrize("tab", LAST_DRAWN)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing(page: Any, folder: Path, tab: str, scheme: str) -> None:
+def test_axe_finds_no_violations(page: Any, folder: Path, tab: str, scheme: str) -> None:
     page.emulate_media(reduced_motion="reduce")
     if tab == "Identify":
-        open_confident_example(page) if SHOP else open_example(page)
+        open_confident_example(page) if PROJECT else open_example(page)
     if tab == "many photographs":
         add_many(page, sorted((folder / "data").glob("*/images/*"))[:3])
     elif tab == "a hit":

@@ -1,4 +1,4 @@
-"""The gallery searches with facets, ranks doubtful labels, takes corrections and serves nothing but its photographs."""
+"""The gallery searches with facets, ranks doubtful labels, records corrections and serves only its photographs."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from vitrine.retrieval.sharded import ShardedIndex
 
 
 @pytest.fixture
-def gallery(shop_folder: Path, tmp_path: Path) -> Gallery:
-    folder = shutil.copytree(shop_folder, tmp_path / "shop")
+def gallery(project_folder: Path, tmp_path: Path) -> Gallery:
+    folder = shutil.copytree(project_folder, tmp_path / "project")
     return Gallery.load(folder, read_section("data", DataParams, folder / "params.yaml"))
 
 
-def test_a_gallery_of_shards_shows_the_same(gallery: Gallery) -> None:
+def test_a_sharded_gallery_gives_the_same_results(gallery: Gallery) -> None:
     compact_index(gallery.root / "index/deit", 10)
     shards = Gallery.load(gallery.root, gallery.data)
     assert isinstance(shards.indexes["deit"], ShardedIndex) and len(shards.indexes["deit"].shards) == 4
@@ -43,13 +43,13 @@ def test_a_gallery_of_shards_shows_the_same(gallery: Gallery) -> None:
         shards.thumbnail("deit", 32)
 
 
-def test_without_a_question_everything_is_shown_in_order(gallery: Gallery) -> None:
+def test_an_empty_query_shows_everything_in_order(gallery: Gallery) -> None:
     page = gallery.search("deit", "  ", {}, None, 5)
     assert [hit.row for hit in page.result.hits] == [0, 1, 2, 3, 4]
     assert page.num_found == len(gallery.indexes["deit"]) == 32
 
 
-def test_facets_keep_what_is_predicted_and_count_what_the_other_choices_leave(gallery: Gallery) -> None:
+def test_facets_filter_by_prediction_and_count_within_the_other_filters(gallery: Gallery) -> None:
     index = gallery.indexes["deit"]
     colors = np.array([index.label_probs("color", code) for code in range(2)]).argmax(axis=0)
     chosen = index.label_space.labels["color"][int(colors[0])]
@@ -60,33 +60,33 @@ def test_facets_keep_what_is_predicted_and_count_what_the_other_choices_leave(ga
     assert sum(page.facets["class"].values()) == page.num_found
 
 
-def test_labels_that_do_not_exist_choose_nothing(gallery: Gallery) -> None:
+def test_filters_by_unknown_labels_are_ignored(gallery: Gallery) -> None:
     assert gallery.search("deit", "", {"color": ["<b>"], "size": ["x"]}, None, 3).num_found == 32
 
 
-def test_disagreements_are_of_held_out_photographs_the_least_probable_label_first(gallery: Gallery) -> None:
-    found = gallery.disagreements("deit", "class")
+def test_disagreements_are_held_out_photographs_sorted_by_label_probability(gallery: Gallery) -> None:
+    disagreements = gallery.disagreements("deit", "class")
     held_out = [row for row in range(32) if gallery.split_of("deit", row) != "train"]
     wrong = [
         row
         for row in held_out
         if gallery.probs_of("deit", row)["class"][0][0] != gallery.labels_of("deit", row)["class"]
     ]
-    assert sorted(each.row for each in found) == wrong and 0 < len(wrong) < len(held_out)
-    assert [each.probability for each in found] == sorted(each.probability for each in found)
-    for each in found:
+    assert sorted(each.row for each in disagreements) == wrong and 0 < len(wrong) < len(held_out)
+    assert [each.probability for each in disagreements] == sorted(each.probability for each in disagreements)
+    for each in disagreements:
         assert each.ranked == tuple(gallery.probs_of("deit", each.row)["class"])
         assert each.given == gallery.labels_of("deit", each.row)["class"] != each.ranked[0][0]
         assert each.probability == dict(each.ranked)[each.given] and each.split in ("val", "test")
 
 
-def test_a_photograph_without_a_label_is_no_disagreement(gallery: Gallery) -> None:
+def test_a_photograph_without_a_label_is_not_a_disagreement(gallery: Gallery) -> None:
     names = [str(gallery.indexes["deit"].image_paths[each.row]) for each in gallery.disagreements("deit", "class")]
     gallery.table.loc[names, "class"] = None
     assert gallery.disagreements("deit", "class") == []
 
 
-def test_neighbors_leave_out_the_photograph_itself_and_have_one_an_item(gallery: Gallery) -> None:
+def test_neighbors_exclude_the_photograph_itself_and_have_one_per_item(gallery: Gallery) -> None:
     index = gallery.indexes["deit"]
     hits = gallery.similar("deit", index.embeddings[4], 5)
     items = [hit.instance_id for hit in hits]
@@ -98,7 +98,7 @@ def test_neighbors_leave_out_the_photograph_itself_and_have_one_an_item(gallery:
     assert gallery.similar("deit", turned, 5)[0].row == index.search(like=turned).hits[0].row
 
 
-def test_suggestions_are_pairs_that_photographs_have(gallery: Gallery) -> None:
+def test_suggestions_are_label_pairs_of_actual_photographs(gallery: Gallery) -> None:
     suggested = gallery.suggestions()
     pairs = set(zip(gallery.table["color"], gallery.table["class"], strict=True))
     assert len(suggested) == 2
@@ -119,7 +119,7 @@ def test_a_display_name_is_suggested_only_if_it_means_the_label(
 def test_a_photograph_is_shown_whole_upright_and_without_its_metadata(gallery: Gallery) -> None:
     path = gallery.file("deit", 0)
     exif = Image.Exif()
-    exif[0x0112], exif[0x010E] = 6, "secret"  # turned by a quarter; a description
+    exif[0x0112], exif[0x010E] = 6, "secret"  # rotated by 90 degrees; a description
     Image.new("RGB", (60, 20)).save(path.with_suffix(".jpg"), exif=exif)
     path.with_suffix(".jpg").rename(path)
     served = gallery.whole("deit", 0)
@@ -132,20 +132,20 @@ def test_a_photograph_is_shown_whole_upright_and_without_its_metadata(gallery: G
             gallery.whole("deit", row)
 
 
-def test_answers_for_indexed_photographs_are_those_of_the_predictor(gallery: Gallery) -> None:
+def test_answers_for_indexed_photographs_match_the_predictor(gallery: Gallery) -> None:
     from vitrine.inference.predictor import Predictor
 
     predictor = Predictor.load("ensemble", gallery.root / "models")
     (expected,) = predictor.to_records(predictor.predict_files([gallery.file("ensemble", 5)]))
     answer = gallery.answer_of("ensemble", 5)
     assert list(answer) == list(expected["tasks"])
-    for task, said in expected["tasks"].items():
-        assert answer[task]["certainty"] == said["certainty"]
-        assert [entry["label"] for entry in answer[task]["labels"]] == [entry["label"] for entry in said["labels"]]
-    assert [said["certainty"] for said in answer.values()] == ["confident", "unsure", "unreliable"]
+    for task, record in expected["tasks"].items():
+        assert answer[task]["certainty"] == record["certainty"]
+        assert [entry["label"] for entry in answer[task]["labels"]] == [entry["label"] for entry in record["labels"]]
+    assert [record["certainty"] for record in answer.values()] == ["confident", "unsure", "unreliable"]
 
 
-def test_photographs_beyond_the_limit_of_the_split_stage_are_refused(gallery: Gallery) -> None:
+def test_photographs_above_the_limit_of_the_split_stage_are_rejected(gallery: Gallery) -> None:
     assert gallery.max_megapixels == 50.0
     write_json(gallery.root / "data/splits/decoding.json", {"photo_size_px": 24, "max_megapixels": 0.001})
     strict = Gallery.load(gallery.root, gallery.data)
@@ -153,7 +153,7 @@ def test_photographs_beyond_the_limit_of_the_split_stage_are_refused(gallery: Ga
         strict.thumbnail("deit", 0)
 
 
-def test_an_index_of_an_unknown_system_is_named(gallery: Gallery) -> None:
+def test_an_index_of_an_unknown_system_is_reported(gallery: Gallery) -> None:
     gallery.indexes["deit"].name = "stranger"
     gallery.indexes["deit"].save(gallery.root / "index/mine")
     with pytest.raises(ArtifactError, match=r"index/mine: models/systems\.json has no system 'stranger'"):
@@ -175,7 +175,7 @@ def test_corrections_are_appended_and_change_what_the_split_stage_reads(gallery:
     assert changed["class"].tolist()[4] == "soap_bar"
 
 
-def test_corrections_that_make_no_sense_are_refused_and_nothing_is_written(gallery: Gallery) -> None:
+def test_invalid_corrections_are_rejected_and_not_written(gallery: Gallery) -> None:
     before = (gallery.root / "data/corrections.csv").read_bytes()
     for task, label in (("color", "=1+1"), ("size", "small"), ("class", "")):
         with pytest.raises(ArtifactError):
@@ -183,7 +183,7 @@ def test_corrections_that_make_no_sense_are_refused_and_nothing_is_written(galle
     assert (gallery.root / "data/corrections.csv").read_bytes() == before
 
 
-def test_corrections_are_undone_one_by_one_and_never_those_of_others(gallery: Gallery) -> None:
+def test_corrections_are_undone_one_by_one_but_not_those_of_others(gallery: Gallery) -> None:
     path = gallery.root / "data/corrections.csv"
     before = path.read_bytes()
     with pytest.raises(ArtifactError, match="nothing to undo"):
@@ -195,12 +195,12 @@ def test_corrections_are_undone_one_by_one_and_never_those_of_others(gallery: Ga
     gallery.correct("deit", 0, "class", "soap_bar")
     with path.open("a") as file:
         file.write("data/made_up,images/001.png,color,red\n")
-    with pytest.raises(ArtifactError, match="its last line is another one now"):
+    with pytest.raises(ArtifactError, match="its last line has changed"):
         gallery.undo()
     assert len(read_corrections(path)) == 2
 
 
-def test_a_corrections_file_that_is_no_table_is_named(gallery: Gallery) -> None:
+def test_an_invalid_corrections_file_is_reported(gallery: Gallery) -> None:
     path = gallery.root / "data/corrections.csv"
     table = read_catalog(gallery.root / gallery.data.path, gallery.data)
     for text, fault in (
@@ -215,7 +215,7 @@ def test_a_corrections_file_that_is_no_table_is_named(gallery: Gallery) -> None:
         apply_corrections(gallery.root, table, gallery.data)
 
 
-def test_thumbnails_are_encoded_from_pixels_and_rows_outside_are_refused(gallery: Gallery) -> None:
+def test_thumbnails_are_encoded_from_pixels_and_invalid_rows_are_rejected(gallery: Gallery) -> None:
     with Image.open(io.BytesIO(gallery.thumbnail("deit", 0))) as image:
         assert (image.format, image.size) == ("WEBP", (320, 320))
     for system, row in (("deit", 32), ("deit", -1), ("nobody", 0)):
@@ -223,7 +223,7 @@ def test_thumbnails_are_encoded_from_pixels_and_rows_outside_are_refused(gallery
             gallery.thumbnail(system, row)
 
 
-def test_a_project_that_has_not_run_is_named(tmp_path: Path) -> None:
+def test_a_project_without_an_index_is_reported(tmp_path: Path) -> None:
     data = DataParams(path="data", attributes=[], aliases={}, masked_labels={})
-    with pytest.raises(ArtifactError, match="holds no index"):
+    with pytest.raises(ArtifactError, match="contains no index"):
         Gallery.load(tmp_path, data)

@@ -1,4 +1,4 @@
-"""A score's history is what git has of it."""
+"""The history of a score comes from git."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_commits_oldest_first_and_the_working_tree_where_it_differs(root: Path) -> None:
+def test_commits_come_oldest_first_and_a_changed_working_tree_last(root: Path) -> None:
     commit(root, json.dumps({"class": 0.5}))
     commit(root, "broken {")
     commit(root, json.dumps({"other": 1}))
@@ -41,13 +41,13 @@ def test_commits_oldest_first_and_the_working_tree_where_it_differs(root: Path) 
     assert score_history(root, FILE, "class")[2] == ("the working tree", 0.75)
 
 
-def test_a_project_in_a_subfolder_of_a_repository(root: Path) -> None:
+def test_a_project_may_be_in_a_subfolder_of_a_repository(root: Path) -> None:
     (root / "part").mkdir()
     commit(root / "part", json.dumps({"class": 0.5}))
     assert [score for _, score in score_history(root / "part", FILE, "class")] == [0.5]
 
 
-def test_without_a_repository_or_a_file_there_is_only_what_is_there(tmp_path: Path) -> None:
+def test_without_a_repository_the_history_is_the_working_tree(tmp_path: Path) -> None:
     assert score_history(tmp_path, FILE, "class") == []
     write(tmp_path, json.dumps({"class": 0.5}))
     assert score_history(tmp_path, FILE, "class") == [("the working tree", 0.5)]

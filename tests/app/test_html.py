@@ -1,4 +1,4 @@
-"""What the page says of an answer does not contradict itself."""
+"""The page does not contradict itself about an answer."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ def test_at_most_three_labels_are_shown() -> None:
 
 
 @pytest.fixture(scope="module")
-def gallery(shop_folder: Path) -> Gallery:
-    return Gallery.load(shop_folder, read_section("data", DataParams, shop_folder / "params.yaml"))
+def gallery(project_folder: Path) -> Gallery:
+    return Gallery.load(project_folder, read_section("data", DataParams, project_folder / "params.yaml"))
 
 
 def text_of(fragment: str) -> str:
     return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", fragment)).strip()
 
 
-def test_a_caption_has_the_labels_and_marks_where_the_system_disagrees(gallery: Gallery) -> None:
+def test_a_caption_has_the_labels_and_marks_disagreements(gallery: Gallery) -> None:
     for hit in gallery.search("deit", "blue", {}, None, 32).result.hits:
-        given, said = gallery.labels_of("deit", hit.row), gallery.probs_of("deit", hit.row)
+        given, predicted = gallery.labels_of("deit", hit.row), gallery.probs_of("deit", hit.row)
         caption = text_of(html.caption(gallery, "deit", hit))
         assert caption.lower().startswith(f"{given['color']} {str(given['class']).replace('_', ' ')}")
-        differs = [task for task in ("class", "color") if said[task][0][0] != given[task]]
+        differs = [task for task in ("class", "color") if predicted[task][0][0] != given[task]]
         assert ("✗ predicted" in caption) == bool(differs)
         assert f"blue {hit.matches[0].probability:.0%}" in caption
 
@@ -62,7 +62,7 @@ def test_a_photograph_without_labels_is_captioned_as_predicted(
     assert caption.endswith("predicted") and "✗" not in caption
 
 
-def test_the_number_shown_is_of_matches(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_count_line_counts_matches(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
     def line(words: str, least_score: float) -> str:
         monkeypatch.setattr(gallery.indexes["deit"], "rule", MatchRule(least_score))
         return html.count_line(gallery.search("deit", words, {}, None, 5), f" “{words}”" if words else "")
@@ -74,7 +74,7 @@ def test_the_number_shown_is_of_matches(gallery: Gallery, monkeypatch: pytest.Mo
     assert line("", 1.1) == "32 photographs"
 
 
-def test_matches_come_before_what_is_only_close(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_matches_come_before_close_hits(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
     page = gallery.search("deit", "blue", {}, None, 3)
     monkeypatch.setattr("vitrine.app.html.caption", lambda gallery, system, hit: "")
     hits = tuple(replace(hit, is_match=place != 1) for place, hit in enumerate(page.result.hits))
@@ -93,7 +93,7 @@ def test_a_panel_compares_labels_and_predictions_of_every_task(gallery: Gallery)
     assert 'data-like="deit/3"' in panel and "/photo/deit/3/whole" in panel and 'data-hit="deit/3"' not in panel
 
 
-def test_what_a_label_says_is_never_markup(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_labels_are_escaped(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
     evil = "<img src=x onerror=alert(1)>"
     monkeypatch.setattr(gallery, "labels_of", lambda system, row: {"class": evil, "color": evil})
     assert evil not in html.detail(gallery, "deit", 0, 2) and evil not in html.json_attribute({"a": evil})
@@ -114,7 +114,7 @@ def test_a_history_names_its_commits_and_spans_its_scores() -> None:
         float(y)
         for y in re.search(r'points="[\d.]+,([\d.]+) [\d.]+,([\d.]+)"', chart).groups()  # type: ignore[union-attr]
     )
-    assert first > last  # higher is better, and upwards
+    assert first > last  # a higher score is drawn further up
 
 
 def test_a_refused_photograph_is_none_of_these_and_says_why() -> None:

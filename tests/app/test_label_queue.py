@@ -1,4 +1,4 @@
-"""What is labeled on the page is what `vitrine label add` reads, checked as it checks, and written at once."""
+"""Labels given on the page are validated like those of `vitrine label add`, which reads them, and written at once."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def client_of(folder: Path, may_correct: bool = True) -> TestClient:
 
 
 @pytest.fixture
-def folder(shop_folder: Path, tmp_path: Path) -> Path:
+def folder(project_folder: Path, tmp_path: Path) -> Path:
     """A project with five photographs of four items to label."""
-    folder = shutil.copytree(shop_folder, tmp_path / "shop")
+    folder = shutil.copytree(project_folder, tmp_path / "project")
     (folder / "new").mkdir()
     for number in range(5):
         Image.new("RGB", (20, 20), (number * 40, 90, 0)).save(folder / f"new/{number}.png")
@@ -66,12 +66,12 @@ def items(client: TestClient) -> dict[str, Any]:
     return {item["name"]: item for item in client.get("/queue").json()["items"]}
 
 
-def give(client: TestClient, name: str, **labels: str) -> tuple[int, str]:
+def post_labels(client: TestClient, name: str, **labels: str) -> tuple[int, str]:
     answer = client.post("/api/queue", json={"key": items(client)[name]["key"], "labels": labels})
     return answer.status_code, next(iter(answer.json().values()))
 
 
-def test_items_come_with_all_their_photographs_and_the_labels_to_choose_from(client: TestClient, folder: Path) -> None:
+def test_items_come_with_all_their_photographs_and_the_available_labels(client: TestClient, folder: Path) -> None:
     shown = client.get("/queue").json()
     assert [item["name"] for item in shown["items"]] == ["bag", "cap", "cup", "new/4.png"]
     bag = shown["items"][0]
@@ -80,28 +80,28 @@ def test_items_come_with_all_their_photographs_and_the_labels_to_choose_from(cli
     assert shown["tasks"][0]["labels"][0] == {"label": "soap_bar", "name": "soap bar"}
     image = client.get(f"/queue/photo/{bag['photos'][1]['key']}")
     assert Image.open(BytesIO(image.content)).size == (20, 20) and image.headers["content-type"] == "image/webp"
-    assert client.get(f"/queue/photo/{bag['key']}").status_code == 404, "no photograph, but an item"
+    assert client.get(f"/queue/photo/{bag['key']}").status_code == 404, "the key of an item, not of a photograph"
 
 
-def test_the_proposal_is_that_of_all_photographs_together(client: TestClient, folder: Path) -> None:
+def test_the_suggestion_combines_all_photographs_of_the_item(client: TestClient, folder: Path) -> None:
     from vitrine.inference.predictor import Predictor, fuse
 
-    said = client.get(f"/queue/prediction/{items(client)['bag']['key']}").json()
+    answer = client.get(f"/queue/prediction/{items(client)['bag']['key']}").json()
     predictor = Predictor.load("ensemble", folder / "models")
     both = fuse(predictor.predict_files([folder / "new/0.png", folder / "new/1.png"]), "item")
-    assert said["tasks"] == predictor.to_records(both)[0]["tasks"]
+    assert answer["tasks"] == predictor.to_records(both)[0]["tasks"]
 
 
 def test_labels_are_written_as_label_add_reads_them(
     client: TestClient, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert give(client, "bag", **LABELS) == (200, "bag: soap bar, red, in queue.csv.")
+    assert post_labels(client, "bag", **LABELS) == (200, "bag: soap bar, red, in queue.csv.")
     assert rows(folder) == [["soap_bar", "red", ""]] * 2 + [["", "", ""]] * 3
-    assert give(client, "new/4.png", **LABELS)[0] == 200
+    assert post_labels(client, "new/4.png", **LABELS)[0] == 200
     assert items(client)["bag"]["labels"] == {"class": "soap_bar", "color": "red"}
-    assert give(client, "bag") == (200, "bag: its labels were taken back, in queue.csv.")
+    assert post_labels(client, "bag") == (200, "bag: labels removed, in queue.csv.")
     assert rows(folder)[:2] == [["", "", ""]] * 2
-    give(client, "bag", **{**LABELS, "color": "blue"})
+    post_labels(client, "bag", **{**LABELS, "color": "blue"})
     monkeypatch.chdir(folder)
     data = AppState(folder, True).gallery.data
     added = add_labels(Path("queue.csv"), Path(data.path), data)
@@ -110,58 +110,58 @@ def test_labels_are_written_as_label_add_reads_them(
         "attributes,split,instance_id"
         in (folder / data.path / "labels.csv").read_text(encoding="utf-8").splitlines()[0]
     )
-    code, text = give(client, "bag", **LABELS)
-    assert code == 409 and "new/0.png: is in labels.csv already, as images/" in text
+    code, text = post_labels(client, "bag", **LABELS)
+    assert code == 409 and "new/0.png: is already in labels.csv, as images/" in text
 
 
 @pytest.mark.parametrize(
     ("labels", "fault"),
     [
-        ({"class": "spaceship"}, "'spaceship' is no label of class. New labels are written into queue.csv"),
-        ({"size": "red"}, "'red' is no label of size"),
+        ({"class": "spaceship"}, "'spaceship' is not a label of class. Write new labels into queue.csv"),
+        ({"size": "red"}, "'red' is not a label of size"),
         ({"color": "red"}, "cap: an item needs a class"),
     ],
 )
-def test_labels_that_make_no_sense_write_nothing(
-    client: TestClient, folder: Path, labels: dict[str, str], fault: str
-) -> None:
+def test_invalid_labels_are_not_written(client: TestClient, folder: Path, labels: dict[str, str], fault: str) -> None:
     before = (folder / "queue.csv").read_bytes()
-    code, text = give(client, "cap", **labels)
+    code, text = post_labels(client, "cap", **labels)
     assert code == 409 and fault in text
     assert client.post("/api/queue", json={"key": "0" * 16, "labels": LABELS}).status_code == 409
     assert (folder / "queue.csv").read_bytes() == before
 
 
-def test_masked_labels_and_two_classes_are_refused_as_label_add_does(client: TestClient, folder: Path) -> None:
+def test_masked_labels_and_conflicting_classes_are_rejected_as_in_label_add(client: TestClient, folder: Path) -> None:
     labels = folder / "data/made_up/labels.csv"
     first = pd.read_csv(labels, dtype=str).iloc[0]
     queue = folder / "queue.csv"
     queue.write_text(queue.read_text(encoding="utf-8").replace(",cap,", f",{first['instance_id']},"))
     other = "soap_bar" if first["class_label"] != "soap_bar" else "tall_bottle"
-    code, text = give(client, first["instance_id"], **{"class": other})
+    code, text = post_labels(client, first["instance_id"], **{"class": other})
     assert code == 409 and f"is {other} here and {first['class_label']} elsewhere" in text
     text = (folder / "params.yaml").read_text(encoding="utf-8")
     (folder / "params.yaml").write_text(text.replace("masked_labels: {}", "masked_labels: {color: [red]}"))
     with client_of(folder) as masking:
-        code, text = give(masking, "bag", **LABELS)
+        code, text = post_labels(masking, "bag", **LABELS)
     assert code == 409 and "'red' is masked by data.masked_labels" in text
     assert rows(folder) == [["", "", ""]] * 5
 
 
-def test_photographs_that_cannot_be_read_are_named_and_left_out(client: TestClient, folder: Path) -> None:
+def test_unreadable_photographs_are_reported_and_left_out(client: TestClient, folder: Path) -> None:
     (folder / "new/0.png").write_text("no photograph")
     (folder / "new/2.png").unlink()
     shown = items(client)
     answer = client.get(f"/queue/photo/{shown['bag']['photos'][0]['key']}")
     assert answer.status_code == 404 and "is not an image that can be read" in answer.json()["error"]
-    assert client.get(f"/queue/prediction/{shown['bag']['key']}").status_code == 200, "the other one is predicted"
-    code, text = give(client, "bag", **LABELS)
+    assert client.get(f"/queue/prediction/{shown['bag']['key']}").status_code == 200, (
+        "the other photograph is predicted"
+    )
+    code, text = post_labels(client, "bag", **LABELS)
     assert code == 200 and text.endswith("Left out: new/0.png: is not an image that can be read.")
     assert rows(folder)[:2] == [["", "", ""], ["soap_bar", "red", ""]]
     assert items(client)["bag"]["labels"]["class"] == "soap_bar"
     answer = client.get(f"/queue/prediction/{shown['cap']['key']}")
     assert (answer.status_code, answer.json()["error"]) == (409, "new/2.png: not found")
-    assert give(client, "cap", **LABELS) == (409, "new/2.png: not found")
+    assert post_labels(client, "cap", **LABELS) == (409, "new/2.png: not found")
 
 
 def test_a_queue_may_be_missing_empty_or_broken(client: TestClient, folder: Path) -> None:
@@ -177,19 +177,19 @@ def test_a_queue_may_be_missing_empty_or_broken(client: TestClient, folder: Path
     assert answer.status_code == 409 and not queue.exists()
 
 
-def test_a_dataset_that_a_pipeline_makes_is_warned_of(client: TestClient, folder: Path) -> None:
+def test_a_dataset_made_by_a_pipeline_causes_a_warning(client: TestClient, folder: Path) -> None:
     (folder / "data/made_up/dvc.yaml").write_text("stages: {}")
-    assert "data/made_up is made by a pipeline" in client.get("/queue").json()["warning"]
-    assert give(client, "cup", **LABELS)[0] == 200, "another dataset may be chosen before they are added"
+    assert "data/made_up is generated by a pipeline" in client.get("/queue").json()["warning"]
+    assert post_labels(client, "cup", **LABELS)[0] == 200, "another dataset may be chosen before they are added"
     data = AppState(folder, True).gallery.data
-    with pytest.raises(CatalogError, match=r"made by the dvc\.yaml"):
+    with pytest.raises(CatalogError, match=r"generated by the dvc\.yaml"):
         add_labels(folder / "queue.csv", folder / data.path, data)
 
 
 def test_other_hosts_see_and_label_nothing(folder: Path) -> None:
     with client_of(folder, may_correct=False) as client:
         shown = client.get("/queue").json()
-        assert shown["items"] == [] and "only where the page is bound to this machine" in shown["problem"]
+        assert shown["items"] == [] and "only when the server listens on localhost" in shown["problem"]
         with client_of(folder) as here:
             bag = items(here)["bag"]
         assert client.get(f"/queue/photo/{bag['photos'][0]['key']}").status_code == 404

@@ -1,4 +1,4 @@
-"""What page.js asks for is there, and nothing else; corrections are written only where the page is local."""
+"""The routes serve what page.js requests and nothing else, and write corrections only if the page is local."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def client_of(folder: Path, may_correct: bool) -> TestClient:
 
 
 @pytest.fixture
-def folder(shop_folder: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(shop_folder, tmp_path / "shop")
+def folder(project_folder: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(project_folder, tmp_path / "project")
 
 
 @pytest.fixture
@@ -77,12 +77,12 @@ def test_scripts_and_styles_are_served(client: TestClient, name: str, kind: str)
     ["/page/state.py", "/page/..%2Fcli.py", "/hit/deit/99", "/hit/x/0", "/hit/deit/a", "/photo/deit/99/whole",
      "/photo/x/0/whole", "/plot/scores.csv", "/review/x/class", "/review/deit/size", "/report"],
 )  # fmt: skip
-def test_what_is_not_there_is_one_sentence(client: TestClient, path: str) -> None:
+def test_missing_resources_are_404_with_a_message(client: TestClient, path: str) -> None:
     answer = client.get(path)
     assert answer.status_code == 404 and answer.json()
 
 
-def test_a_photograph_is_a_square_or_whole(client: TestClient) -> None:
+def test_a_photograph_is_served_square_or_whole(client: TestClient) -> None:
     sizes = [Image.open(io.BytesIO(client.get(path).content)).size for path in ("/photo/deit/0", "/photo/deit/0/whole")]
     assert sizes == [(320, 320), (32, 32)]
 
@@ -95,21 +95,21 @@ def test_a_panel_and_the_report_are_html(client: TestClient, folder: Path) -> No
 
 
 def test_labels_to_review_are_the_gallerys_disagreements(client: TestClient, folder: Path) -> None:
-    found = client.get("/review/deit/class").json()
+    review = client.get("/review/deit/class").json()
     expected = AppState(folder, True).gallery.disagreements("deit", "class")
-    assert found["may_correct"] is True
-    assert [item["place"] for item in found["items"]] == [f"deit/{each.row}" for each in expected]
-    assert [item["labels"][0]["name"] for item in found["items"]] == [
+    assert review["may_correct"] is True
+    assert [item["place"] for item in review["items"]] == [f"deit/{each.row}" for each in expected]
+    assert [item["labels"][0]["name"] for item in review["items"]] == [
         each.ranked[0][0].replace("_", " ") for each in expected
     ]
 
 
 def test_a_correction_is_one_line_and_can_be_undone(client: TestClient, folder: Path) -> None:
     item = client.get("/review/deit/class").json()["items"][0]
-    wanted = {"place": item["place"], "task": "class", "label": item["labels"][0]["label"]}
-    assert client.post("/api/corrections", json=wanted).status_code == 200
+    correction = {"place": item["place"], "task": "class", "label": item["labels"][0]["label"]}
+    assert client.post("/api/corrections", json=correction).status_code == 200
     (line,) = corrections(folder)
-    assert (line["task"], line["label"]) == ("class", wanted["label"])
+    assert (line["task"], line["label"]) == ("class", correction["label"])
     assert item["place"] not in [each["place"] for each in client.get("/review/deit/class").json()["items"]]
     assert client.post("/api/corrections/undo", json={}).json() == {"image_path": line["image_path"]}
     assert corrections(folder) == []
@@ -121,15 +121,15 @@ def test_a_correction_is_one_line_and_can_be_undone(client: TestClient, folder: 
     "wrong",
     [{"place": "deit/99"}, {"place": "../x"}, {"task": "size"}, {"label": "<b>"}],
 )
-def test_corrections_that_make_no_sense_write_nothing(client: TestClient, folder: Path, wrong: dict[str, str]) -> None:
+def test_invalid_corrections_are_not_written(client: TestClient, folder: Path, wrong: dict[str, str]) -> None:
     answer = client.post("/api/corrections", json={"place": "deit/0", "task": "class", "label": "soap_bar", **wrong})
     assert answer.status_code == 409 and corrections(folder) == []
 
 
-def test_where_others_come_in_nothing_is_corrected(folder: Path) -> None:
+def test_corrections_are_rejected_if_other_hosts_have_access(folder: Path) -> None:
     with client_of(folder, False) as client:
-        wanted = {"place": "deit/0", "task": "class", "label": "soap_bar"}
-        answer = client.post("/api/corrections", json=wanted)
-        assert answer.status_code == 409 and "bound to this machine" in answer.json()["error"]
+        correction = {"place": "deit/0", "task": "class", "label": "soap_bar"}
+        answer = client.post("/api/corrections", json=correction)
+        assert answer.status_code == 409 and "listens on localhost" in answer.json()["error"]
         assert client.get("/review/deit/class").json()["may_correct"] is False
         assert corrections(folder) == []

@@ -1,4 +1,4 @@
-"""Programs are answered as the package answers, limits and faults get their codes, nothing sent is kept or logged."""
+"""The API answers like the package, limits and errors have status codes, and uploads are never kept or logged."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ FORM = f"multipart/form-data; boundary={BOUNDARY}"
 
 
 @pytest.fixture(scope="module")
-def folder(shop_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return shutil.copytree(shop_folder, tmp_path_factory.mktemp("served") / "shop")
+def folder(project_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return shutil.copytree(project_folder, tmp_path_factory.mktemp("served") / "project")
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def photos(folder: Path) -> list[Path]:
 
 
 def form(*files: tuple[str, str, bytes]) -> bytes:
-    """A form of (field, file name, content)."""
+    """Encode a form of (field, file name, content)."""
     parts = [
         f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{field}"; filename="{name}"\r\n\r\n'.encode() + content
         for field, name, content in files
@@ -102,27 +102,27 @@ def get(url: str) -> tuple[int, Any]:
 # -- answers -------------------------------------------------------------------------------------------------------
 
 
-def same(said: dict[str, Any], expected: dict[str, Any]) -> None:
-    assert (said["answer"], set(said)) == (expected["answer"], set(expected))
-    for task, found in said["tasks"].items():
+def same(record: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert (record["answer"], set(record)) == (expected["answer"], set(expected))
+    for task, predicted in record["tasks"].items():
         wanted = expected["tasks"][task]
-        assert found["certainty"] == wanted["certainty"]
-        assert [e["label"] for e in found["labels"]] == [e["label"] for e in wanted["labels"]]
-        probs = [[e["probability"] for e in each["labels"]] for each in (found, wanted)]
+        assert predicted["certainty"] == wanted["certainty"]
+        assert [e["label"] for e in predicted["labels"]] == [e["label"] for e in wanted["labels"]]
+        probs = [[e["probability"] for e in each["labels"]] for each in (predicted, wanted)]
         assert np.allclose(*probs, atol=1e-3)
 
 
-def test_predictions_are_those_of_the_package(page: str, folder: Path, photos: list[Path]) -> None:
+def test_predictions_match_the_package(page: str, folder: Path, photos: list[Path]) -> None:
     from vitrine.inference.predictor import Predictor, fuse
 
     predictor = Predictor.load("ensemble", folder / "models")
-    code, said = post(f"{page}/api/predict", sent(photos[:1]))
-    assert code == 200 and [answer["model"] for answer in said["answers"]] == ["ensemble"]
-    same(said["answers"][0], predictor.to_records(predictor.predict_files(photos[:1]))[0])
-    code, said = post(f"{page}/api/predict?model=ensemble", sent(photos))
-    same(said["answers"][0], predictor.to_records(fuse(predictor.predict_files(photos), "item"))[0])
-    code, said = post(f"{page}/api/predict?model=compare", sent(photos[:1]))
-    assert {answer["model"] for answer in said["answers"]} == {"deit", "mobilevit"}
+    code, response = post(f"{page}/api/predict", sent(photos[:1]))
+    assert code == 200 and [answer["model"] for answer in response["answers"]] == ["ensemble"]
+    same(response["answers"][0], predictor.to_records(predictor.predict_files(photos[:1]))[0])
+    code, response = post(f"{page}/api/predict?model=ensemble", sent(photos))
+    same(response["answers"][0], predictor.to_records(fuse(predictor.predict_files(photos), "item"))[0])
+    code, response = post(f"{page}/api/predict?model=compare", sent(photos[:1]))
+    assert {answer["model"] for answer in response["answers"]} == {"deit", "mobilevit"}
 
 
 def test_a_clip_is_one_answer_with_its_frames(page: str, folder: Path, tmp_path: Path) -> None:
@@ -133,11 +133,11 @@ def test_a_clip_is_one_answer_with_its_frames(page: str, folder: Path, tmp_path:
     from vitrine.inference.video import predict_clip
 
     path = encode(tmp_path / "clip.mp4", pictures(20))
-    code, said = post(f"{page}/api/predict?model=deit", sent([path]))
+    code, response = post(f"{page}/api/predict?model=deit", sent([path]))
     expected = predict_clip(Predictor.load("deit", folder / "models"), path)
     assert code == 200
-    same(said["answers"][0], expected)
-    assert [f["seconds"] for f in said["answers"][0]["clip"]["frames"]] == [
+    same(response["answers"][0], expected)
+    assert [f["seconds"] for f in response["answers"][0]["clip"]["frames"]] == [
         f["seconds"] for f in expected["clip"]["frames"]
     ]
     assert post(f"{page}/api/search?model=deit&top_k=2", sent([path], "like"))[0] == 200
@@ -145,35 +145,35 @@ def test_a_clip_is_one_answer_with_its_frames(page: str, folder: Path, tmp_path:
     sound, listed = encode_sound(tmp_path / "sound.mp4"), tmp_path / "list.mp4"
     listed.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:4\n#EXTINF:4,\nfile://{path}\n#EXT-X-ENDLIST\n")
     for sent_files, message in (
-        ([sound], "Can't read this clip: it holds sound but no video"),
+        ([sound], "Can't read this clip: it contains sound but no video"),
         ([listed], "it is not a video that can be read"),
         ([path, path], "or one clip"),
     ):
-        code, said = post(f"{page}/api/predict?model=deit", sent(sent_files))
-        assert code == 400 and message in said["error"] and str(tmp_path) not in said["error"]
+        code, response = post(f"{page}/api/predict?model=deit", sent(sent_files))
+        assert code == 400 and message in response["error"] and str(tmp_path) not in response["error"]
 
 
-def test_searches_are_those_of_the_index(page: str, folder: Path) -> None:
+def test_searches_match_the_index(page: str, folder: Path) -> None:
     from vitrine.retrieval.index import Index
 
     index = Index.load(folder / "index/deit")
     for query, options in (("top_k=4", {"top_k": 4}), ("by_item=true", {"by_item": True})):
-        code, found = get(f"{page}/api/search?q=red+bottle&model=deit&{query}")
-        assert (code, found) == (200, index.search("red bottle", **options).to_record("deit"))
+        code, result = get(f"{page}/api/search?q=red+bottle&model=deit&{query}")
+        assert (code, result) == (200, index.search("red bottle", **options).to_record("deit"))
     assert get(f"{page}/api/search?q=zebra")[1]["unknown_words"] == ["zebra"]
     assert get(f"{page}/api/search")[1]["hits"] == []
 
 
-def test_a_photograph_is_searched_for_like_with_words_or_without(page: str, folder: Path, photos: list[Path]) -> None:
+def test_a_search_by_photograph_works_with_and_without_words(page: str, folder: Path, photos: list[Path]) -> None:
     from vitrine.inference.predictor import Predictor
     from vitrine.retrieval.index import Index
 
     like = Predictor.load("deit", folder / "models").predict_files(photos[:1]).embeddings[0]
     index = Index.load(folder / "index/deit")
     for words in ("", "red"):
-        code, found = post(f"{page}/api/search?model=deit&top_k=3&q={words}", sent(photos[:1], "like"))
+        code, result = post(f"{page}/api/search?model=deit&top_k=3&q={words}", sent(photos[:1], "like"))
         expected = index.search(words, like=like, top_k=3)
-        assert code == 200 and [hit["row"] for hit in found["hits"]] == [hit.row for hit in expected.hits]
+        assert code == 200 and [hit["row"] for hit in result["hits"]] == [hit.row for hit in expected.hits]
 
 
 # -- limits --------------------------------------------------------------------------------------------------------
@@ -186,7 +186,7 @@ def encoded(size: tuple[int, int], kind: str = "PNG") -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         ("huge.png", encoded((9000, 9000)), "megapixels"),
         ("cut.jpg", encoded((300, 300), "BMP")[:1000], "cannot be decoded"),
@@ -201,16 +201,16 @@ def encoded(size: tuple[int, int], kind: str = "PNG") -> bytes:
     ],
 )
 @pytest.mark.parametrize(("route", "field"), [("predict", "photos"), ("search", "like")])
-def test_what_is_no_photograph_gets_a_sentence(
-    page: str, temporary: Path, route: str, field: str, name: str, content: bytes, said: str
+def test_invalid_photographs_are_rejected_with_a_message(
+    page: str, temporary: Path, route: str, field: str, name: str, content: bytes, message: str
 ) -> None:
     code, answer = post(f"{page}/api/{route}", form((field, name, content)))
-    assert code == 400 and list(answer) == ["error"] and said in answer["error"]
+    assert code == 400 and list(answer) == ["error"] and message in answer["error"]
     assert str(temporary) not in answer["error"]
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "message"),
     [
         (form(), "1 to 12 photographs"),
         (form(("hostile", "a.png", b"x")), "no other fields"),
@@ -219,12 +219,12 @@ def test_what_is_no_photograph_gets_a_sentence(
         (b"noise", "multipart"),
     ],
 )  # fmt: skip
-def test_forms_are_checked(page: str, body: bytes, said: str) -> None:
+def test_invalid_forms_are_rejected(page: str, body: bytes, message: str) -> None:
     code, answer = post(f"{page}/api/predict", body)
-    assert code == 400 and said in answer["error"]
+    assert code == 400 and message in answer["error"]
 
 
-def test_other_bodies_are_refused(page: str) -> None:
+def test_other_content_types_are_rejected(page: str) -> None:
     code, answer = post(f"{page}/api/predict", b'{"path": "/etc/passwd"}', Content_Type="application/json")
     assert code == 400 and "multipart/form-data" in answer["error"]
 
@@ -240,7 +240,7 @@ def test_other_bodies_are_refused(page: str) -> None:
     ],
 )
 @pytest.mark.parametrize("route", ["/api/predict", "/api/search", "/gradio_api/upload"])
-def test_a_request_is_sized_before_it_is_read(page: str, route: str, headers: str, code: int) -> None:
+def test_the_size_of_a_request_is_checked_before_it_is_read(page: str, route: str, headers: str, code: int) -> None:
     address = urlsplit(page)
     with socket.create_connection((str(address.hostname), address.port), timeout=30) as opened:
         opened.sendall(
@@ -249,7 +249,7 @@ def test_a_request_is_sized_before_it_is_read(page: str, route: str, headers: st
         assert opened.recv(100).startswith(f"HTTP/1.1 {code} ".encode())  # fmt: skip
 
 
-def test_a_file_beyond_the_limit_is_refused(page: str) -> None:
+def test_a_file_above_the_size_limit_is_rejected(page: str) -> None:
     body = form(("photos", "a.png", bytes(20 * 1024**2 + 1)))
     code, answer = post(f"{page}/api/predict", body)
     assert code == 413 and "20 MB" in answer["error"]
@@ -257,7 +257,7 @@ def test_a_file_beyond_the_limit_is_refused(page: str) -> None:
     assert code == 413 and "size" in answer["error"]
 
 
-def test_unknown_models_and_numbers_are_refused(page: str, photos: list[Path]) -> None:
+def test_unknown_models_and_invalid_numbers_are_rejected(page: str, photos: list[Path]) -> None:
     for code, answer in (
         post(f"{page}/api/predict?model=nobody", sent(photos[:1])),
         get(f"{page}/api/search?q=red&model=compare"),
@@ -273,11 +273,11 @@ def test_unknown_models_and_numbers_are_refused(page: str, photos: list[Path]) -
     "words", ["\x00", "<script>alert(1)</script>", "../" * 200, "blue " * 5000, "\U0001f9f8", "' OR 1=1 --"]
 )
 def test_any_query_is_answered(page: str, words: str) -> None:
-    code, found = get(f"{page}/api/search?q={quote(words)}&model=deit&top_k=1000")
-    assert code == 200 and isinstance(found["hits"], list)
+    code, result = get(f"{page}/api/search?q={quote(words)}&model=deit&top_k=1000")
+    assert code == 200 and isinstance(result["hits"], list)
 
 
-def test_other_web_sites_are_refused(page: str, photos: list[Path]) -> None:
+def test_requests_from_other_websites_are_rejected(page: str, photos: list[Path]) -> None:
     body, own = sent(photos[:1]), urlsplit(page).netloc
     for route in ("/api/predict", "/api/search", "/gradio_api/upload", "/gradio_api/run/predict"):
         for headers in (
@@ -294,7 +294,7 @@ def test_other_web_sites_are_refused(page: str, photos: list[Path]) -> None:
     assert "Access-Control-Allow-Origin" not in headers
 
 
-def test_other_names_of_this_machine_are_refused(page: str) -> None:
+def test_other_host_names_are_rejected(page: str) -> None:
     address = urlsplit(page)
     with closing(HTTPConnection(str(address.hostname), address.port)) as connection:
         connection.request("GET", "/", headers={"Host": "evil.example"})
@@ -303,9 +303,9 @@ def test_other_names_of_this_machine_are_refused(page: str) -> None:
 
 def test_hostile_uploads_and_queries_change_nothing(folder: Path) -> None:
     hostile = runpy.run_path(str(ROOT / "benchmarks/hostile.py"))
-    found = hostile["attack"](folder, num_uploads=20, num_queries=30, seed=1)
-    assert found.faults == []
-    assert sum(found.statuses.values()) == 3 * 20 + 30
+    outcome = hostile["attack"](folder, num_uploads=20, num_queries=30, seed=1)
+    assert outcome.faults == []
+    assert sum(outcome.statuses.values()) == 3 * 20 + 30
 
 
 # -- the page's own routes -----------------------------------------------------------------------------------------
@@ -332,7 +332,7 @@ def test_a_file_on_the_server_cannot_be_named_as_a_photograph(page: str, folder:
         if event["backend_fn"] and any(fields[each]["type"] in ("image", "file") for each in event["inputs"])
     ]
 
-    def ask(path: str, event: Any, session: str) -> int:
+    def run_event(path: str, event: Any, session: str) -> int:
         file = {"path": path, "meta": {"_type": "gradio.FileData"}}
         data = [
             {"image": file, "file": [file]}.get(fields[each]["type"], fields[each]["props"].get("value"))
@@ -343,13 +343,13 @@ def test_a_file_on_the_server_cannot_be_named_as_a_photograph(page: str, folder:
 
     (uploaded,) = post(f"{page}/gradio_api/upload", sent(photos[:1], "files"))[1]
     for event in events:
-        assert ask(uploaded, event, f"visitor{event['id']}") == 200
+        assert run_event(uploaded, event, f"visitor{event['id']}") == 200
         for path in (str(photos[0]), f"{page}/photo/deit/0"):
-            assert ask(path, event, f"hostile{event['id']}") == 500
+            assert run_event(path, event, f"hostile{event['id']}") == 500
     assert events
 
 
-def test_gradio_offers_no_interface_of_its_own(page: str) -> None:
+def test_gradio_exposes_no_api_of_its_own(page: str) -> None:
     assert get(f"{page}/gradio_api/info")[1] == {"named_endpoints": {}, "unnamed_endpoints": {}}
     for name in ("predict", "search", "show_prediction"):
         code, _, _ = status(f"{page}/gradio_api/call/{name}", b'{"data": []}', Content_Type=JSON)
@@ -359,7 +359,7 @@ def test_gradio_offers_no_interface_of_its_own(page: str) -> None:
     assert status(f"{page}/gradio_api/queue/data?session_hash=somebody")[0] == 404
 
 
-def test_pages_may_not_talk_to_other_hosts(page: str) -> None:
+def test_pages_may_not_contact_other_hosts(page: str) -> None:
     _, body, headers = status(page)
     assert headers["Content-Security-Policy"].startswith("default-src 'self'")
     assert headers["X-Content-Type-Options"] == "nosniff"
@@ -376,13 +376,13 @@ def test_refusals_are_answered_and_counted(folder: Path, tmp_path: Path) -> None
     from vitrine.inference.novelty import FOLDER, Detector, Novelty
     from vitrine.inference.runtimes import checkpoint_digest
 
-    shop = tmp_path / "shop"
-    shutil.copytree(folder, shop)
-    state = AppState(shop, may_correct=False)
+    project = tmp_path / "project"
+    shutil.copytree(folder, project)
+    state = AppState(project, may_correct=False)
     index = state.gallery.indexes["deit"]
     bank = np.stack([index.embedding(row) for row in range(len(index))])
-    fitted = Novelty(Detector("neighbors", {"bank": bank}, 1), 1e-5, checkpoint_digest("deit", shop / "models"))
-    fitted.save(shop / "models" / FOLDER, "deit")
+    fitted = Novelty(Detector("neighbors", {"bank": bank}, 1), 1e-5, checkpoint_digest("deit", project / "models"))
+    fitted.save(project / "models" / FOLDER, "deit")
     noise = tmp_path / "noise.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(noise)
     known, other = (state.predict([str(file)], ["deit"])[0].answer for file in (state.gallery.file("deit", 0), noise))
@@ -398,8 +398,8 @@ def test_metrics_count_and_time_requests_and_models(page: str, photos: list[Path
         from prometheus_client.parser import text_string_to_metric_families
 
         families = text_string_to_metric_families(status(f"{page}/metrics")[1].decode())
-        found = [sample for family in families for sample in family.samples]
-        return {(each.name, tuple(value for _, value in sorted(each.labels.items()))): each.value for each in found}
+        values = [sample for family in families for sample in family.samples]
+        return {(each.name, tuple(value for _, value in sorted(each.labels.items()))): each.value for each in values}
 
     post(f"{page}/api/predict", sent(photos[:1]))
     before = samples()
@@ -408,15 +408,17 @@ def test_metrics_count_and_time_requests_and_models(page: str, photos: list[Path
     get(f"{page}/api/search?q=red")
     after = samples()
 
-    def grown(*name: Any) -> float:
+    def increase(*name: Any) -> float:
         key = (name[0], tuple(name[1:]))
         return after[key] - before.get(key, 0)
 
-    assert grown("vitrine_requests_total", "/api/predict", "200") == 1
-    assert grown("vitrine_requests_total", "/api/predict", "400") == 1
-    assert grown("vitrine_request_seconds_count", "/api/predict") == 2
-    assert grown("vitrine_predict_seconds_count", "deit") == grown("vitrine_predict_seconds_count", "mobilevit") == 1
-    assert grown("vitrine_search_seconds_count", "ensemble") == 1
+    assert increase("vitrine_requests_total", "/api/predict", "200") == 1
+    assert increase("vitrine_requests_total", "/api/predict", "400") == 1
+    assert increase("vitrine_request_seconds_count", "/api/predict") == 2
+    assert (
+        increase("vitrine_predict_seconds_count", "deit") == increase("vitrine_predict_seconds_count", "mobilevit") == 1
+    )
+    assert increase("vitrine_search_seconds_count", "ensemble") == 1
     assert after["vitrine_predictions_waiting", ()] == after["vitrine_predictions_running", ()] == 0
     models = {key[1][-1]: key[1] for key in after if key[0] == "vitrine_model_info"}
     known = get(f"{page}/healthz")[1]["models"]
@@ -424,7 +426,7 @@ def test_metrics_count_and_time_requests_and_models(page: str, photos: list[Path
     assert not sys.platform.startswith("linux") or after["process_resident_memory_bytes", ()] > 1e7
 
 
-def test_logs_say_what_happened_and_not_what_was_sent(server: Server, photos: list[Path]) -> None:
+def test_logs_describe_requests_but_not_their_content(server: Server, photos: list[Path]) -> None:
     kept = len(server.log.read_text(encoding="utf-8"))
     post(f"{server.url}/api/predict", form(*[("photos", "secret.png", photos[0].read_bytes())] * 2))
     post(f"{server.url}/api/predict", form(("photos", "secret.png", b"secret")))
@@ -443,7 +445,7 @@ def test_logs_say_what_happened_and_not_what_was_sent(server: Server, photos: li
     assert all(line["milliseconds"] > 0 and line["level"] == "info" for line in lines)
 
 
-def test_faults_in_the_page_are_logged_without_what_was_sent(server: Server) -> None:
+def test_errors_in_the_page_are_logged_without_user_input(server: Server) -> None:
     kept = len(server.log.read_text(encoding="utf-8"))
     for event in get(f"{server.url}/config")[1]["dependencies"]:
         if event["backend_fn"]:
@@ -455,8 +457,8 @@ def test_faults_in_the_page_are_logged_without_what_was_sent(server: Server) -> 
     assert "secret" not in text
 
 
-def test_nothing_is_kept(server: Server, temporary: Path) -> None:
-    """The last of those that use this server."""
+def test_no_uploads_are_kept(server: Server, temporary: Path) -> None:
+    """This must be the last test that uses this server."""
     assert [path for path in temporary.rglob("*") if path.is_file() and "gradio" not in path.parts] == []
     assert not list(temporary.glob("vitrine-*"))
 
@@ -466,7 +468,7 @@ def test_nothing_is_kept(server: Server, temporary: Path) -> None:
 
 @pytest.fixture
 def app(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """An application whose models do not load by themselves, and that keeps uploads below tmp_path."""
+    """An application that does not load its models at startup and keeps uploads below tmp_path."""
     from vitrine.app.server import create_app
     from vitrine.app.state import AppState
 
@@ -476,7 +478,7 @@ def app(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 async def call(app: Any, method: str, path: str, body: bytes = b"", *, whole: bool = True, **headers: str) -> Any:
-    """Ask an application without a server; a body that is not whole never ends."""
+    """Call an application without a server; unless `whole`, the body never ends."""
     headers = {"host": "127.0.0.1", "content-type": FORM, "content-length": str(len(body) + (not whole)), **headers}
     scope = {
         "type": "http", "http_version": "1.1", "method": method, "scheme": "http", "path": path,
@@ -508,8 +510,8 @@ def test_health_is_loading_then_ok_or_failing(app: Any) -> None:
     state = app.state.page
 
     def health() -> tuple[int, Any]:
-        code, _, said = asyncio.run(call(app, "GET", "/healthz"))
-        return code, said
+        code, _, response = asyncio.run(call(app, "GET", "/healthz"))
+        return code, response
 
     systems = ["ensemble", "deit", "mobilevit"]
     loading = {"status": "loading", "version": __version__, "systems": systems, "models": {}}
@@ -518,12 +520,12 @@ def test_health_is_loading_then_ok_or_failing(app: Any) -> None:
     assert health()[1]["models"] == {"deit": {"checkpoint": deit.checkpoint, "backend": deit.runtime.name}}
     state.loaded = True
     assert health()[0] == 200 and health()[1]["status"] == "ok"
-    state.warning = "The index does not fit the models."
+    state.warning = "The index does not match the models."
     assert health()[0] == 503
     assert (health()[1]["status"], health()[1]["reason"]) == ("failing", state.warning)
 
 
-def test_what_nobody_caught_is_logged_with_a_number_and_answered_without_internals(
+def test_an_uncaught_exception_is_logged_with_an_id_and_answered_without_internals(
     app: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from vitrine.app.watch import JsonLines
@@ -536,39 +538,39 @@ def test_what_nobody_caught_is_logged_with_a_number_and_answered_without_interna
     handler = logging.Handler()
     handler.emit = lambda record: records.append(JsonLines().format(record))  # type: ignore[method-assign]
     monkeypatch.setattr(logging.getLogger("vitrine.app"), "handlers", [handler])
-    code, headers, said = asyncio.run(call(app, "GET", "/api/search"))
-    assert code == 500 and set(said) == {"error", "request"} and b"x-content-type-options" in headers
+    code, headers, response = asyncio.run(call(app, "GET", "/api/search"))
+    assert code == 500 and set(response) == {"error", "request"} and b"x-content-type-options" in headers
     fault, request = [json.loads(line) for line in records]
-    assert (fault["request"], fault["exception"], request["status"]) == (said["request"], "RuntimeError", 500)
+    assert (fault["request"], fault["exception"], request["status"]) == (response["request"], "RuntimeError", 500)
     assert any(frame.endswith(" fail") for frame in fault["frames"])
-    assert "secret" not in json.dumps([fault, said])
+    assert "secret" not in json.dumps([fault, response])
 
 
-def test_more_than_may_wait_are_told_to_come_back(
+def test_requests_above_the_queue_limit_get_503_with_retry_after(
     app: Any, photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vitrine.app.api.MAX_WAITING", 2)
     slow: Future[Any] = Future()
     monkeypatch.setattr(app.state.page, "enqueue", lambda *_: slow)
 
-    async def ask() -> None:
+    async def send_requests() -> None:
         body = sent(photos[:1])
         first = [asyncio.create_task(call(app, "POST", "/api/predict", body)) for _ in range(2)]
         await asyncio.sleep(0.2)
-        code, headers, said = await call(app, "POST", "/api/predict", body)
-        assert (code, headers[b"retry-after"]) == (503, b"2") and "waiting" in said["error"]
+        code, headers, response = await call(app, "POST", "/api/predict", body)
+        assert (code, headers[b"retry-after"]) == (503, b"2") and "waiting" in response["error"]
         assert len(list(tmp_path.iterdir())) == 2
         slow.set_result([])
         assert [answer[0] for answer in await asyncio.gather(*first)] == [200, 200]
         assert (await call(app, "POST", "/api/predict", body))[0] == 200
 
-    asyncio.run(ask())
+    asyncio.run(send_requests())
     assert list(tmp_path.iterdir()) == []
     monkeypatch.setattr("vitrine.app.api.MAX_WAITING_BYTES", 10)
     assert asyncio.run(call(app, "POST", "/api/predict", sent(photos[:1])))[0] == 503
 
 
-def test_slow_and_broken_uploads_leave_nothing(
+def test_slow_and_broken_uploads_leave_no_files(
     app: Any, photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vitrine.app.api.UPLOAD_SECONDS", 0.2)
@@ -580,10 +582,10 @@ def test_slow_and_broken_uploads_leave_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_model_that_does_not_load_is_no_fault_of_the_visitor(app: Any, photos: list[Path], folder: Path) -> None:
+def test_a_model_that_does_not_load_is_a_server_error(app: Any, photos: list[Path], folder: Path) -> None:
     app.state.page.backend = "openvino"  # nothing was exported
-    code, headers, said = asyncio.run(call(app, "POST", "/api/predict", sent(photos[:1])))
-    assert code == 503 and b"retry-after" in headers and "make export" in said["error"]
+    code, headers, response = asyncio.run(call(app, "POST", "/api/predict", sent(photos[:1])))
+    assert code == 503 and b"retry-after" in headers and "make export" in response["error"]
 
 
 def test_predictions_of_the_page_are_counted_and_wait_for_their_turn(app: Any, photos: list[Path]) -> None:
@@ -592,9 +594,9 @@ def test_predictions_of_the_page_are_counted_and_wait_for_their_turn(app: Any, p
     def value(name: str, **labels: str) -> float:
         return state.metrics.registry.get_sample_value(name, labels) or 0.0
 
-    going, started = threading.Event(), threading.Event()
+    released, started = threading.Event(), threading.Event()
     predict = state._predict
-    state._predict = lambda *asked: (started.set(), going.wait(30), predict(*asked))[-1]
+    state._predict = lambda *arguments: (started.set(), released.wait(30), predict(*arguments))[-1]
     threads = [threading.Thread(target=state.predict, args=([str(photos[0])], ["deit"])) for _ in range(3)]
     for thread in threads:
         thread.start()
@@ -603,7 +605,7 @@ def test_predictions_of_the_page_are_counted_and_wait_for_their_turn(app: Any, p
     while value("vitrine_predictions_waiting") != 2 and time.monotonic() < deadline:
         time.sleep(0.01)
     assert (value("vitrine_predictions_running"), value("vitrine_predictions_waiting")) == (1, 2)
-    going.set()
+    released.set()
     for thread in threads:
         thread.join()
     state.search("deit", "red", {}, None, "", 3)
@@ -612,7 +614,7 @@ def test_predictions_of_the_page_are_counted_and_wait_for_their_turn(app: Any, p
     assert value("vitrine_search_seconds_count", system="deit") == 1
 
 
-def test_other_web_sites_cannot_read_a_server_in_a_network(folder: Path, app: Any) -> None:
+def test_other_websites_cannot_read_a_server_on_a_network(folder: Path, app: Any) -> None:
     from vitrine.app.server import create_app
 
     app = asyncio.run(create_app(folder, "0.0.0.0"))
@@ -621,7 +623,7 @@ def test_other_web_sites_cannot_read_a_server_in_a_network(folder: Path, app: An
     assert code == 200 and b"access-control-allow-origin" not in headers
 
 
-def test_visitors_are_forgotten_before_memory_fills(app: Any) -> None:
+def test_the_number_of_sessions_is_bounded(app: Any) -> None:
     from vitrine.app.server import MAX_SESSIONS, mounted_apps
 
     (mounted,) = mounted_apps(app)
@@ -655,7 +657,7 @@ def test_a_running_prediction_is_finished_before_the_server_stops(folder: Path) 
     assert [line for line in log.splitlines()[1:] if json.loads(line)["level"] != "info"] == []
 
 
-def test_a_server_that_is_stopped_while_it_loads_ends_well(folder: Path) -> None:
+def test_a_server_stopped_while_loading_exits_cleanly(folder: Path) -> None:
     with running(folder, "/metrics") as server:
         server.process.send_signal(signal.SIGINT)
         assert server.process.wait(60) == 0
@@ -670,7 +672,7 @@ def test_a_busy_port_is_an_error_before_an_address_is_printed(folder: Path, caps
     assert capsys.readouterr().out == ""
 
 
-def test_the_address_is_printed_once_it_answers(folder: Path) -> None:
+def test_the_address_is_printed_once_the_server_answers(folder: Path) -> None:
     port = free_port()
     command = [sys.executable, "-m", "vitrine.cli", "serve", "--port", str(port)]
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
@@ -716,18 +718,18 @@ def test_an_index_fits_its_models(folder: Path) -> None:
     assert (state.status, state.warning) == ("ok", "")
 
 
-def test_an_index_of_another_model_is_named(folder: Path, tmp_path: Path) -> None:
+def test_an_index_of_another_model_is_reported(folder: Path, tmp_path: Path) -> None:
     from vitrine.app.state import AppState
 
-    other = shutil.copytree(folder, tmp_path / "shop")
+    other = shutil.copytree(folder, tmp_path / "project")
     shutil.copy(other / "models/deit/model.safetensors", other / "models/mobilevit/model.safetensors")
     state = AppState(other, may_correct=True)
     state.warm_up()
     assert state.status == "failing"
-    assert "was made by another model" in state.warning and "dvc repro" in state.warning
+    assert "was built with a different model" in state.warning and "dvc repro" in state.warning
 
 
-def test_models_that_do_not_load_for_any_reason_are_a_warning(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_error_while_loading_models_is_a_warning(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from vitrine.app.state import AppState
     from vitrine.inference.predictor import Predictor
 
@@ -744,7 +746,7 @@ def test_labels_are_corrected_only_where_the_page_is_local(folder: Path) -> None
     from vitrine.app.state import AppState
     from vitrine.artifacts import ArtifactError
 
-    with pytest.raises(ArtifactError, match="only where"):
+    with pytest.raises(ArtifactError, match="only when the server listens on localhost"):
         AppState(folder, may_correct=False).correct("deit/1", "color", "red")
     for picked in ("deit/999", "deit/-1", "../x/1", "deit", "nobody/1"):
         with pytest.raises(ArtifactError, match="no such photograph"):
@@ -761,13 +763,13 @@ def test_several_photographs_of_an_item_are_answered_together(folder: Path) -> N
     singles = [state.predict([file], ["deit"])[0].answer["tasks"]["color"]["labels"] for file in files]
     mean = np.mean([np.log([e["probability"] for e in sorted(s, key=lambda e: e["label"])]) for s in singles], axis=0)
     expected = np.exp(mean) / np.exp(mean).sum()
-    said = [e["probability"] for e in sorted(fused.answer["tasks"]["color"]["labels"], key=lambda e: e["label"])]
-    assert np.allclose(said, expected, atol=1e-3)
+    probs = [e["probability"] for e in sorted(fused.answer["tasks"]["color"]["labels"], key=lambda e: e["label"])]
+    assert np.allclose(probs, expected, atol=1e-3)
     with pytest.raises(PhotoError, match="at most"):
         state.predict(files[:1] * (MAX_PHOTOS + 1), ["deit"])
 
 
-def test_every_image_field_hands_over_the_file_itself_and_fetches_nothing(tmp_path: Path) -> None:
+def test_every_image_field_returns_the_file_itself_and_downloads_nothing(tmp_path: Path) -> None:
     import gradio as gr
     from gradio.data_classes import ImageData
 
@@ -775,6 +777,6 @@ def test_every_image_field_hands_over_the_file_itself_and_fetches_nothing(tmp_pa
 
     field = gr.Image(label=tabs.NO_PHOTO)  # as Gradio makes one for a visitor whose page it updates
     assert field.preprocess(ImageData(path=str(tmp_path / "broken.png"))) == str(tmp_path / "broken.png")
-    with pytest.raises(gr.Error, match="not its address"):
+    with pytest.raises(gr.Error, match="not its URL"):
         asyncio.run(field.async_move_resource_to_block_cache("http://127.0.0.1/a.png"))
     assert not list((Path(tabs.__file__).parent).glob("*.pyi"))

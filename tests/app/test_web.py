@@ -1,4 +1,4 @@
-"""The static page predicts in the browser what the pipeline predicts, alone, and without a network."""
+"""The static page predicts the same as the pipeline, in the browser alone and without a network."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ NPM = shutil.which("npm") or shutil.which("npm", path=str(Path(sys.executable).p
 
 
 @pytest.fixture(scope="module")
-def root(shop_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished project whose mobilevit is exported."""
-    copied = shutil.copytree(shop_folder, tmp_path_factory.mktemp("static") / "shop")
+def root(project_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished project with an exported mobilevit."""
+    copied = shutil.copytree(project_folder, tmp_path_factory.mktemp("static") / "project")
     export_onnx("mobilevit", copied / "models", copied / "exports/mobilevit")
     return copied
 
@@ -42,7 +42,7 @@ def without_npm(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("without_npm")
-def test_a_page_is_whole_and_names_no_other_host(root: Path, tmp_path: Path) -> None:
+def test_a_page_is_complete_and_names_no_other_host(root: Path, tmp_path: Path) -> None:
     paths = package_web(tmp_path / "page", "mobilevit", root)
     names = {path.relative_to(tmp_path / "page").as_posix() for path in paths}
     index = Index.load(root / "index/mobilevit")
@@ -69,7 +69,7 @@ def test_a_page_is_whole_and_names_no_other_host(root: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.usefixtures("without_npm")
-def test_a_large_gallery_is_picked_evenly(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_gallery_is_sampled_evenly(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(web, "MAX_PHOTOS", 3)
     package_web(tmp_path / "page", "mobilevit", root)
     paths = Index.load(root / "index/mobilevit").image_paths
@@ -78,12 +78,12 @@ def test_a_large_gallery_is_picked_evenly(root: Path, tmp_path: Path, monkeypatc
 
 
 @pytest.mark.usefixtures("without_npm")
-def test_faults_leave_nothing_behind(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ArtifactError, match=r"holds no export. Run: make export"):
+def test_errors_leave_nothing_behind(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ArtifactError, match=r"contains no export. Run: make export"):
         package_web(tmp_path / "page", "deit", root)
     (tmp_path / "full").mkdir()
     (tmp_path / "full/mine.txt").write_text("mine")
-    with pytest.raises(ArtifactError, match="is there already"):
+    with pytest.raises(ArtifactError, match="already exists"):
         package_web(tmp_path / "full", "mobilevit", root)
     monkeypatch.undo()
     monkeypatch.setattr(web.shutil, "which", lambda *_, **__: None)
@@ -100,18 +100,18 @@ def fake_npm(folder: Path, script: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("script", "said"),
+    ("script", "message"),
     [
         ("echo 'npm error network is unreachable' >&2; exit 1", "npm cannot fetch .* network is unreachable"),
-        ("echo other > onnxruntime-web.tgz", "SHA-512 is not the pinned one"),
+        ("echo other > onnxruntime-web.tgz", "SHA-512 does not match the pinned one"),
     ],
 )
 def test_only_the_pinned_runtime_is_used(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, said: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, message: str
 ) -> None:
     npm = fake_npm(tmp_path, script)
     monkeypatch.setattr(web.shutil, "which", lambda *_, **__: npm)
-    with pytest.raises(ArtifactError, match=said):
+    with pytest.raises(ArtifactError, match=message):
         web.fetch_runtime()
 
 
@@ -119,7 +119,7 @@ def test_only_the_pinned_runtime_is_used(
 
 
 class Quiet(SimpleHTTPRequestHandler):
-    """Serves files without a word."""
+    """Serve files without logging."""
 
     def log_message(self, *_: object) -> None:
         pass
@@ -154,7 +154,7 @@ def address(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
 
 
 @in_browser
-def test_people_identify_find_and_go_offline(root: Path, address: str, tmp_path: Path) -> None:
+def test_the_page_identifies_searches_and_works_offline(root: Path, address: str, tmp_path: Path) -> None:
     sync_api = pytest.importorskip("playwright.sync_api")
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")
     rng = np.random.default_rng(5)
@@ -176,9 +176,9 @@ def test_people_identify_find_and_go_offline(root: Path, address: str, tmp_path:
         page.goto(address)
         page.wait_for_selector("body[data-ready=yes]")
         for row, file in enumerate(files):
-            found = predicted(page, file)
+            page_probs = predicted(page, file)
             for task, probs in expected.probs.items():
-                np.testing.assert_allclose(found[task], probs[row], atol=0.01)
+                np.testing.assert_allclose(page_probs[task], probs[row], atol=0.01)
         page.set_input_files("#file", str(files[1]))
         page.wait_for_selector("#answer dl")
         best = expected.label_space.labels["class"][int(expected.predicted("class")[1])]
@@ -188,8 +188,8 @@ def test_people_identify_find_and_go_offline(root: Path, address: str, tmp_path:
         assert "similarity 100 %" in page.locator("#gallery li").first.inner_text()
         page.locator("#labels .chip").first.click()
         assert "best match first" in page.locator("#found").inner_text()
-        found = axe.Axe().run(page)
-        assert found.violations_count == 0, found.generate_report()
+        axe_result = axe.Axe().run(page)
+        assert axe_result.violations_count == 0, axe_result.generate_report()
         assert page.evaluate("document.documentElement.scrollWidth") == 390
         page.set_input_files("#file", {"name": "x.png", "mimeType": "image/png", "buffer": b"no photograph"})
         sync_api.expect(page.locator("#status")).to_contain_text("Can't read this image")
@@ -222,16 +222,16 @@ def test_the_last_photograph_chosen_while_the_model_loads_is_identified(address:
             page.wait_for_timeout(50)
         held[0].continue_()
         page.wait_for_selector("#answer dl")
-        page.wait_for_timeout(1000)  # for the first one, if it came later
+        page.wait_for_timeout(1000)  # in case the first one comes later
         assert page.locator("#preview").evaluate("image => image.naturalWidth") == 90
         browser.close()
 
 
 def predicted(page: Any, file: Path) -> dict[str, list[float]]:
-    """Predict as the page does. Returns: {task: [probability of every label]}"""
+    """Predict with the page's code. Returns: {task: [probability of every label]}"""
     script = """async (bytes) => {
       const page = await import("./app.js");
       return (await page.predict(new Blob([new Uint8Array(bytes)]))).probs;
     }"""
-    found: dict[str, list[float]] = page.evaluate(script, list(file.read_bytes()))
-    return found
+    probs: dict[str, list[float]] = page.evaluate(script, list(file.read_bytes()))
+    return probs

@@ -1,4 +1,4 @@
-"""Arguments become files: one by one, by folder, by pattern and from standard input, each named as the user would."""
+"""Arguments are files, folders, patterns or standard input; paths are relative to the working folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vitrine.commands.session import open_session
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Photographs in folders, beside what is no file."""
+    """The working folder: photographs, some of them hidden or in subfolders."""
     for name in ("b.jpg", "a.jpg", ".hidden.jpg", "deep/c.jpg", "deep/deeper/d.jpg", ".trash/e.jpg", "[1].jpg"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
@@ -28,25 +28,25 @@ def find(*arguments: str, recursive: bool = False) -> tuple[list[str], list[tupl
         return find_photos([Path(argument) for argument in arguments], recursive)
 
 
-def test_a_folder_is_read_one_level_deep_unless_asked_and_hidden_files_are_left_out() -> None:
+def test_a_folder_is_read_one_level_deep_by_default_without_hidden_files() -> None:
     assert find(".") == (["[1].jpg", "a.jpg", "b.jpg"], [])
     assert find(".", recursive=True)[0] == ["[1].jpg", "a.jpg", "b.jpg", "deep/c.jpg", "deep/deeper/d.jpg"]
     assert find("deep") == (["deep/c.jpg"], [])
 
 
-def test_patterns_match_files_and_folders_and_a_name_that_looks_like_one_is_itself() -> None:
+def test_patterns_match_files_and_folders_unless_a_file_has_that_name() -> None:
     assert find("*.jpg")[0] == ["[1].jpg", "a.jpg", "b.jpg"]
     assert find("d*")[0] == ["deep/c.jpg"]
     assert find("**/*.jpg")[0][-2:] == ["deep/c.jpg", "deep/deeper/d.jpg"]
     assert find("[1].jpg") == (["[1].jpg"], [])
-    assert find("*.png") == ([], [("*.png", "matches no file")])
+    assert find("*.png") == ([], [("*.png", "matches no files")])
 
 
-def test_every_file_comes_once_in_the_order_of_the_arguments() -> None:
+def test_every_file_is_listed_once_in_argument_order() -> None:
     assert find("b.jpg", "./b.jpg", ".")[0] == ["b.jpg", "[1].jpg", "a.jpg"]
 
 
-def test_paths_come_from_standard_input_a_line_each(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_standard_input_has_one_path_per_line(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = io.TextIOWrapper(io.BytesIO(b"a.jpg\r\n\ndeep\nnot there.jpg\n\xff.jpg\n"), encoding="utf-8")
     monkeypatch.setattr(sys, "stdin", lines)
     files, faults = find("-")
@@ -54,7 +54,7 @@ def test_paths_come_from_standard_input_a_line_each(monkeypatch: pytest.MonkeyPa
     assert faults == [("not there.jpg", "not found"), ("\udcff.jpg", "its name is not valid UTF-8; rename it")]
 
 
-def test_what_is_no_file_is_a_fault_and_a_folder_named_like_a_photograph_is_a_folder(folder: Path) -> None:
+def test_non_files_are_errors_and_a_folder_named_like_a_photograph_is_a_folder(folder: Path) -> None:
     (folder / "gone.jpg").symlink_to("nowhere.jpg")
     (folder / "loop.jpg").symlink_to("loop.jpg")
     (folder / "folder.jpg").mkdir()
@@ -70,7 +70,7 @@ def test_what_is_no_file_is_a_fault_and_a_folder_named_like_a_photograph_is_a_fo
         assert file_fault("folder.jpg") == "is a folder" and file_fault("a.jpg") is None
 
 
-def test_what_may_not_be_read_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_without_read_permission_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: Path) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
@@ -79,12 +79,12 @@ def test_what_may_not_be_read_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> Non
     assert find("deep", "a.jpg", "b.jpg") == (["b.jpg"], [(name, "Permission denied") for name in ("deep", "a.jpg")])
 
 
-def test_a_link_to_a_folder_above_is_not_followed(folder: Path) -> None:
+def test_a_link_to_a_parent_folder_is_not_followed(folder: Path) -> None:
     (folder / "deep/up").symlink_to("..")
     assert find("deep", recursive=True)[0] == ["deep/c.jpg", "deep/deeper/d.jpg"]
 
 
-def test_names_are_those_from_where_the_user_stands(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_are_relative_to_the_working_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "params.yaml").write_text("serving:\n  backend: auto\n")
     monkeypatch.chdir(folder / "deep")
     assert find("c.jpg", "../a.jpg", "d*")[0] == ["c.jpg", "../a.jpg", "deeper/d.jpg"]

@@ -1,4 +1,4 @@
-"""`vitrine index push`, and the command line and the page over a Qdrant server, whose engine runs in this process."""
+"""`vitrine index push`, the command line and the page work with Qdrant, whose engine runs in this process."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ URL = "http://127.0.0.1:6333"
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
-    """What `connect` reaches under any address."""
+    """The server that `connect` reaches at any address."""
     server, connect = Server(tmp_path), qdrant.connect
     monkeypatch.setattr(qdrant, "connect", lambda url: connect(url, transport=httpx.MockTransport(server.handle)))
     return server
 
 
 @pytest.fixture
-def shop(shop_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = shutil.copytree(shop_folder, tmp_path / "shop")
+def project(project_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = shutil.copytree(project_folder, tmp_path / "project")
     monkeypatch.chdir(folder)
     return folder
 
@@ -45,30 +45,32 @@ def run(*arguments: str) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-def test_an_index_is_pushed_and_searched_from_the_shell(shop: Path, server: Server) -> None:
+def test_an_index_is_pushed_and_searched_from_the_command_line(project: Path, server: Server) -> None:
     code, text = run("index", "push", "--model", "deit", "--to", URL)
     assert code == 0 and "vitrine_deit: 32 photographs; 32 written, 0 unchanged, 0 removed." in text
     assert "32 unchanged" in run("index", "push", "--model", "deit", "--to", URL)[1]
-    asked = ("search", "bottle, not blue", "--model", "deit", "--format", "json")
-    code, text = run(*asked, "--qdrant", URL)
-    local = json.loads(run(*asked)[1])
-    found = json.loads(text)
-    assert [hit["score"] for hit in found["hits"]] == pytest.approx([hit["score"] for hit in local["hits"]], abs=1e-5)
-    assert found["hits"][0]["file"] == local["hits"][0]["file"]
+    search = ("search", "bottle, not blue", "--model", "deit", "--format", "json")
+    code, text = run(*search, "--qdrant", URL)
+    local = json.loads(run(*search)[1])
+    remote = json.loads(text)
+    assert [hit["score"] for hit in remote["hits"]] == pytest.approx([hit["score"] for hit in local["hits"]], abs=1e-5)
+    assert remote["hits"][0]["file"] == local["hits"][0]["file"]
     assert run("index", "push", "--index", "index/deit", "--to", URL, "--collection", "other", "-q") == (0, "")
     assert set(server.shards) == {"vitrine_deit", "other"}
 
 
-def test_what_is_missing_is_said_in_one_line(shop: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_missing_is_reported_in_one_line(
+    project: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("vitrine.cli._check_port", lambda host, port: None)  # tests open no sockets
     for command in (("search", "bag"), ("serve", "--port", "7861")):
         code, text = run(*command, "--qdrant", URL)
-        assert code == 2 and "there is no such collection. Make it with: vitrine index push" in text
+        assert code == 2 and "collection not found. Create it with: vitrine index push" in text
         code, text = run(*command, "--collection", "c")
-        assert code == 2 and text == "ERROR: --collection and --approximate: name the server, too, with --qdrant\n"
+        assert code == 2 and text == "ERROR: --collection and --approximate require a server; add --qdrant URL\n"
     server.fail_after = 0
     code, text = run("index", "push", "--to", URL)
-    assert code == 2 and "no Qdrant server answers" in text and len(text.splitlines()) == 1
+    assert code == 2 and "the Qdrant server does not respond" in text and len(text.splitlines()) == 1
     for name in [name for name in sys.modules if name.split(".")[0] == "qdrant_client"]:
         monkeypatch.setitem(sys.modules, name, None)
     for name in ("qdrant", "qdrant_push", "qdrant_queries"):
@@ -79,20 +81,20 @@ def test_what_is_missing_is_said_in_one_line(shop: Path, server: Server, monkeyp
         assert text == "ERROR: qdrant_client is not installed. Install the extra: pip install -e '.[qdrant]'\n"
 
 
-def test_the_page_shows_what_the_server_finds_as_the_photographs_here(shop: Path, server: Server) -> None:
-    local = AppState(shop, may_correct=False)
+def test_the_page_maps_hits_of_the_server_to_local_photographs(project: Path, server: Server) -> None:
+    local = AppState(project, may_correct=False)
     index = local.gallery.indexes["deit"]
     assert isinstance(index, Index)
-    order = np.random.default_rng(0).permutation(32)  # rows there are other ones than here
+    order = np.random.default_rng(0).permutation(32)  # rows on the server differ from the local ones
     added = Index(index.name, index.label_space, {}, np.array(["new.jpg"]), np.array(["new"]),
                   index.probs[:, :1], index.embeddings[:1])  # fmt: skip
-    index.take(np.arange(32) < 32).concat(added).save(shop / "index_there")
+    index.take(np.arange(32) < 32).concat(added).save(project / "index_server")
     shuffled = Index(index.name, index.label_space, {}, *(
         np.asarray(each)[order] for each in (index.image_paths, index.instance_ids)
     ), np.ascontiguousarray(index.probs[:, order]), index.embeddings[order], rule=index.rule)  # fmt: skip
-    shuffled.concat(added).save(shop / "index_there")
-    assert run("index", "push", "--index", "index_there", "--to", URL, "-q")[0] == 0
-    state = AppState(shop, may_correct=False, engines={"deit": QdrantIndex(qdrant.connect(URL), "vitrine_deit")})
+    shuffled.concat(added).save(project / "index_server")
+    assert run("index", "push", "--index", "index_server", "--to", URL, "-q")[0] == 0
+    state = AppState(project, may_correct=False, engines={"deit": QdrantIndex(qdrant.connect(URL), "vitrine_deit")})
     server.requests.clear()
     label = index.label_space.labels["color"][0]
     for words, chosen in (("bottle", {}), ("not bottle", {"color": [label]})):
@@ -108,18 +110,18 @@ def test_the_page_shows_what_the_server_finds_as_the_photographs_here(shop: Path
     everything = state.search("deit", "", {}, None, "", 5)
     assert [hit.row for hit in everything.result.hits] == [0, 1, 2, 3, 4]
     server.fail_after = 0
-    with pytest.raises(ArtifactError, match=r"^vitrine_deit: no Qdrant server answers"):
+    with pytest.raises(ArtifactError, match=r"^vitrine_deit: the Qdrant server does not respond"):
         state.search("deit", "bottle", {}, None, "", 5)
 
 
-def test_a_program_is_told_that_the_server_is_gone(shop: Path, server: Server) -> None:
+def test_the_api_reports_that_the_server_is_gone(project: Path, server: Server) -> None:
     import fastapi
     from fastapi.testclient import TestClient
 
     from vitrine.app.api import answer_errors
 
     assert run("index", "push", "--model", "deit", "--to", URL, "-q")[0] == 0
-    state = AppState(shop, may_correct=False, engines={"deit": QdrantIndex(qdrant.connect(URL), "vitrine_deit")})
+    state = AppState(project, may_correct=False, engines={"deit": QdrantIndex(qdrant.connect(URL), "vitrine_deit")})
     application = fastapi.FastAPI()
     answer_errors(application)
     application.include_router(create_router(state))
@@ -127,14 +129,14 @@ def test_a_program_is_told_that_the_server_is_gone(shop: Path, server: Server) -
     assert client.get("/api/search", params={"q": "bottle", "model": "deit"}).json()["hits"]
     server.fail_after = 0
     answer = client.get("/api/search", params={"q": "bottle", "model": "deit"})
-    assert answer.status_code == 503 and "no Qdrant server answers" in answer.json()["error"]
+    assert answer.status_code == 503 and "the Qdrant server does not respond" in answer.json()["error"]
 
 
-def test_a_collection_with_other_labels_is_not_searched_by_the_page(shop: Path, server: Server) -> None:
+def test_the_page_rejects_a_collection_with_other_labels(project: Path, server: Server) -> None:
     assert run("index", "push", "--model", "deit", "--to", URL, "-q")[0] == 0
     other = QdrantIndex(qdrant.connect(URL), "vitrine_deit")
     other.label_space = type(other.label_space)({**other.label_space.labels, "color": ("blue", "pink")})
     with pytest.raises(ArtifactError, match=r"index/deit and the collection of deit have different labels"):
-        AppState(shop, may_correct=False, engines={"deit": other})
-    with pytest.raises(ArtifactError, match=r"index/absent: there is no such index, but the collection is of absent"):
-        AppState(shop, may_correct=False, engines={"absent": other})
+        AppState(project, may_correct=False, engines={"deit": other})
+    with pytest.raises(ArtifactError, match=r"index/absent: no such index, although the collection is of absent"):
+        AppState(project, may_correct=False, engines={"absent": other})

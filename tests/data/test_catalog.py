@@ -1,4 +1,4 @@
-"""A dataset that keeps the contract is read as it is; every breach is named, all at once."""
+"""Valid datasets are read unchanged; all faults of an invalid one are reported at once."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def faults_of(folder: Path, **changes: Any) -> list[str]:
     return caught.value.faults
 
 
-def test_a_good_dataset_is_read_as_it_is(dataset: Any) -> None:
+def test_a_valid_dataset_is_read_unchanged(dataset: Any) -> None:
     folder, rows, _ = dataset
     table = read_catalog(folder, params())
     assert list(table.columns) == ["image_path", "split", "instance_id", "caption", "class", "color", "material"]
@@ -61,14 +61,14 @@ def test_unknown_columns_captions_and_other_attributes_are_fine(dataset: Any) ->
     assert table["caption"].iloc[0] == "a, b"
 
 
-def test_aliases_join_labels_and_masked_ones_are_missing(dataset: Any) -> None:
+def test_aliases_merge_labels_and_masked_labels_become_missing(dataset: Any) -> None:
     folder, _, _ = dataset
     table = read_catalog(folder, params(aliases={"color": {"red": "scarlet"}}, masked_labels={"material": ["soap"]}))
     assert set(table["color"]) == {"blue", "scarlet"}
     assert table.loc[table["class"] == "soap_bar", "material"].isna().all()
 
 
-def test_a_missing_attribute_is_no_fault(dataset: Any) -> None:
+def test_a_missing_attribute_is_not_a_fault(dataset: Any) -> None:
     folder, rows, write = dataset
     rows[0]["attributes"], rows[1]["attributes"] = "material:glass", "color:;material:glass"
     write(rows)
@@ -92,14 +92,14 @@ def test_all_faults_are_reported_at_once(dataset: Any) -> None:
     expected = [
         ("line 2, column class_label", "is empty"),
         ("line 3, column attributes: 'color=blue'", "key:value"),
-        ("line 4, column attributes", "every key once"),
-        ("line 5, column split: 'dev'", "none of train, val, test"),
-        ("line 6, column image_path: '../secret.png'", "leaves the dataset's folder"),
-        ("line 7, column image_path: '/etc/passwd'", "leaves the dataset's folder"),
+        ("line 4, column attributes", "unique keys"),
+        ("line 5, column split: 'dev'", "is not one of train, val, test"),
+        ("line 6, column image_path: '../secret.png'", "is not inside the dataset's folder"),
+        ("line 7, column image_path: '/etc/passwd'", "is not inside the dataset's folder"),
         ("line 8, column image_path", "more than once"),
         ("line 9, column image_path", "more than once"),
         ("line 10, column instance_id", "is empty"),
-        ("line 11, column image_path", "leaves the dataset's folder"),
+        ("line 11, column image_path", "is not inside the dataset's folder"),
     ]
     assert len(faults) == len(expected)
     for start, reason in expected:
@@ -112,7 +112,7 @@ def test_a_link_out_of_the_folder_is_refused(dataset: Any) -> None:
     (folder / "images" / "link.png").symlink_to(folder.parent / "outside.png")
     rows[0]["image_path"] = "images/link.png"
     write(rows)
-    assert "leaves the dataset's folder" in faults_of(folder)[0]
+    assert "is not inside the dataset's folder" in faults_of(folder)[0]
 
 
 def test_every_broken_photograph_is_named(dataset: Any) -> None:
@@ -134,13 +134,13 @@ def test_every_broken_photograph_is_named(dataset: Any) -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "holds no photographs"),
-        (b"image_path,class_label,attributes,split,instance_id\n", "holds no photographs"),
+        (b"", "contains no photographs"),
+        (b"image_path,class_label,attributes,split,instance_id\n", "contains no photographs"),
         (b"image_path,split\na.png,train\n", "column missing: class_label, attributes, instance_id"),
         (b"image_path,image_path,class_label,attributes,instance_id\n1,2,3,4,5\n", "duplicate column 'image_path'"),
-        (b"image_path,class_label,attributes,instance_id\na.png,cup\n", "line 2: 2 fields where the header has 4"),
+        (b"image_path,class_label,attributes,instance_id\na.png,cup\n", "line 2: 2 fields, but the header has 4"),
         (b"image_path,class_label\n\xff\xfe,cup\n", "not UTF-8"),
-        (b'image_path,class_label\n\n"a.png,cup\nb.png,mug\n', "line 3: the row that starts here is not CSV"),
+        (b'image_path,class_label\n\n"a.png,cup\nb.png,mug\n', "line 3: the row that starts here is not valid CSV"),
         (
             b"image_path;class_label;attributes;instance_id\na;cup;color:red, or so;1\n",
             "line 1: fields are separated by ';'",
@@ -149,23 +149,23 @@ def test_every_broken_photograph_is_named(dataset: Any) -> None:
         ("image_path,class_label,attributes,instance_id\n".encode("utf-16"), "not UTF-8"),
     ],
 )
-def test_a_file_that_is_no_table_is_one_clear_fault(tmp_path: Path, content: bytes, reason: str) -> None:
+def test_a_file_that_is_not_a_table_is_one_clear_fault(tmp_path: Path, content: bytes, reason: str) -> None:
     (tmp_path / "labels.csv").write_bytes(content)
     (fault,) = faults_of(tmp_path)
     assert reason in fault
 
 
-def test_no_file_is_one_clear_fault(tmp_path: Path) -> None:
+def test_a_missing_file_is_one_clear_fault(tmp_path: Path) -> None:
     assert faults_of(tmp_path)[0].startswith("not found")
 
 
 def test_params_that_do_not_fit_the_data_are_faults(dataset: Any) -> None:
     folder, _, _ = dataset
     assert "no row has 'weight'" in faults_of(folder, attributes=["color", "weight"])[0]
-    assert "'taste' is no task" in faults_of(folder, aliases={"taste": {"a": "b"}})[0]
-    assert "'taste' is no task" in faults_of(folder, masked_labels={"taste": ["a"]})[0]
+    assert "'taste' is not a task" in faults_of(folder, aliases={"taste": {"a": "b"}})[0]
+    assert "'taste' is not a task" in faults_of(folder, masked_labels={"taste": ["a"]})[0]
     for name in ("class", "split", "row", "all_tasks"):
-        assert f"'{name}' cannot name a task" in faults_of(folder, attributes=[name])[0]
+        assert f"'{name}' is reserved and cannot be a task" in faults_of(folder, attributes=[name])[0]
     assert "duplicate 'color'" in faults_of(folder, attributes=["color", "color"])[0]
 
 
@@ -176,7 +176,7 @@ def table_faults(table: pd.DataFrame, tasks: tuple[str, ...] = ("class", "color"
 
 
 def learnable() -> pd.DataFrame:
-    """Four items of two views, in two classes and two colors; lines 2 to 9."""
+    """Return four items with two views each, in two classes and two colors; lines 2 to 9."""
     items = [(label, f"{label}-{number}") for label in ("cup", "hat") for number in range(2)]
     rows = [{"instance_id": item, "class": label, "color": "red" if item.endswith("0") else "blue", "split": "train"}
             for label, item in items for _ in range(2)]  # fmt: skip
@@ -199,7 +199,7 @@ def test_splits_that_leak_or_cannot_be_learned_are_faults(dataset: Any) -> None:
     assert caught.value.faults == [
         "split 'val' has no photographs",
         "item 'tall_bottle-blue-train-0' is in several splits: test, train",
-        "color 'gold' is never seen in train (lines 30, 31, 32, 33): move an item with it to train, add an alias in "
+        "color 'gold' does not occur in train (lines 30, 31, 32, 33): move an item with it to train, add an alias in "
         "data.aliases, or list it in data.masked_labels",
     ]
     masked = read_catalog(folder, params(masked_labels={"color": ["gold"]}))
@@ -220,10 +220,18 @@ def test_an_item_with_two_classes_is_a_fault_that_names_its_lines() -> None:
         (
             "color",
             "red",
-            "color: train has only the label 'red', but learning takes two; add photographs with others, or",
+            "color: train has only the label 'red', but training needs at least two; add photographs with other",
         ),
-        ("color", None, "color: train has no label, but learning takes two; add photographs with others, or remove it"),
-        ("class", "cup", "class: train has only the label 'cup', but learning takes two; add photographs with others"),
+        (
+            "color",
+            None,
+            "color: train has no label, but training needs at least two; add photographs with other labels, or",
+        ),
+        (
+            "class",
+            "cup",
+            "class: train has only the label 'cup', but training needs at least two; add photographs with other labels",
+        ),
     ],
 )
 def test_a_task_with_fewer_than_two_labels_in_train_is_a_fault(task: str, kept: str | None, fault: str) -> None:
@@ -237,11 +245,11 @@ def test_a_task_with_fewer_than_two_labels_in_train_is_a_fault(task: str, kept: 
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
-def test_a_task_without_labels_to_judge_it_is_a_fault(split: str) -> None:
+def test_a_task_without_labels_in_val_or_test_is_a_fault(split: str) -> None:
     table = learnable()
     table.loc[table["split"] == split, "color"] = None
     (fault,) = table_faults(table)
-    assert fault.startswith(f"color: no photograph of {split} has a label, so it cannot be judged; add some, or remove")
+    assert fault.startswith(f"color: no photograph in {split} has a label, so it cannot be evaluated; add labels, or")
 
 
 def test_ids_and_labels_that_differ_only_in_case_are_faults_and_leading_zeros_are_not() -> None:
@@ -250,14 +258,14 @@ def test_ids_and_labels_that_differ_only_in_case_are_faults_and_leading_zeros_ar
     table.loc[[4, 5], "instance_id"] = "CUP-0"
     table.loc[[4, 5], "color"] = "Red"
     assert table_faults(table) == [
-        "instance_id 'cup-0' (line 2) and 'CUP-0' (line 4) differ only in case: write both alike",
-        "color 'red' (line 2) and 'Red' (line 4) differ only in case: join them in data.aliases",
+        "instance_id 'cup-0' (line 2) and 'CUP-0' (line 4) differ only in case: use the same spelling",
+        "color 'red' (line 2) and 'Red' (line 4) differ only in case: merge them in data.aliases",
     ]
     zeros = {"cup-0": "1", "cup-1": "01", "hat-0": "001", "hat-1": "0001"}
     check_table(Path("labels.csv"), learnable().replace({"instance_id": zeros}), ["class", "color"])
 
 
-def test_spaces_around_fields_are_no_part_of_them(dataset: Any) -> None:
+def test_spaces_around_fields_are_stripped(dataset: Any) -> None:
     folder, rows, write = dataset
     before = read_catalog(folder, params())
     write([{f" {key}": f" {value} " for key, value in row.items()} for row in rows])
@@ -269,7 +277,7 @@ def test_spaces_around_fields_are_no_part_of_them(dataset: Any) -> None:
     assert [fault.split(":")[0] for fault in faults_of(folder)] == [f"line {k}, column image_path" for k in (2, 3)]
 
 
-def test_a_row_has_the_line_where_it_starts_whatever_its_caption_holds(dataset: Any) -> None:
+def test_a_row_has_the_number_of_its_first_line_even_after_multiline_captions(dataset: Any) -> None:
     folder, rows, write = dataset
     captions = ["a\u2028b\x0bc\x0cd\x85e\x1ef", "over\nthree\nlines", "plain"]
     rows = [{**row, "caption": caption} for row, caption in zip(rows[:3], captions, strict=True)]
@@ -282,7 +290,7 @@ def test_a_row_has_the_line_where_it_starts_whatever_its_caption_holds(dataset: 
 AWKWARD = ["38", "007", "1e3", "true", "NA", "None", "nan", "inf", "null", "-0", "1_000", "0x1F", "2024-01-31"]
 
 
-def test_labels_that_look_like_numbers_or_nothing_stay_text(dataset: Any) -> None:
+def test_labels_that_look_like_numbers_or_missing_values_stay_text(dataset: Any) -> None:
     folder, rows, write = dataset
     labels = [AWKWARD[number % len(AWKWARD)] for number in range(len(rows))]
     zeros = {row["instance_id"]: "0" * number + "1" for number, row in enumerate(rows)}
@@ -331,14 +339,14 @@ PHOTOS = pd.DataFrame(
     "path", ["data/mine", "data/mine/", "./data/mine", "data//mine", "data/other/../mine", "{root}/data/mine"]
 )
 @pytest.mark.parametrize("dataset", ["data/mine", "./data/mine/", "{root}/data/mine"])
-def test_corrections_match_their_dataset_however_it_is_written(tmp_path: Path, path: str, dataset: str) -> None:
+def test_corrections_match_their_dataset_however_its_path_is_written(tmp_path: Path, path: str, dataset: str) -> None:
     line = f"{dataset.format(root=tmp_path)},images/1.png,color,blue"
     corrected = correct(tmp_path, PHOTOS, line, path=path.format(root=tmp_path))
     assert corrected["color"].tolist() == ["red", "blue"]
     assert dataset_name(tmp_path, path.format(root=tmp_path)) == "data/mine"
 
 
-def test_corrections_go_through_aliases_and_masks_and_a_later_line_wins(tmp_path: Path) -> None:
+def test_corrections_respect_aliases_and_masks_and_later_lines_win(tmp_path: Path) -> None:
     lines = ["images/0.png,color,grey", "images/1.png,color,gold", "images/1.png,class,hat", "images/1.png,class, mug "]
     changes = {"aliases": {"color": {"grey": "gray"}}, "masked_labels": {"color": ["gold"]}}
     corrected = correct(tmp_path, PHOTOS, *(f"data/mine,{line}" for line in lines), **changes)
@@ -346,7 +354,7 @@ def test_corrections_go_through_aliases_and_masks_and_a_later_line_wins(tmp_path
     assert corrected["class"].tolist() == ["cup", "mug"]
 
 
-def test_corrections_of_other_datasets_are_left_alone_and_all_that_match_nothing_are_named(tmp_path: Path) -> None:
+def test_corrections_of_other_datasets_are_ignored_and_all_unmatched_ones_are_named(tmp_path: Path) -> None:
     for file in ("data/other/labels.csv", "data/fetched/dvc.yaml", "data/pulled.dvc"):
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).touch()
@@ -357,10 +365,10 @@ def test_corrections_of_other_datasets_are_left_alone_and_all_that_match_nothing
     with pytest.raises(CatalogError) as caught:
         correct(tmp_path, PHOTOS, *others, *wrong)
     assert caught.value.faults == [
-        "line 5, column dataset: 'data/mien' is no dataset; data.path is data/mine",
-        "line 6, column dataset: 'data' is no dataset; data.path is data/mine",
+        "line 5, column dataset: 'data/mien' is not a dataset; data.path is data/mine",
+        "line 6, column dataset: 'data' is not a dataset; data.path is data/mine",
         "line 7, column image_path: 'images/9.png' is not in data/mine/labels.csv",
-        "line 8, column task: 'taste' is none of class, color, material",
+        "line 8, column task: 'taste' is not one of class, color, material",
         "line 9: label empty",
         "line 10: dataset, image_path empty",
     ]

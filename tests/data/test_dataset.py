@@ -1,4 +1,4 @@
-"""Class folders become a table that the split stage takes; a table that is there is described and never changed."""
+"""Class folders become a table that the split stage accepts; an existing table is described and never changed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def items_of(folder: Path) -> dict[str, str]:
     return dict(zip(table["image_path"], table["instance_id"], strict=True))
 
 
-def test_class_folders_become_a_table_that_the_split_stage_takes(tmp_path: Path) -> None:
+def test_class_folders_become_a_table_that_the_split_stage_accepts(tmp_path: Path) -> None:
     for number, name in enumerate(("mug", "hat")):
         for item in range(6):
             for view in ("front", "back"):
@@ -50,7 +50,7 @@ def test_class_folders_become_a_table_that_the_split_stage_takes(tmp_path: Path)
     check_table(tmp_path / "labels.csv", read, params.tasks)
 
 
-def test_splits_come_from_folders_that_name_them(tmp_path: Path) -> None:
+def test_splits_come_from_folders_named_after_them(tmp_path: Path) -> None:
     names = [
         f"images/{name}.png" for name in ("train/mug/1", "train/hat/1", "valid/mug/1", "valid/hat/1", "test/mug/1")
     ]
@@ -64,14 +64,14 @@ def test_splits_come_from_folders_that_name_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stem", ["IMG_{}", "{}", "DSC{}", "mug ({})", "Photo-{}"])
-def test_names_that_cameras_write_tell_no_items_apart(tmp_path: Path, stem: str) -> None:
+def test_numbered_file_names_do_not_join_photographs(tmp_path: Path, stem: str) -> None:
     for number in range(4):
         photograph(tmp_path / "images/mug" / (stem.format(number) + ".png"), number)
     found = items_of(tmp_path)
     assert len(set(found.values())) == 4
 
 
-def test_photographs_that_look_alike_are_one_item_within_a_class(tmp_path: Path) -> None:
+def test_near_duplicates_within_a_class_are_one_item(tmp_path: Path) -> None:
     for seed, name in enumerate(("images/mug/a.png", "images/mug/b.png", "images/mug/c.png", "images/hat/d.png")):
         photograph(tmp_path / name, seed)
     with Image.open(tmp_path / "images/mug/a.png") as image:
@@ -82,7 +82,7 @@ def test_photographs_that_look_alike_are_one_item_within_a_class(tmp_path: Path)
     assert found["images/hat/copy.png"] != found["images/mug/a.png"]  # an item has one class; the user decides which
 
 
-def test_files_that_cannot_be_read_are_left_out_and_named(tmp_path: Path) -> None:
+def test_unreadable_files_are_skipped_and_named(tmp_path: Path) -> None:
     photograph(tmp_path / "images/mug/a.png", 0)
     (tmp_path / "images/mug/broken.jpg").write_bytes(b"no photograph")
     table, guess = table_from_folders(tmp_path, 50.0, 4)
@@ -92,8 +92,8 @@ def test_files_that_cannot_be_read_are_left_out_and_named(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("images/loose.png", "'loose.png' is in no class folder"), ("images/notes.txt", "no photographs"),
-     ("mug/a.png", "has no folder images.*mv new")],
+    [("images/loose.png", "'loose.png' is not in a class folder"), ("images/notes.txt", "no photographs"),
+     ("mug/a.png", "contains no folder images.*mv new")],
 )  # fmt: skip
 def test_a_folder_without_class_folders_is_an_error(tmp_path: Path, name: str, message: str) -> None:
     photograph(tmp_path / f"{name}.png", 0)
@@ -109,12 +109,12 @@ c.png,hat,color:blue,C
 """
 
 
-def test_a_table_is_described_and_attributes_that_can_be_learned_are_proposed(tmp_path: Path) -> None:
+def test_a_table_is_described_and_learnable_attributes_are_proposed(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text(TABLE)
     found = describe_table(tmp_path)
     assert (found.num_photos, found.num_items, found.classes) == (3, 3, {"mug": 2, "hat": 1})
     assert found.attributes["color"] == {"blue": 2, "red": 1}
-    assert found.proposed == ("color",)  # every serial number is one photograph's, and all sizes are alike
+    assert found.proposed == ("color",)  # each serial number occurs once, and all sizes are equal
     assert not found.faults and (tmp_path / "labels.csv").read_text(encoding="utf-8") == TABLE
 
 
@@ -160,7 +160,7 @@ def run(*arguments: str) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-def test_the_command_makes_a_table_once_and_then_only_checks_it(
+def test_the_command_creates_a_table_once_and_then_only_checks_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -170,10 +170,10 @@ def test_the_command_makes_a_table_once_and_then_only_checks_it(
     code, text = run("init", "goods")
     assert code == 0
     assert "Wrote goods/labels.csv: 5 photographs of 4 items in 2 classes." in text
-    assert "guessed from the beginnings of file names in: hat." in text and "In the other classes" in text
+    assert "inferred from prefixes of file names in: hat." in text and "In the other classes" in text
     assert "path: goods" in text and "attributes: []" in text and "source: seeded" in text
-    made = (tmp_path / "goods/labels.csv").read_text(encoding="utf-8")
-    edited = made.replace("IMG_1.png,mug,,", "IMG_1.png,mug,color:red,").replace("hat/b_1.png,hat", "hat/b_1.png,")
+    created = (tmp_path / "goods/labels.csv").read_text(encoding="utf-8")
+    edited = created.replace("IMG_1.png,mug,,", "IMG_1.png,mug,color:red,").replace("hat/b_1.png,hat", "hat/b_1.png,")
     (tmp_path / "goods/labels.csv").write_text(edited)
     code, text = run("init", "goods")
     assert code == 1 and "Fault: line" in text and "class_label" in text and "Wrote" not in text

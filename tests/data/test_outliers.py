@@ -1,4 +1,4 @@
-"""Outliers are read by kind, made from a seed, and left out where a class is named after them."""
+"""Outliers are read by kind or generated from a seed, and left out if a class has their name."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_photographs_and_made_pictures_come_together(folder: Path) -> None:
+def test_photographs_and_generated_pictures_are_read_together(folder: Path) -> None:
     found = read_outliers(folder, ["mug", "blank"], DECODING, 1)
     assert found.photos.shape == (2 + NUM_GENERATED, 16, 16, 3) and found.photos.dtype == np.uint8
     assert found.kinds.tolist() == ["mug"] * 2 + ["blank"] * NUM_GENERATED
@@ -35,14 +35,14 @@ def test_photographs_and_made_pictures_come_together(folder: Path) -> None:
     assert len(read_outliers(folder, [], DECODING, 1).photos) == 0
 
 
-def test_made_pictures_need_no_folder_and_follow_the_seed(tmp_path: Path) -> None:
+def test_generated_pictures_need_no_folder_and_depend_on_the_seed(tmp_path: Path) -> None:
     first, again, other = (read_outliers(tmp_path, ["noise"], DECODING, seed).photos for seed in (1, 1, 2))
     assert np.array_equal(first, again) and not np.array_equal(first, other)
     assert first.std(axis=(1, 2, 3)).min() > 5
 
 
-def test_what_is_wrong_with_a_folder_is_said(folder: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"lists no toy\. Choose .*: blank, book, mug, noise"):
+def test_invalid_folders_have_clear_errors(folder: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"does not list toy\. Choose .*: blank, book, mug, noise"):
         read_outliers(folder, ["toy"], DECODING, 1)
     (folder / "images/2.png").unlink()
     with pytest.raises(PhotoError, match=r"2\.png: not found"):
@@ -52,6 +52,6 @@ def test_what_is_wrong_with_a_folder_is_said(folder: Path) -> None:
         read_outliers(folder, ["b"], DECODING, 1)
 
 
-def test_a_kind_that_a_class_is_named_after_is_no_outlier() -> None:
+def test_a_kind_contained_in_a_class_name_is_not_an_outlier() -> None:
     kinds = ["mug", "book", "toy", "noise"]
     assert unnamed_kinds(kinds, ["coffee_mug", "note_books", "toyota"]) == ["toy", "noise"]

@@ -1,4 +1,4 @@
-"""The split stage works, or stops with one clear message and writes nothing, on plausible data."""
+"""On plausible data, the split stage works, or stops with one clear message and writes nothing."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ Split = Callable[..., pd.DataFrame]
 
 @pytest.fixture
 def split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Split:
-    """A function that runs the stage on rows of a dataset and params of its own, and returns photos.csv."""
+    """Return a function that runs the stage on given rows and params and returns photos.csv."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     folder = tmp_path / "data/mine"
-    made = make_dataset(folder)
+    default_rows = make_dataset(folder)
     (tmp_path / "data/corrections.csv").write_text("dataset,image_path,task,label\n")
 
     def run(rows: Rows | None = None, split: dict[str, Any] | None = None, **data: Any) -> pd.DataFrame:
-        write_labels(folder, made if rows is None else rows)
+        write_labels(folder, default_rows if rows is None else rows)
         params = {"data": {**MINE, **data}, "split": {**PARAMS["split"], "photo_size_px": 16, **(split or {})}}
         (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
         runpy.run_path(str(ROOT / "stages/split.py"))["main"]()
@@ -49,14 +49,14 @@ def rows_of(folder: Path) -> Rows:
     return pd.read_csv(folder / "labels.csv", dtype=str, keep_default_na=False).to_dict("records")
 
 
-def made(**changes: Callable[[dict[str, str]], str]) -> Rows:
-    """The rows that the fixture wrote, with some columns computed anew."""
+def changed_rows(**changes: Callable[[dict[str, str]], str]) -> Rows:
+    """Return the rows that the fixture wrote, with some columns recomputed."""
     rows = rows_of(Path("data/mine"))
     return [{**row, **{column: change(row) for column, change in changes.items()}} for row in rows]
 
 
 def first_items(num: int) -> Rows:
-    """Rows of the first items of each class."""
+    """Return the rows of the first items of each class."""
     table = pd.DataFrame(rows_of(Path("data/mine")))
     number = table.groupby("class_label")["instance_id"].transform(lambda ids: pd.factorize(ids)[0])
     return table[number < num].to_dict("records")
@@ -64,11 +64,11 @@ def first_items(num: int) -> Rows:
 
 @pytest.fixture(autouse=True)
 def _dataset(split: Split) -> None:
-    """All tests start from the dataset."""
+    """Start every test from the dataset."""
 
 
 @pytest.mark.parametrize("num", [3, 4, 8])
-def test_few_items_a_class_are_split_as_params_say(split: Split, num: int) -> None:
+def test_few_items_per_class_are_split_as_params_say(split: Split, num: int) -> None:
     table = split(first_items(num), {"source": "seeded"}, attributes=["material"])
     assert table.groupby("split")["instance_id"].nunique().to_dict() == {
         "train": 2 * num - 2 * round(0.17 * 2 * num), "val": round(0.17 * 2 * num), "test": round(0.17 * 2 * num)
@@ -77,14 +77,14 @@ def test_few_items_a_class_are_split_as_params_say(split: Split, num: int) -> No
 
 
 @pytest.mark.parametrize("num", [1, 2])
-def test_too_few_items_a_class_are_one_clear_message(split: Split, num: int) -> None:
+def test_too_few_items_per_class_are_one_clear_message(split: Split, num: int) -> None:
     with pytest.raises(SplitError, match=rf"split\.test_fraction: 0\.17 of {2 * num} items .* add items"):
         split(first_items(num), {"source": "seeded"}, attributes=["material"])
     assert not Path("data/splits").exists()
 
 
-def test_a_class_that_is_masked_is_left_out_and_counted(split: Split) -> None:
-    rows = made(class_label=lambda row: "misc" if "red" in row["attributes"] else row["class_label"])
+def test_a_masked_class_is_left_out_and_counted(split: Split) -> None:
+    rows = changed_rows(class_label=lambda row: "misc" if "red" in row["attributes"] else row["class_label"])
     table = split(rows, masked_labels={"class": ["misc"]}, attributes=["material"])
     assert len(table) == 16 and set(table["class"]) == {"tall_bottle", "soap_bar"}
     counted = read_json(Path("data/splits/counts.json"))
@@ -106,16 +106,16 @@ def test_a_class_that_is_masked_is_left_out_and_counted(split: Split) -> None:
     ],
 )
 @pytest.mark.parametrize("source", ["column", "seeded"])
-def test_data_that_cannot_be_learned_is_one_clear_message(
+def test_unlearnable_data_is_one_clear_message(
     split: Split, changes: Any, params: dict[str, Any], fault: str, source: str
 ) -> None:
     with pytest.raises(CatalogError, match=fault):
-        split(made(**changes), {"source": source}, **params)
+        split(changed_rows(**changes), {"source": source}, **params)
     assert not Path("data/splits").exists()
 
 
-def test_a_task_that_train_has_no_label_for_is_one_clear_message(split: Split) -> None:
-    rows = made(attributes=lambda row: row["attributes"] if row["split"] != "train" else "material:wood")
+def test_a_task_without_labels_in_train_is_one_clear_message(split: Split) -> None:
+    rows = changed_rows(attributes=lambda row: row["attributes"] if row["split"] != "train" else "material:wood")
     with pytest.raises(CatalogError, match="color: train has no label"):
         split(rows, attributes=["color"])
 
@@ -123,19 +123,19 @@ def test_a_task_that_train_has_no_label_for_is_one_clear_message(split: Split) -
 @pytest.mark.parametrize(
     ("source", "fault"), [("column", "split 'train' has no photographs"), ("seeded", r"split\.test_fraction.* 0 items")]
 )
-def test_nothing_but_masked_classes_is_one_clear_message(split: Split, source: str, fault: str) -> None:
+def test_only_masked_classes_are_one_clear_message(split: Split, source: str, fault: str) -> None:
     with pytest.raises((CatalogError, SplitError), match=fault):
         split(None, {"source": source}, masked_labels={"class": ["soap_bar", "tall_bottle"]})
 
 
-def test_a_correction_mends_an_item_with_two_classes(split: Split) -> None:
-    rows = made(class_label=lambda row: "cup" if row["image_path"] == "images/000.png" else row["class_label"])
+def test_a_correction_fixes_an_item_with_two_classes(split: Split) -> None:
+    rows = changed_rows(class_label=lambda row: "cup" if row["image_path"] == "images/000.png" else row["class_label"])
     with Path("data/corrections.csv").open("a", encoding="utf-8") as file:
         file.write("data/mine,images/000.png,class,tall_bottle\n")
     assert split(rows, path="./data/mine/")["class"].iloc[0] == "tall_bottle"
 
 
-def test_labels_and_ids_that_look_like_numbers_go_through_unchanged(split: Split, tmp_path: Path) -> None:
+def test_labels_and_ids_that_look_like_numbers_are_unchanged(split: Split, tmp_path: Path) -> None:
     rows = make_dataset(tmp_path / "data/numbers", numbers=True)
     table = split(path="data/numbers")
     assert table["class"].tolist() == [row["class_label"] for row in rows]

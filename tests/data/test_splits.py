@@ -1,4 +1,4 @@
-"""Items stay whole, splits are drawn alike for alike seeds, and copies across splits are found."""
+"""Items stay whole, equal seeds give equal splits, and copies across splits are found."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_items_stay_whole_and_every_label_is_seen_in_train(seed: int, val: float
     assert (per_class.max() - per_class.min()).max() < 0.35
 
 
-def test_the_same_seed_gives_the_same_split_whatever_the_order_of_rows() -> None:
+def test_the_same_seed_gives_the_same_split_in_any_order_of_rows() -> None:
     drawn = table()
     first = split_items(drawn, TASKS, params())
     shuffled = drawn.sample(frac=1, random_state=1)
@@ -79,7 +79,7 @@ def test_too_few_items_are_an_error(num: int, changes: dict[str, float], reason:
         split_items(table(1, num, 2, rare=False), TASKS, params(**changes))
 
 
-def test_every_class_gives_its_share_up_to_one_item() -> None:
+def test_every_class_contributes_its_share_to_within_one_item() -> None:
     sizes = {"a": 3, "b": 20, "c": 41, "d": 100}
     rows = [{"instance_id": f"{label}{k}", "class": label} for label, size in sizes.items() for k in range(size)]
     drawn = pd.DataFrame(rows)
@@ -90,7 +90,7 @@ def test_every_class_gives_its_share_up_to_one_item() -> None:
         for label, size in sizes.items():
             assert (counts.loc[label, ["test", "val"]] - 0.2 * size).abs().max() < 1.5
     rates = np.mean([split[drawn["class"] == "c"] == "test" for split in chosen], axis=0)
-    assert (rates[1:] > 0).all()  # every item but the one that train keeps is drawn sooner or later
+    assert (rates[1:] > 0).all()  # over the seeds, every item is drawn but the one that train keeps
 
 
 def test_exact_copies_across_splits_are_found_and_refused(dataset: Any) -> None:
@@ -113,7 +113,7 @@ def test_near_copies_across_splits_are_listed() -> None:
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
     photos = np.stack([np.asarray(Image.fromarray(c).resize((64, 64), Image.Resampling.BICUBIC)) for c in coarse])
-    photos[3] = np.clip(photos[0].astype(int) + 6, 0, 255)  # a little brighter: the same to the eye
+    photos[3] = np.clip(photos[0].astype(int) + 6, 0, 255)  # slightly brighter: visually identical
     drawn = pd.DataFrame({"image_path": list("abcd"), "split": ["train", "val", "train", "test"]})
     pairs = near_duplicates(photos, drawn, 4)
     assert pairs[["image_path_a", "split_a", "image_path_b", "split_b"]].values.tolist() == [

@@ -1,6 +1,6 @@
-"""Makes some photographs kill the process that decodes them. Python imports it at its start, from PYTHONPATH.
+"""Make some photographs kill the process that decodes them. Python imports this module from PYTHONPATH at startup.
 
-A file kills if it holds MARK; what follows there is the name of the signal.
+A file that contains MARK kills the process with the signal that MARK names.
 """
 
 import os
@@ -17,9 +17,9 @@ open_image = Image.open
 
 
 def open_or_die(file: Any, *arguments: Any, **options: Any) -> Any:
-    found = re.search(MARK, Path(file).read_bytes())
-    if found:
-        os.kill(os.getpid(), signal.Signals[found[1].decode()])
+    mark = re.search(MARK, Path(file).read_bytes())
+    if mark:
+        os.kill(os.getpid(), signal.Signals[mark[1].decode()])
     return open_image(file, *arguments, **options)
 
 

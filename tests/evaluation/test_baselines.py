@@ -1,4 +1,4 @@
-"""Baselines: features that see shape and color, probabilities over all labels, folds of whole items."""
+"""Baselines: features of shape and color, probabilities of all labels, folds of whole items."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def painted(color: tuple[int, int, int], stripes: int) -> np.ndarray:
     return photo
 
 
-def test_features_see_color_and_shape() -> None:
+def test_features_depend_on_color_and_shape() -> None:
     red, blue, red_upright = painted((200, 0, 0), 4), painted((0, 0, 200), 4), painted((200, 0, 0), 4).swapaxes(0, 1)
     features = classical_features(np.stack([red, blue, red_upright, red]))
     assert np.isfinite(features).all()
@@ -32,7 +32,7 @@ def test_features_see_color_and_shape() -> None:
 
 
 def cluttered(num: int) -> tuple[np.ndarray, np.ndarray]:
-    """Squares of six colors before random chequerboards."""
+    """Return squares of six colors in front of random checkerboards."""
     rng = np.random.default_rng(0)
     codes = rng.integers(0, 6, num)
     colors = np.array([(200, 30, 30), (30, 160, 40), (0, 0, 255), (220, 200, 40), (230, 230, 230), (30, 30, 30)])
@@ -42,7 +42,7 @@ def cluttered(num: int) -> tuple[np.ndarray, np.ndarray]:
     return np.clip(photos + rng.normal(0, 10, photos.shape), 0, 255).astype(np.uint8), codes
 
 
-def test_the_machine_sees_colors_in_clutter() -> None:
+def test_the_svm_recognizes_colors_in_clutter() -> None:
     photos, codes = cluttered(160)
     features = classical_features(photos)
     predicted = svm_probs(features[:120], codes[:120], features[120:], 6, 10.0).argmax(axis=1)
@@ -59,21 +59,21 @@ def test_saturated_and_flat_photographs_have_features() -> None:
     assert np.abs(gradients).max() < 1e-3 and len(np.unique(features.round(6), axis=0)) == 4
 
 
-def test_the_majority_is_what_train_has() -> None:
+def test_the_majority_predicts_the_label_frequencies_of_train() -> None:
     np.testing.assert_allclose(majority_probs(np.array([0, 2, 2, MISSING]), 3, 2), [[1 / 3, 0, 2 / 3]] * 2)
 
 
 @pytest.mark.parametrize("num_seen", [2, 3])
-def test_learners_separate_what_is_separate_and_never_name_unseen_labels(num_seen: int) -> None:
+def test_learners_fit_separable_data_and_never_predict_unseen_labels(num_seen: int) -> None:
     rng = np.random.default_rng(0)
-    centres = np.eye(4)[:num_seen] * 5
+    centers = np.eye(4)[:num_seen] * 5
     codes = np.repeat(np.arange(num_seen), 10)
-    train = centres[codes] + rng.normal(0, 0.1, (len(codes), 4))
+    train = centers[codes] + rng.normal(0, 0.1, (len(codes), 4))
     codes[0] = MISSING
     for probs in (
-        svm_probs(train, codes, centres, 5, 10.0),
-        linear_probe_probs(train, codes, centres, 5),
-        neighbor_probs(train, codes, centres, 5, 3),
+        svm_probs(train, codes, centers, 5, 10.0),
+        linear_probe_probs(train, codes, centers, 5),
+        neighbor_probs(train, codes, centers, 5, 3),
     ):
         assert probs.shape == (num_seen, 5)
         np.testing.assert_array_equal(probs.argmax(axis=1), np.arange(num_seen))
@@ -81,7 +81,7 @@ def test_learners_separate_what_is_separate_and_never_name_unseen_labels(num_see
         assert (probs[:, num_seen:] == 0).all()
 
 
-def test_with_fewer_than_two_labels_in_train_the_answer_is_constant() -> None:
+def test_with_fewer_than_two_labels_in_train_the_prediction_is_constant() -> None:
     train, test = np.random.default_rng(0).normal(size=(5, 3)), np.zeros((2, 3))
 
     def learned(*arrays: np.ndarray) -> list[np.ndarray]:
@@ -95,12 +95,12 @@ def test_with_fewer_than_two_labels_in_train_the_answer_is_constant() -> None:
         np.testing.assert_array_equal(probs, np.full((2, 4), 0.25))
 
 
-def test_more_neighbors_than_photographs_are_all_of_them() -> None:
+def test_more_neighbors_than_photographs_mean_all_photographs() -> None:
     train, codes = np.eye(3), np.array([0, 1, 1])
     np.testing.assert_allclose(neighbor_probs(train, codes, np.ones((1, 3)), 2, 50), [[1 / 3, 2 / 3]], rtol=1e-6)
 
 
-def test_folds_hold_whole_items_and_every_class() -> None:
+def test_folds_contain_whole_items_and_every_class() -> None:
     table = pd.DataFrame([{"class": f"c{k % 3}", "instance_id": f"i{k}"} for k in range(30) for _ in range(1 + k % 4)])
     folds = assign_folds(table, 5, 1)
     assert set(folds) == set(range(5))

@@ -1,4 +1,4 @@
-"""Cross-validation: pooling, calibration without peeking, suspicious labels, the report's words; and its DVC stages."""
+"""Cross-validation: pooling, calibration without leakage, suspicious labels, the report's text, and the DVC stages."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ SPACE = LabelSpace({CLASS_TASK: ("cap", "mug", "shoe")})
 STAGES = yaml.safe_load((ROOT / "crossval/dvc.yaml").read_text(encoding="utf-8"))["stages"]
 
 
-def made_up(right: float, seed: int, num_items: int = 60) -> tuple[pd.DataFrame, np.ndarray, np.ndarray, np.ndarray]:
-    """Photographs, folds, codes and over-confident probabilities that are right so often."""
+def synthetic(right: float, seed: int, num_items: int = 60) -> tuple[pd.DataFrame, np.ndarray, np.ndarray, np.ndarray]:
+    """Return photographs, folds, codes and overconfident probabilities of accuracy `right`."""
     rng = np.random.default_rng(seed)
     codes = np.repeat(np.arange(num_items) % 3, 3)
     table = pd.DataFrame(
@@ -35,9 +35,9 @@ def made_up(right: float, seed: int, num_items: int = 60) -> tuple[pd.DataFrame,
         }
     )
     folds = np.repeat(np.arange(num_items) // 3 % 5, 3)
-    said = np.where(rng.random(len(codes)) < right, codes, (codes + 1) % 3)
+    predicted = np.where(rng.random(len(codes)) < right, codes, (codes + 1) % 3)
     probs = np.full((len(codes), 3), 0.01, dtype=np.float32)
-    probs[np.arange(len(codes)), said] = 0.98
+    probs[np.arange(len(codes)), predicted] = 0.98
     return table, folds, codes, probs
 
 
@@ -50,13 +50,13 @@ RIGHT = {
     "neighbors": 0.5,
     "majority": 0.3,
 }
-"""How often each system is right."""
+"""Accuracy of each system."""
 
 
 @pytest.fixture
 def pooled(tmp_path: Path) -> tuple[dict, pd.DataFrame, np.ndarray, np.ndarray]:  # type: ignore[type-arg]
     for k, (name, right) in enumerate(RIGHT.items()):
-        table, folds, codes, probs = made_up(right, k)
+        table, folds, codes, probs = synthetic(right, k)
         whole = Predictions(SPACE, tuple(table["image_path"]), {CLASS_TASK: probs}, np.zeros((len(codes), 1)))
         if name in NETWORKS:
             for fold in range(5):
@@ -66,10 +66,10 @@ def pooled(tmp_path: Path) -> tuple[dict, pd.DataFrame, np.ndarray, np.ndarray]:
     return out_of_fold_probs(tmp_path, table, folds, {CLASS_TASK: codes}), table, folds, codes
 
 
-def test_pooled_predictions_stand_in_the_tables_order(pooled) -> None:  # type: ignore[no-untyped-def]
+def test_pooled_predictions_are_in_the_order_of_the_table(pooled) -> None:  # type: ignore[no-untyped-def]
     systems, _, _, codes = pooled
     assert list(systems) == [*NETWORKS, ENSEMBLE, *BASELINES]
-    _, _, _, probs = made_up(0.9, 1)
+    _, _, _, probs = synthetic(0.9, 1)
     np.testing.assert_array_equal(systems["deit"][CLASS_TASK].argmax(axis=1), probs.argmax(axis=1))
     assert nll(codes, systems["deit"][CLASS_TASK]) < nll(codes, probs)
 
@@ -85,13 +85,13 @@ def test_a_folds_temperature_does_not_depend_on_its_own_labels(pooled, tmp_path:
 def test_a_folds_ensemble_is_chosen_on_the_others(pooled, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     _, table, folds, codes = pooled
     for fold, (right, wrong) in enumerate([("deit", "mobilevit")] * 4 + [("mobilevit", "deit")]):
-        for name, said in ((right, codes), (wrong, (codes + 1) % 3), ("efficientnet", (codes + 1) % 3)):
+        for name, predicted in ((right, codes), (wrong, (codes + 1) % 3), ("efficientnet", (codes + 1) % 3)):
             probs = np.full((len(codes), 3), 0.01, dtype=np.float32)
-            probs[np.arange(len(codes)), said] = 0.98
+            probs[np.arange(len(codes)), predicted] = 0.98
             whole = Predictions(SPACE, tuple(table["image_path"]), {CLASS_TASK: probs}, np.zeros((len(codes), 1)))
             whole.select(folds == fold).save(tmp_path / f"{name}_{fold}.npz")
     ensemble = out_of_fold_probs(tmp_path, table, folds, {CLASS_TASK: codes})[ENSEMBLE][CLASS_TASK].argmax(axis=1)
-    # In four folds deit alone is always right, and says so of the fifth, where it is always wrong.
+    # deit alone is always right in four folds, so it is chosen for the fifth, where it is always wrong.
     assert (ensemble == codes)[folds < 4].all() and not (ensemble == codes)[folds == 4].any()
 
 
@@ -102,7 +102,7 @@ def test_missing_predictions_are_an_error(pooled, tmp_path: Path) -> None:  # ty
         out_of_fold_probs(tmp_path, table, folds, {CLASS_TASK: codes})
 
 
-def test_the_report_says_who_wins_who_loses_and_what_cannot_be_said(pooled) -> None:  # type: ignore[no-untyped-def]
+def test_the_report_names_better_worse_and_indistinguishable_systems(pooled) -> None:  # type: ignore[no-untyped-def]
     systems, table, _, codes = pooled
     scores, comparisons = judge(systems, {CLASS_TASK: codes}, list(table["instance_id"]), 5)
     suspects = suspicious_labels(table, SPACE, codes, systems[ENSEMBLE][CLASS_TASK])
@@ -129,8 +129,8 @@ def test_the_report_says_who_wins_who_loses_and_what_cannot_be_said(pooled) -> N
     assert metrics[CLASS_TASK] == accuracy and intervals[CLASS_TASK][0] < accuracy and "nll" not in metrics
 
 
-def test_wrong_labels_are_found_and_rare_ones_are_left_alone() -> None:
-    table, _, codes, probs = made_up(1.0, 0)
+def test_wrong_labels_are_found_and_rare_labels_are_not_suspected() -> None:
+    table, _, codes, probs = synthetic(1.0, 0)
     wrong = codes.copy()
     wrong[[6, 30, 77]] = (wrong[[6, 30, 77]] + 1) % 3
     found = suspicious_labels(table, SPACE, wrong, probs)
@@ -140,7 +140,7 @@ def test_wrong_labels_are_found_and_rare_ones_are_left_alone() -> None:
     assert suspicious_labels(table[few], SPACE, wrong[few], probs[few]).empty
 
 
-def test_every_fold_is_judged() -> None:
+def test_every_fold_is_evaluated() -> None:
     folds = list(range(runpy.run_path(str(ROOT / "crossval/folds.py"))["NUM_FOLDS"]))
     teacher, *students = NETWORKS
     assert STAGES["teach"]["matrix"] == {"fold": folds} and f" {teacher} " in STAGES["teach"]["cmd"]

@@ -1,4 +1,4 @@
-"""Other people's photographs are scored by name, nothing is left out silently, and what was seen before is found."""
+"""Other people's photographs are scored by label names, nothing is skipped silently, and leakage is found."""
 
 from __future__ import annotations
 
@@ -57,22 +57,24 @@ def theirs(tmp_path: Path) -> Path:
         ("red", ("red", "blue"), "red"),
         ("Water Bottle", ("water_bottle",), "water_bottle"),
         ("waterbottle", ("Water bottle",), "Water bottle"),
-        ("RED", ("red", "Red"), None),  # either could be meant
+        ("RED", ("red", "Red"), None),  # ambiguous
         ("Red", ("red", "Red"), "Red"),
         ("green", ("red",), None),
     ],
 )
-def test_names_match_but_for_case_underscores_and_spaces(name: str, names: tuple[str, ...], found: str | None) -> None:
+def test_names_match_regardless_of_case_underscores_and_spaces(
+    name: str, names: tuple[str, ...], found: str | None
+) -> None:
     assert match_name(name, names) == found
 
 
-def test_aliases_come_first_and_match_alike() -> None:
+def test_aliases_come_first_and_match_in_the_same_way() -> None:
     assert match_label("grey", ("gray",), {"Grey": "Gray"}) == "gray"
     assert match_label("mint", ("new", "mint"), {"mint": "new"}) == "new"
     assert match_label("grey", ("red",), {"grey": "gray"}) is None
 
 
-def test_unknown_labels_are_counted_and_left_out_of_their_task(judged_folder: Path, tmp_path: Path) -> None:
+def test_unknown_labels_are_counted_and_excluded_from_their_task(judged_folder: Path, tmp_path: Path) -> None:
     make_theirs(tmp_path, 8, ("Tall Bottle", "SOAP_bar", "chair"), ("BLUE", "teal", "crimson", ""))
     found = judge(judged_folder, tmp_path, aliases={"color": {"crimson": "red"}})
     of_class, color = found.labels["class"], found.labels["color"]
@@ -87,7 +89,7 @@ def test_unknown_labels_are_counted_and_left_out_of_their_task(judged_folder: Pa
     assert found.num_listed == len(found.photos) == 16
 
 
-def test_tasks_that_the_folder_lacks_and_attributes_of_its_own_are_named(judged_folder: Path, tmp_path: Path) -> None:
+def test_missing_tasks_and_unused_attributes_are_named(judged_folder: Path, tmp_path: Path) -> None:
     rows = make_theirs(tmp_path)
     for row in rows:
         row["attributes"] = "Color:red;size:large"
@@ -97,7 +99,7 @@ def test_tasks_that_the_folder_lacks_and_attributes_of_its_own_are_named(judged_
     assert found.tasks == ("class", "color") and found.labels["color"].known == 12
 
 
-def test_a_task_without_a_known_label_is_left_out_and_without_any_task_it_is_an_error(
+def test_a_task_without_known_labels_is_skipped_and_having_no_task_is_an_error(
     judged_folder: Path, tmp_path: Path
 ) -> None:
     rows = make_theirs(tmp_path, classes=("chair", "table"))
@@ -105,12 +107,14 @@ def test_a_task_without_a_known_label_is_left_out_and_without_any_task_it_is_an_
     for row in rows:
         row["attributes"] = "size:large"
     write_labels(tmp_path, rows)
-    with pytest.raises(ExternalError, match=r"know none of its labels(.|\n)*class: found chair, table; .* soap_bar"):
+    with pytest.raises(
+        ExternalError, match=r"none of its labels are known to the models(.|\n)*class: found chair, table; .* soap_bar"
+    ):
         judge(judged_folder, tmp_path)
 
 
 @pytest.mark.parametrize("aliases", [{"shape": {"a": "b"}}, {"color": {"teal": "turquoise"}}])
-def test_an_alias_of_no_task_or_label_is_an_error(
+def test_an_alias_of_an_unknown_task_or_label_is_an_error(
     judged_folder: Path, theirs: Path, aliases: dict[str, dict[str, str]]
 ) -> None:
     with pytest.raises(ExternalError, match="expected one of"):
@@ -120,7 +124,7 @@ def test_an_alias_of_no_task_or_label_is_an_error(
 # -- scores -------------------------------------------------------------------------------------------------------
 
 
-def test_scores_are_those_of_the_evaluate_stage_on_the_same_predictions(judged_folder: Path, theirs: Path) -> None:
+def test_scores_equal_those_of_the_evaluate_stage_on_the_same_predictions(judged_folder: Path, theirs: Path) -> None:
     found = judge(judged_folder, theirs, ("deit", "ensemble"))
     for name, system in found.systems.items():
         predictor = Predictor.load(name, judged_folder / "models", judged_folder / "exports")
@@ -134,14 +138,14 @@ def test_scores_are_those_of_the_evaluate_stage_on_the_same_predictions(judged_f
     assert found.best_on_val in found.systems
 
 
-def test_no_numbers_but_finite_ones_reach_json(judged_folder: Path, theirs: Path) -> None:
+def test_json_contains_only_finite_numbers(judged_folder: Path, theirs: Path) -> None:
     found = judge(judged_folder, theirs)
     text = json.dumps([found.to_json(), summary_rows(found)], allow_nan=False)
     assert str(theirs) not in text
     assert found.to_json()["systems"]["deit"]["tasks"]["material"]["confident"]["threshold"] is None
 
 
-def test_the_project_s_own_test_photographs_get_the_scores_that_they_have(judged_folder: Path) -> None:
+def test_the_projects_own_test_photographs_have_the_scores_of_the_project(judged_folder: Path) -> None:
     own = judged_folder / "data/made_up"
     with pytest.raises(LeakageError, match="dataset of this project") as error:
         judge(judged_folder, own)
@@ -154,7 +158,7 @@ def test_the_project_s_own_test_photographs_get_the_scores_that_they_have(judged
         assert {key: result.scores[key] for key in result.own_test} == pytest.approx(dict(result.own_test))
 
 
-def test_unreadable_photographs_are_named_and_left_out(judged_folder: Path, theirs: Path) -> None:
+def test_unreadable_photographs_are_named_and_skipped(judged_folder: Path, theirs: Path) -> None:
     (theirs / "images/0_0.png").write_bytes(b"no photograph")
     (theirs / "images/1_0.png").unlink()
     found = judge(judged_folder, theirs)
@@ -167,17 +171,17 @@ def test_unreadable_photographs_are_named_and_left_out(judged_folder: Path, thei
         judge(judged_folder, theirs)
 
 
-def test_a_folder_that_is_no_dataset_is_one_error_before_anything_is_loaded(tmp_path: Path) -> None:
+def test_a_folder_without_a_dataset_is_one_error_before_anything_is_loaded(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").touch()
-    for name, fault in (("empty", "holds no labels.csv"), ("file", "not a folder"), ("absent", "not a folder")):
+    for name, fault in (("empty", "contains no labels.csv"), ("file", "not a folder"), ("absent", "not a folder")):
         with pytest.raises(CatalogError, match=fault):
             judge(tmp_path / "no project", tmp_path / name)
 
 
 def test_a_broken_table_is_one_error_with_all_faults(judged_folder: Path, theirs: Path) -> None:
     (theirs / "labels.csv").write_text("image_path,class_label,attributes,instance_id\n../a.png,,color:red,1\n")
-    with pytest.raises(CatalogError, match=r"2 faults(.|\n)*is empty(.|\n)*leaves the dataset's folder"):
+    with pytest.raises(CatalogError, match=r"2 faults(.|\n)*is empty(.|\n)*is not inside the dataset's folder"):
         judge(judged_folder, theirs)
     (theirs / "labels.csv").write_text("image_path,class_label\na.png,b\n")
     with pytest.raises(CatalogError, match="column missing: attributes, instance_id"):
@@ -193,7 +197,7 @@ def test_a_system_or_predictions_of_other_photographs_are_errors(
     shutil.copytree(judged_folder, project)
     table = (project / "data/splits/photos.csv").read_text(encoding="utf-8").splitlines()
     (project / "data/splits/photos.csv").write_text("\n".join([table[0], table[2], table[1], *table[3:]]) + "\n")
-    with pytest.raises(ArtifactError, match="not of the photographs in data/splits"):
+    with pytest.raises(ArtifactError, match="does not match the photographs in data/splits"):
         judge(project, theirs)
 
 
@@ -201,7 +205,7 @@ def test_a_system_or_predictions_of_other_photographs_are_errors(
 
 
 def add(folder: Path, photo: Image.Image, name: str, **row: str) -> None:
-    """Put one more photograph into a folder of theirs."""
+    """Add a photograph to an external folder."""
     rows = [line.split(",") for line in (folder / "labels.csv").read_text(encoding="utf-8").splitlines()]
     photo.save(folder / "images" / name)
     fields = {"class_label": "soap_bar", "instance_id": name, "attributes": "color:red", **row}
@@ -209,7 +213,7 @@ def add(folder: Path, photo: Image.Image, name: str, **row: str) -> None:
     (folder / "labels.csv").write_text("".join(",".join(each) + "\n" for each in rows))
 
 
-def of_split(project: Path, split: str) -> Path:
+def first_photo(project: Path, split: str) -> Path:
     """Return the first photograph of a split of the project's dataset."""
     from vitrine.labels import read_photo_table
 
@@ -218,20 +222,20 @@ def of_split(project: Path, split: str) -> Path:
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_the_same_picture_in_another_file_is_refused_or_left_out(judged_folder: Path, theirs: Path, split: str) -> None:
-    add(theirs, Image.open(of_split(judged_folder, split)), "copy.bmp")
+def test_the_same_picture_in_another_file_is_refused_or_skipped(judged_folder: Path, theirs: Path, split: str) -> None:
+    add(theirs, Image.open(first_photo(judged_folder, split)), "copy.bmp")
     with pytest.raises(
         LeakageError, match=rf"1 photograph is (.|\n)*images/copy.bmp = .* \({split}, same pixels\)$"
     ) as e:
         judge(judged_folder, theirs)
-    assert "its score says" in str(e.value)
+    assert "its score does not measure performance on new photographs" in str(e.value)
     found = judge(judged_folder, theirs, allow_leakage=True)
     assert [twin.image_path for twin in found.seen_twins(exact=True)] == ["images/copy.bmp"]
     assert len(found.photos) == 12 and "images/copy.bmp" not in set(found.photos["image_path"])
 
 
-def test_near_duplicates_are_scored_apart(judged_folder: Path, theirs: Path) -> None:
-    original = np.asarray(Image.open(of_split(judged_folder, "train")))
+def test_near_duplicates_are_scored_separately(judged_folder: Path, theirs: Path) -> None:
+    original = np.asarray(Image.open(first_photo(judged_folder, "train")))
     add(theirs, Image.fromarray(np.clip(original.astype(int) + 1, 0, 255).astype(np.uint8)), "brighter.png")
     found = judge(judged_folder, theirs)
     (twin,) = found.twins
@@ -241,17 +245,17 @@ def test_near_duplicates_are_scored_apart(judged_folder: Path, theirs: Path) -> 
     assert found.systems["deit"].tasks["material"].near_duplicates["n"] == 0
 
 
-def test_nothing_left_is_an_error(judged_folder: Path, tmp_path: Path) -> None:
-    original = of_split(judged_folder, "train")
+def test_having_only_leaked_photographs_is_an_error(judged_folder: Path, tmp_path: Path) -> None:
+    original = first_photo(judged_folder, "train")
     (tmp_path / "images").mkdir()
     shutil.copy(original, tmp_path / "images/a.png")
     row = {"image_path": "images/a.png", "class_label": "soap_bar", "attributes": "", "instance_id": "a"}
     write_labels(tmp_path, [row])
-    with pytest.raises(ExternalError, match="is left: 1 equal one of train or val"):
+    with pytest.raises(ExternalError, match="remains: 1 exact and 0 near duplicates of train or val"):
         judge(judged_folder, tmp_path, allow_leakage=True)
 
 
-def test_an_item_whose_name_train_has_is_only_reported(judged_folder: Path, theirs: Path) -> None:
+def test_an_item_with_the_name_of_a_train_item_is_only_reported(judged_folder: Path, theirs: Path) -> None:
     rng = np.random.default_rng(0)
     photo = Image.fromarray(rng.integers(0, 256, (40, 30, 3), dtype=np.uint8))
     add(theirs, photo, "other.png", instance_id="soap_bar-red-train-0")
@@ -259,7 +263,7 @@ def test_an_item_whose_name_train_has_is_only_reported(judged_folder: Path, thei
     assert found.shared_items == ("soap_bar-red-train-0",) and len(found.photos) == 13
 
 
-def test_what_counts_most_is_the_twin(tmp_path: Path) -> None:
+def test_the_twin_is_the_most_serious_match(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     photo, other = rng.integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
     files = [tmp_path / f"{number}.bin" for number in range(5)]
@@ -270,7 +274,7 @@ def test_what_counts_most_is_the_twin(tmp_path: Path) -> None:
     assert distance <= 4
     theirs = Fingerprints.of(files[:1], photo[None])
     ours = Fingerprints.of(files[1:], np.stack([photo, brighter, other, photo]))
-    splits = ["test", "val", "train", "train"]  # the third is the same file, though it was decoded otherwise
+    splits = ["test", "val", "train", "train"]  # the third is the same file, although it was decoded differently
     names = ["test", "near", "file", "pixels"]
     (twin,) = find_twins(theirs, ["mine"], ours, names, splits, 4)
     assert (twin.project_path, twin.kind, twin.distance_bits) == ("pixels", "same pixels", 0)
@@ -311,7 +315,7 @@ def test_overconfidence_is_confidence_minus_accuracy() -> None:
     assert low is not None and high is not None and -1 < low < 0 < high < 1
 
 
-def test_confident_answers_are_counted_by_photograph_and_item() -> None:
+def test_confident_predictions_are_counted_by_photograph_and_item() -> None:
     codes, items = np.array([0, 0, 1, 1]), np.array([0, 0, 1, 1])
     probs = np.array([[0.9, 0.1], [0.6, 0.4], [0.7, 0.3], [0.2, 0.8]])
     numbers = confident_numbers(codes, probs, items, 0.7)
@@ -322,7 +326,7 @@ def test_confident_answers_are_counted_by_photograph_and_item() -> None:
     assert confident_numbers(codes, probs, items, 0.99)["accuracy"] is None
 
 
-def test_photographs_are_far_where_no_training_photograph_is_near() -> None:
+def test_photographs_without_a_near_training_photograph_are_far() -> None:
     angles = np.linspace(0, 0.5, 101)
     train = np.array([[2.0, 0.0]])
     val = np.stack([np.cos(angles), np.sin(angles)], axis=1)
@@ -332,7 +336,7 @@ def test_photographs_are_far_where_no_training_photograph_is_near() -> None:
     assert shift["far"] == 0.5 and shift["far_below"] == pytest.approx(np.cos(0.475))
     assert shift["val_median_cosine"] == pytest.approx(np.cos(0.25))
     assert embedding_shift(train, val, val, np.arange(101))["far"] == pytest.approx(0.05, abs=0.01)
-    with pytest.raises(ArtifactError, match="another length"):
+    with pytest.raises(ArtifactError, match="embedding size differs"):
         embedding_shift(np.ones((2, 3)), val, found, np.arange(4))
 
 
@@ -357,7 +361,7 @@ print(found.systems["deit"].backend, found.systems["deit"].tasks["class"].scores
 
 
 @pytest.mark.slow
-def test_an_exported_system_is_judged_without_pytorch(judged_folder: Path, tmp_path: Path) -> None:
+def test_an_exported_system_is_evaluated_without_pytorch(judged_folder: Path, tmp_path: Path) -> None:
     project = tmp_path / "project"
     shutil.copytree(judged_folder, project)
     make_theirs(project / "theirs")

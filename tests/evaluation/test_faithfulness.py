@@ -1,4 +1,4 @@
-"""Heat maps are measured by what they mark: hand-computed areas, controls that know nothing, decisions by intervals."""
+"""Faithfulness of heat maps: areas computed by hand, uninformed controls, decisions by intervals."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ def test_pixels_are_ranked_from_the_hottest_and_ties_by_the_other_map() -> None:
     np.testing.assert_allclose(faith.pixel_ranks(heat, ties), [[[0.5, 0.0], [0.25, 0.75]]])
 
 
-def test_what_no_network_sees_comes_last() -> None:
+def test_pixels_outside_every_networks_view_are_ranked_last() -> None:
     noise = faith.within_view(faith.random_maps(3, SIDE, 0), 12)
     ranks = faith.pixel_ranks(np.zeros((3, SIDE, SIDE)), noise)
     inside = faith.within_view(np.ones((SIDE, SIDE)), 12).astype(bool)
     assert inside.sum() == 144 and ranks[:, inside].max() < ranks[:, ~inside].min()
 
 
-def test_areas_of_a_case_computed_by_hand() -> None:
-    # The label's probability falls 1, 0.5, 0 while hot pixels go, and rises 0, 0.25, 1 while they come.
+def test_areas_computed_by_hand() -> None:
+    # The label's probability falls 1, 0.5, 0 as hot pixels are deleted, and rises 0, 0.25, 1 as they are inserted.
     inner = np.zeros((1, 2, 2, 1, 2))
     inner[0, :, 0, 0, 1], inner[0, :, 1, 0, 1] = 0.5, 0.25
     ends = faith.Ends(np.array([[0.0, 1.0]]), np.array([[[1.0, 0.0], [1.0, 0.0]]]))
@@ -56,10 +56,10 @@ def test_heat_on_the_object_by_hand() -> None:
 
 
 class Toy:
-    """A system that sees nothing but a square: the brighter it is, the surer of "yes".
+    """A system that sees only a square: the brighter the square, the higher the probability of "yes".
 
     Args:
-        corner: of the square that counts. marked: of the square that its heat maps mark.
+        corner: of the square that it sees. marked: corner of the square that its heat maps mark.
     """
 
     view_px = SIDE
@@ -84,7 +84,7 @@ class Toy:
 
 def judged(explainer: Toy, with_masks: bool = True) -> Any:
     photos = np.full((12, SIDE, SIDE, 3), 10, np.uint8)
-    photos[:, :5, :5] = 250  # what counts lies in a corner: no spot in the center finds it
+    photos[:, :5, :5] = 250  # the square that counts is in a corner, where a spot in the center misses it
     photos += np.arange(12, dtype=np.uint8)[:, None, None, None] % 5
     mask = photos[0, ..., 0] > 128
     masks = [mask if with_masks and row != 3 else None for row in range(12)]
@@ -95,7 +95,7 @@ def judged(explainer: Toy, with_masks: bool = True) -> Any:
     )  # fmt: skip
 
 
-def test_a_map_of_what_counts_beats_all_controls_and_one_of_something_else_none() -> None:
+def test_a_map_of_the_relevant_square_beats_all_controls_and_another_map_does_not() -> None:
     good, bad = judged(Toy(0, 0)), judged(Toy(0, 11))
     for found, beaten in ((good, set(faith.CONTROLS)), (bad, {"gaussian"})):
         rows = found.rows[found.rows["task"] == "class"]
@@ -109,7 +109,7 @@ def test_a_map_of_what_counts_beats_all_controls_and_one_of_something_else_none(
     assert good.rows["value"].between(good.rows["value_ci_low"], good.rows["value_ci_high"]).all()
 
 
-def test_without_masks_nothing_is_said_of_the_object() -> None:
+def test_without_masks_there_are_no_object_measures() -> None:
     found = judged(Toy(0, 0), with_masks=False)
     assert not set(found.rows["measure"]) & set(faith.MASK_MEASURES)
     metrics, intervals = headline_metrics(found, {KEY: True, ("toy", "color"): False})
@@ -117,7 +117,7 @@ def test_without_masks_nothing_is_said_of_the_object() -> None:
     assert set(intervals) == {"toy_faithfulness"}
 
 
-def test_of_val_only_what_decides_is_written() -> None:
+def test_only_the_deciding_measure_is_written_for_val() -> None:
     rows, shown = judged(Toy(0, 0)).rows, {KEY: True, ("toy", "color"): False}
     assert set(split_rows(rows, "val", shown)["measure"]) == {faith.FAITHFULNESS}
     test = split_rows(rows, "test", shown)
@@ -147,7 +147,7 @@ def masked_folder(folder: Path, num_masks: int, extra: int = 0) -> Path:
     return folder
 
 
-def test_masks_are_those_of_the_rows_and_are_scaled(tmp_path: Path) -> None:
+def test_masks_belong_to_their_rows_and_are_scaled(tmp_path: Path) -> None:
     assert read_masks(tmp_path, ["a.png"], 4) == {}
     folder = masked_folder(tmp_path, 2)
     found = read_masks(folder, ["b.png", "c.png", "elsewhere.png"], 8)

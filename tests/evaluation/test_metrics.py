@@ -1,4 +1,4 @@
-"""Every score agrees with a case counted by hand."""
+"""Every score agrees with a case computed by hand."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SPACE = LabelSpace({"class": ("a", "b", "c"), "color": ("x", "y")})
 
 
 def probs(codes: list[int], labels: int = 3, sure: list[float] | None = None) -> np.ndarray:
-    """Rows whose largest entry, `sure`, stands at the given code."""
+    """Return rows whose largest entry, `sure`, is at the given code."""
     out = np.zeros((len(codes), labels), dtype=np.float32)
     for row, code in enumerate(codes):
         top = 0.9 if sure is None else sure[row]
@@ -38,29 +38,29 @@ def predictions(classes: list[int], colors: list[int]) -> Predictions:
     return Predictions(SPACE, paths, values, np.zeros((len(classes), 2), dtype=np.float32))
 
 
-def test_the_majority_label_leaves_out_missing_ones_and_takes_the_first_of_equals() -> None:
+def test_the_majority_label_ignores_missing_labels_and_ties_go_to_the_first() -> None:
     assert majority_label(np.array([MISSING, MISSING, MISSING, 2, 1, 1, 2])) == 1
     assert majority_label(np.array([MISSING])) == 0
 
 
-def test_all_tasks_are_right_only_together_and_missing_labels_do_not_spoil() -> None:
+def test_all_tasks_must_be_right_and_missing_labels_are_ignored() -> None:
     codes = {"class": np.array([0, 1, 2, 0]), "color": np.array([1, 1, MISSING, 0])}
     assert all_tasks_right(codes, predictions([0, 1, 2, 1], [1, 0, 0, 0]).probs).tolist() == [True, False, True, False]
 
 
-def test_score_table_takes_each_split_on_its_own() -> None:
+def test_the_score_table_treats_each_split_separately() -> None:
     splits = np.array(["train"] * 3 + ["val"] + ["test"] * 8)
     codes = {"class": np.array([1, 1, 0, 0, *[1, 1, 1, 1, 0, 0, 2, 2]]), "color": np.array([0] * 4 + [MISSING] * 8)}
     items = np.array([0, 0, 1, 2, *[3, 3, 4, 4, 5, 5, 6, 6]])
     found = predictions([0, 0, 0, 0, *[1, 1, 1, 1, 0, 1, 2, 2]], [0, 0, 0, 1, *[1] * 8]).probs
     rows = score_table("m", codes, splits, items, found, num_bins=2).set_index(["split", "task"])
-    assert rows.loc[("val", "class"), ["accuracy", "majority_accuracy"]].tolist() == [1.0, 0.0]  # train says b
+    assert rows.loc[("val", "class"), ["accuracy", "majority_accuracy"]].tolist() == [1.0, 0.0]  # train: b
     assert rows.loc[("val", "color"), "majority_accuracy"] == 1.0
     of_class = rows.loc[("test", "class")]
     assert of_class[["n", "accuracy", "majority_accuracy"]].tolist() == [8, 7 / 8, 4 / 8]
     # a: precision 1, recall 1/2; b: 4/5, 1; c: 1, 1.
     assert of_class["macro_f1"] == pytest.approx((2 / 3 + 8 / 9 + 1) / 3)
-    # Three quarters of an item are left out. b of item 3 or 4: 2.5/3.5; a: 0.5/1.25; c: 0.5/0.5.
+    # Leaving out three quarters of one item, b of item 3 or 4: 2.5/3.5; a: 0.5/1.25; c: 0.5/0.5.
     without = [(2 / 3 + 2 * 2.5 / 6 + 1) / 3] * 2 + [(2 * 0.25 / 0.75 + 2 * 4 / 8.25 + 1) / 3, of_class["macro_f1"]]
     error = np.sqrt(((of_class["macro_f1"] - np.array(without)) ** 2).sum()) / 0.75
     half = stats.t.ppf(0.975, 3) * error / (of_class["macro_f1"] * (1 - of_class["macro_f1"]))
@@ -104,11 +104,15 @@ def test_scores_of_every_label_by_hand() -> None:
     assert table.loc["c", ["precision", "recall", "f1", "n"]].tolist() == [0.0, 0.0, 0.0, 0]
 
 
-def test_the_commonest_confusions_come_first_and_in_them_the_surest_mistakes() -> None:
+def test_the_most_common_confusions_come_first_each_with_its_most_confident_mistakes() -> None:
     codes = np.array([0, 0, 1, 2, 1, MISSING, 0])
     sure = [0.6, 0.9, 0.99, 0.8, 0.7, 0.9, 0.99]
     found = commonest_confusions(codes, probs([1, 1, 0, 0, 2, 1, 0], sure=sure), 3)
-    assert [(true, said, rows.tolist()) for true, said, rows in found] == [(0, 1, [1, 0]), (1, 0, [2]), (1, 2, [4])]
+    assert [(true, predicted, rows.tolist()) for true, predicted, rows in found] == [
+        (0, 1, [1, 0]),
+        (1, 0, [2]),
+        (1, 2, [4]),
+    ]
     assert len(commonest_confusions(codes, probs([1, 1, 0, 0, 2, 1, 0], sure=sure), 1)) == 1
 
 

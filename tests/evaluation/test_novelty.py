@@ -1,4 +1,4 @@
-"""Measures of novelty are right on small cases, their intervals cover, and the choice sees no judge."""
+"""Novelty measures are right on small cases, their intervals cover, and the best servable score is chosen."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def ones(*nums: int) -> tuple[np.ndarray, ...]:
     return tuple(np.ones((1, num)) for num in nums)
 
 
-def test_auroc_is_scikit_learns_also_with_ties_and_weights() -> None:
+def test_auroc_equals_scikit_learns_also_with_ties_and_weights() -> None:
     rng = np.random.default_rng(0)
     known, novel = rng.integers(0, 6, 40).astype(float), rng.integers(2, 9, 30).astype(float)
     weights = rng.integers(1, 4, (3, 40)).astype(float), rng.integers(0, 4, (3, 30)).astype(float)
@@ -35,7 +35,7 @@ def test_auroc_is_scikit_learns_also_with_ties_and_weights() -> None:
     np.testing.assert_allclose(auroc(known, novel, weights), expected)
 
 
-def test_fpr_is_the_share_of_outliers_below_what_accepts_95_percent() -> None:
+def test_fpr_is_the_fraction_of_outliers_up_to_the_threshold_that_accepts_95_percent() -> None:
     known = np.arange(1, 101.0)
     novel = np.array([94.5, 95.0, 95.5, 200.0])
     assert fpr_at_tpr(known, novel, ones(100, 4)) == [0.5]  # those up to 95
@@ -43,7 +43,7 @@ def test_fpr_is_the_share_of_outliers_below_what_accepts_95_percent() -> None:
     assert fpr_at_tpr(known, novel, (doubled, np.ones((1, 4)))) == [0.75]
 
 
-def test_a_perfect_score_of_few_items_is_no_certainty() -> None:
+def test_a_perfect_score_on_few_items_has_a_wide_interval() -> None:
     known, novel = (np.zeros(10), np.arange(10) // 2), (np.ones(8), np.arange(8) // 2)
     value, low, high = with_item_interval(auroc, known, novel, 0)
     assert (value, high) == (1.0, 1.0) and low == pytest.approx(1 - (1 - 0.025 ** (1 / 4)))
@@ -60,7 +60,7 @@ def clustered(rng: np.random.Generator, num: int, views: int, shift: float) -> t
 
 @pytest.mark.parametrize("measure", [auroc, fpr_at_tpr])
 def test_intervals_over_items_cover(measure) -> None:  # type: ignore[no-untyped-def]
-    """Views of an item share most of their score; intervals that took them for independent would be half as wide."""
+    """Views of an item share most of their score; intervals that assume independence would be half as wide."""
     rng = np.random.default_rng(3)
     known, novel = clustered(rng, 4000, 1, 0.0)[0], clustered(rng, 4000, 1, 1.6)[0]
     truth = float(measure(known, novel, ones(4000, 4000))[0])
@@ -73,15 +73,15 @@ def test_intervals_over_items_cover(measure) -> None:  # type: ignore[no-untyped
     assert 0.88 <= np.mean(covered) <= 0.995
 
 
-def made(num: int, angle: float, seed: int) -> Signals:
+def make_signals(num: int, angle: float, seed: int) -> Signals:
     rng = np.random.default_rng(seed)
     raw = np.array([np.cos(angle), np.sin(angle), 0.0]) + 0.1 * rng.normal(size=(num, 3))
     probs = np.full((num, 2), 0.5) + 0.01 * rng.random((num, 1)) * np.array([1, -1])
     return Signals(probs, unit(raw), np.log(probs))
 
 
-def test_scores_are_measured_by_kind_and_the_choice_takes_the_best_that_can_be_served() -> None:
-    train, val, other = made(40, 0.0, 1), made(20, 0.0, 2), made(12, 1.4, 3)
+def test_scores_are_measured_by_kind_and_the_best_servable_one_is_chosen() -> None:
+    train, val, other = make_signals(40, 0.0, 1), make_signals(20, 0.0, 2), make_signals(12, 1.4, 3)
     detectors = fit_detectors(train, np.zeros(40, np.int64), 3)
     thresholds = fit_thresholds(detectors, val, 0.9)
     kinds, items = np.repeat(["near", "far"], 6), np.array([f"{row // 2}" for row in range(12)])
@@ -101,8 +101,8 @@ def test_scores_are_measured_by_kind_and_the_choice_takes_the_best_that_can_be_s
     assert set(intervals) == set(metrics)
 
 
-def test_without_outliers_the_neighbors_are_served_and_what_is_wrongly_refused_is_measured() -> None:
-    train, val = made(40, 0.0, 1), made(20, 0.0, 2)
+def test_without_outliers_neighbors_are_served_and_wrong_refusals_are_measured() -> None:
+    train, val = make_signals(40, 0.0, 1), make_signals(20, 0.0, 2)
     detectors = fit_detectors(train, np.zeros(40, np.int64), 3)
     nothing = Signals(np.empty((0, 2)), np.empty((0, 3)), np.empty((0, 2))), np.empty(0, np.str_), np.empty(0, np.str_)
     known = val, np.arange(20) // 5

@@ -17,14 +17,14 @@ from vitrine.predictions import fuse_views
 from vitrine.scores import accuracy, balanced_accuracy, macro_f1
 
 
-def test_confusions_are_counted_within_items_and_skip_the_unlabelled() -> None:
+def test_confusions_are_counted_within_items_and_skip_unlabeled_photographs() -> None:
     codes = np.array([0, 0, 1, MISSING])
     counts = item_confusions(codes, np.array([0, 1, 1, 0]), np.array([0, 0, 1, 1]), 2)
     assert counts.tolist() == [[[1, 1], [0, 0]], [[0, 0], [0, 1]]]
 
 
 def fractions(right: list[float], num: list[int]) -> tuple[float, float]:
-    """The interval of a fraction of photographs of so many items."""
+    """Return the interval of a fraction of photographs; `num` is the number of photographs of each item."""
     return item_interval(lambda sums: sums[..., 0] / sums[..., 1], np.array([right, num], dtype=np.float64).T)
 
 
@@ -36,7 +36,7 @@ def test_an_interval_by_hand() -> None:
     assert (low, high) == pytest.approx((1 / (1 + np.exp(half)), 1 / (1 + np.exp(-half))))
 
 
-def test_with_many_items_the_interval_is_that_of_the_standard_error() -> None:
+def test_with_many_items_the_interval_follows_from_the_standard_error() -> None:
     right = np.random.default_rng(0).random(2000) < 0.7
     low, high = fractions(right.astype(float).tolist(), [1] * 2000)
     error = np.sqrt(right.mean() * (1 - right.mean()) / 2000)
@@ -47,21 +47,21 @@ def test_views_of_one_item_widen_the_interval() -> None:
     right = np.random.default_rng(0).random(100) < 0.6
     by_item = fractions((5.0 * right).tolist(), [5] * 100)
     by_photo = fractions(np.repeat(right, 5).astype(float).tolist(), [1] * 500)
-    # Five views that are always right or wrong together say as much as one: the interval is sqrt(5) times as wide.
+    # Five views that are always right or wrong together carry as much information as one: sqrt(5) times as wide.
     assert (by_item[1] - by_item[0]) / (by_photo[1] - by_photo[0]) == pytest.approx(5**0.5, rel=0.05)
 
 
-def test_without_spread_an_interval_allows_for_what_so_few_items_do_not_show() -> None:
-    # All right: Clopper and Pearson's interval of 20 of 20.
+def test_without_spread_an_interval_depends_on_the_number_of_items() -> None:
+    # All right: the Clopper-Pearson interval of 20 of 20.
     assert fractions([5.0] * 20, [5] * 20) == pytest.approx((0.025 ** (1 / 20), 1))
     assert fractions([0.0] * 20, [5] * 20) == pytest.approx((0, 1 - 0.025 ** (1 / 20)))
-    assert fractions([2.0], [5]) == pytest.approx((0.4 * 0.025, 1 - 0.6 * 0.025))  # one item says next to nothing
+    assert fractions([2.0], [5]) == pytest.approx((0.4 * 0.025, 1 - 0.6 * 0.025))  # one item is hardly any evidence
     equal = item_interval(lambda s: s[..., 0] / s[..., 1], np.array([[0.0, 5.0]] * 20), bounds=(-1, 1))
     assert equal == pytest.approx((-(1 - 0.025 ** (1 / 20)), 1 - 0.025 ** (1 / 20)))
 
 
 def test_no_label_is_ever_lost_from_macro_f1() -> None:
-    # Ten classes of one item each, all right: to leave one out would drop its class, to leave out most of it does not.
+    # Ten classes of one item each, all right: leaving one out would drop its class, leaving out most of it does not.
     codes = np.arange(10)
     right = item_interval(macro_f1, item_confusions(codes, codes, codes, 10))
     assert right == pytest.approx((0.025 ** (1 / 10), 1))
@@ -70,11 +70,11 @@ def test_no_label_is_ever_lost_from_macro_f1() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2), st.integers(0, 4)), min_size=1, max_size=30))
-def test_an_interval_has_width_holds_its_value_and_stays_within_bounds(rows: list[tuple[int, int, int]]) -> None:
-    true, said, items = np.array(rows).T
+def test_an_interval_has_width_contains_its_value_and_stays_within_bounds(rows: list[tuple[int, int, int]]) -> None:
+    true, predicted, items = np.array(rows).T
     items = np.unique(items, return_inverse=True)[1]
     for score in (accuracy, balanced_accuracy, macro_f1):
-        confusions = item_confusions(true, said, items, 3)
+        confusions = item_confusions(true, predicted, items, 3)
         low, high = item_interval(score, confusions)
         assert 0 <= low < high <= 1
         assert low <= score(confusions.sum(axis=0)) <= high
@@ -88,10 +88,10 @@ def test_counts_of_items_have_exact_intervals() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("items_a_class", [[2] * 10, [12] * 10])
-def test_intervals_of_95_percent_cover_the_truth_as_often(items_a_class: list[int]) -> None:
+@pytest.mark.parametrize("items_per_class", [[2] * 10, [12] * 10])
+def test_95_percent_intervals_cover_the_truth_in_95_percent_of_cases(items_per_class: list[int]) -> None:
     simulate = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks/coverage.py"))["misses"]
-    missed = [simulate(items_a_class, mean, concentration=2, repeats=300, seed=5) for mean in (0.5, 0.75, 0.9)]
+    missed = [simulate(items_per_class, mean, concentration=2, repeats=300, seed=5) for mean in (0.5, 0.75, 0.9)]
     for name in ("accuracy", "macro_f1", "difference"):
         below, above = np.mean([found[name] for found in missed], axis=0)
         assert 0.92 <= 1 - below - above <= 0.97, name
@@ -109,10 +109,10 @@ def test_few_items_are_tested_exactly() -> None:
 
 def test_many_items_agree_with_scipy() -> None:
     differences = np.random.default_rng(4).normal(0.25, 1, 40)
-    theirs = stats.permutation_test(
+    expected_p = stats.permutation_test(
         (differences,), np.sum, permutation_type="samples", n_resamples=9999, rng=np.random.default_rng(0)
     ).pvalue
-    assert sign_flip_test(differences, seed=1) == pytest.approx(theirs, abs=0.02)
+    assert sign_flip_test(differences, seed=1) == pytest.approx(expected_p, abs=0.02)
     assert sign_flip_test(differences, seed=1) == sign_flip_test(-differences, seed=1)
 
 

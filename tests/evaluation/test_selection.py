@@ -1,4 +1,4 @@
-"""What to label next agrees with the method's paper, with scikit-activeml, and with sums by hand."""
+"""Selections for labeling agree with the method's paper, with scikit-activeml, and with cases computed by hand."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vitrine.labels import LabelSpace
 
 
 def blobs(seed: int, sizes: tuple[int, ...] = (30, 20, 10, 5)) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Unit vectors around as many directions as there are sizes, and which direction each belongs to."""
+    """Return unit vectors around one direction per size, and the direction that each belongs to."""
     rng = np.random.default_rng(seed)
     centers = np.eye(8)[: len(sizes)]
     points = [center + rng.normal(0, 0.05, (size, 8)) for center, size in zip(centers, sizes, strict=True)]
@@ -40,33 +40,33 @@ def test_margins_by_hand() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_typical_items_stand_for_the_largest_groups_without_a_label(seed: int) -> None:
+def test_typical_items_represent_the_largest_groups_without_a_label(seed: int) -> None:
     features, group = blobs(seed)
     labeled = np.zeros(len(features), dtype=bool)
-    labeled[0] = True  # the largest group has one
+    labeled[0] = True  # in the largest group
     chosen = typical_items(features, labeled, 3, seed)
     assert group[chosen].tolist() == [1, 2, 3]
-    for row in chosen:  # the densest of its group
+    for row in chosen:  # the item of highest density in its group
         rows = np.flatnonzero(group == group[row])
         distances = np.sort(np.linalg.norm(features[rows][:, None] - features[rows][None], axis=2), axis=1)
         assert rows[distances[:, 1 : NUM_NEIGHBORS + 1].sum(axis=1).argmin()] == row
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_the_first_typical_item_is_scikit_activemls(seed: int) -> None:
+def test_typical_items_equal_those_of_scikit_activeml(seed: int) -> None:
     pool = pytest.importorskip("skactiveml.pool")
     features, _ = blobs(seed)
     labeled = np.zeros(len(features), dtype=bool)
     labeled[[1, 31]] = True
     labels = np.where(labeled, 0.0, np.nan)
     for num in (1, 2):
-        theirs = pool.TypiClust(random_state=seed, cluster_algo_dict={"random_state": seed}).query(
+        expected = pool.TypiClust(random_state=seed, cluster_algo_dict={"random_state": seed}).query(
             features, labels, batch_size=num
         )
-        assert typical_items(features, labeled, num, seed) == theirs.tolist()
+        assert typical_items(features, labeled, num, seed) == expected.tolist()
 
 
-def test_nothing_is_chosen_twice_or_among_the_labeled() -> None:
+def test_no_item_is_chosen_twice_or_if_already_labeled() -> None:
     features, _ = blobs(0, (6, 4))
     labeled = np.zeros(10, dtype=bool)
     labeled[[0, 7]] = True
@@ -80,7 +80,7 @@ def test_nothing_is_chosen_twice_or_among_the_labeled() -> None:
             assert len(chosen) == len(set(chosen)) == min(num, 8) and not labeled[chosen].any()
 
 
-def test_uncertainty_counts_once_there_are_labels_enough() -> None:
+def test_uncertainty_counts_once_there_are_enough_labels() -> None:
     features, _ = blobs(0)
     unsure = np.linspace(1, 0, len(features))
     labeled = np.zeros(len(features), dtype=bool)
@@ -89,14 +89,14 @@ def test_uncertainty_counts_once_there_are_labels_enough() -> None:
     assert next_items(features, unsure, labeled, 3, 3, 0) == typical_items(features, labeled, 3, 0)
 
 
-def test_equal_copies_and_a_single_item_are_no_trouble() -> None:
+def test_identical_items_and_a_single_item_are_handled() -> None:
     same = unit(np.ones((5, 3)))
     assert len(set(typical_items(same, np.zeros(5, dtype=bool), 3, 0))) == 3
     assert typical_items(same[:1], np.zeros(1, dtype=bool), 3, 0) == [0]
     assert typical_items(same[:2], np.ones(2, dtype=bool), 3, 0) == []
 
 
-def test_a_simulation_scores_every_item_once_a_repeat_and_compares_with_random() -> None:
+def test_a_simulation_scores_every_item_once_per_repeat_and_compares_with_random() -> None:
     features, group = blobs(1, (12, 12, 12))
     items = np.repeat(np.arange(18), 2)
     params = ActiveParams(seed=1, repeats=2, folds=3, first_items=2, batch_items=3, rounds=3, components=4)

@@ -1,4 +1,4 @@
-"""Ways to answer about a clip, by hand; the committed gains are what the committed tables say."""
+"""Methods of predicting a clip, by hand; the committed metrics match the committed tables."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_methods_by_hand() -> None:
     assert "nll" not in rows["vote"]
 
 
-def test_clips_that_are_not_judged_or_not_labeled_do_not_count() -> None:
+def test_clips_that_are_not_selected_or_not_labeled_do_not_count() -> None:
     found = answers(FRAMES, PROBS, np.array([MISSING, 1]), np.array([True, True]), 3, 1.0)
     assert all(len(each.right) == 1 for each in found.values())
     found = answers(FRAMES, PROBS, CODES, np.array([True, False]), 3, 1.0)
@@ -69,7 +69,7 @@ def test_temperatures_are_fitted_on_val_alone() -> None:
     rng = np.random.default_rng(0)
     clips = np.repeat(np.arange(60), 4)
     codes = rng.integers(0, 2, 60)
-    sure = np.where(rng.random(60) < 0.75, codes, 1 - codes)  # right on three of four clips, but sure of all
+    sure = np.where(rng.random(60) < 0.75, codes, 1 - codes)  # right on three of four clips, but confident on all
     probs = np.where(np.arange(2) == sure[clips][:, None], 0.99, 0.01)
     frames = pd.DataFrame({"clip": clips, "num_frames": 4, "dropped": None})
     val = np.arange(60) < 40
@@ -78,7 +78,7 @@ def test_temperatures_are_fitted_on_val_alone() -> None:
     assert fitted == pytest.approx(np.log(99) / np.log(share / (1 - share)), rel=0.01)
 
 
-def test_dropped_frames_are_counted_by_what_was_done_to_them() -> None:
+def test_dropped_frames_are_counted_by_how_they_were_filmed() -> None:
     filmed = pd.DataFrame(
         {"file": "a", "seconds": [0.0, 0.2, 0.4, 0.6], "held": [False, True, False, False], "shaken": [0, 0, 1, 0]}
     ).astype({"shaken": bool})
@@ -90,10 +90,10 @@ def test_dropped_frames_are_counted_by_what_was_done_to_them() -> None:
     assert table.loc["held", "duplicate"] == 1 and table.loc["shaken", "blurred"] == 0
 
 
-# -- what is committed ----------------------------------------------------------------------------------------------
+# -- committed results ----------------------------------------------------------------------------------------------
 
 
-def test_the_headline_is_what_the_table_says() -> None:
+def test_headline_metrics_match_the_table() -> None:
     metrics = read_json(ROOT / "metrics/video.json")
     scores = read_score_table(ROOT / "plots/video/scores.csv")
     rows = scores[(scores["system"] == "ensemble") & (scores["task"] == "class")].set_index("method")
@@ -110,6 +110,6 @@ def test_the_headline_is_what_the_table_says() -> None:
     assert metrics["class_gain"] == pytest.approx(metrics["accuracy"] - metrics["single_accuracy"], abs=2e-4)
 
 
-def test_the_fused_answer_beats_a_single_frame_beyond_noise() -> None:
+def test_the_fused_prediction_beats_a_single_frame_beyond_noise() -> None:
     intervals = read_json(ROOT / "metrics/video.json")["intervals"]
     assert intervals["nll_gain"][0] > 0 and intervals["class_gain"][0] > 0

@@ -1,4 +1,4 @@
-"""A photograph that kills its decoder is a fault as any other, and harms none of its neighbors."""
+"""A photograph that kills its decoder is a fault like any other and does not affect the others."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def workers() -> list[psutil.Process]:
     return psutil.Process().children(recursive=True)
 
 
-def test_another_process_decodes_the_same(files: Sequence[str]) -> None:
+def test_a_worker_process_decodes_the_same(files: Sequence[str]) -> None:
     before = len(workers())
     with Decoder(*SIZE) as decoder:
         assert len(workers()) == before, "it starts when it is needed"
@@ -69,9 +69,7 @@ def test_a_decoder_that_dies_by_chance_is_replaced(files: Sequence[str]) -> None
 
 
 @pytest.mark.usefixtures("deadly")
-def test_if_every_photograph_kills_the_machine_is_at_fault(
-    files: Sequence[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_deaths_in_a_row_are_one_error(files: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_DEATHS", 2)
     for path in files[3:]:
         kill_with("SIGKILL", path)

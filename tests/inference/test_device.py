@@ -1,4 +1,4 @@
-"""An ExecuTorch program gives what PyTorch gives, in its own runtime, and XNNPACK computes all products."""
+"""An ExecuTorch program predicts what PyTorch predicts, in its own runtime, with all products in XNNPACK."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from vitrine.inference.device import left_products, package_executorch
+from vitrine.inference.device import package_executorch, undelegated_ops
 from vitrine.inference.export import ExportError
 from vitrine.inference.runtimes import Description, TorchRuntime
 from vitrine.inference.systems import System, save_systems
@@ -19,7 +19,7 @@ from vitrine.photos import Decoding
 
 pytest.importorskip("executorch")
 SPACE = LabelSpace({"class": ("cup", "hat"), "color": ("blue", "red", "green")})
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # of its compiler, which are not ours to mend
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # from its compiler, outside this project
 
 
 @pytest.fixture(scope="module")
@@ -55,13 +55,13 @@ def test_a_program_predicts_what_pytorch_predicts(models: Path, tmp_path: Path, 
         assert cosine == pytest.approx(1, abs=1e-5)
 
 
-def test_products_that_no_backend_takes_are_named() -> None:
+def test_products_that_are_not_delegated_are_named() -> None:
     class Product(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return torch.relu(x @ x)
 
     graph = torch.export.export(Product(), (torch.ones(2, 2),)).graph_module
-    assert left_products(graph) == ["aten.matmul.default"]
+    assert undelegated_ops(graph) == ["aten.matmul.default"]
 
 
 def test_without_executorch_there_is_one_clear_error(

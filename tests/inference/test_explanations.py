@@ -1,4 +1,4 @@
-"""Heat maps follow gradients of the label that they explain, and leave the networks as they were."""
+"""Heat maps follow gradients of the label that they explain and leave the networks unchanged."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ CODES = {"class": np.array([0, 1, 1]), "color": np.array([2, 0, 1])}
 
 
 @pytest.mark.parametrize("architecture", ["test_vit", "mobilevit_xxs", "tf_efficientnet_lite0"])
-def test_every_architecture_has_maps_within_what_it_sees(architecture: str) -> None:
+def test_maps_of_every_architecture_stay_within_its_view(architecture: str) -> None:
     explainer = NetworkExplainer(network(architecture))
     maps = explainer.heatmaps(some_photos(), CODES)
     start = (24 - explainer.view_px) // 2
@@ -63,7 +63,7 @@ def test_another_label_has_another_map() -> None:
 
 
 def test_attention_maps_are_the_slopes_of_the_logit() -> None:
-    """Numerically: the logit's change when the class token attends a little more to a patch, in the last block."""
+    """Compare with numerical slopes: the class token attends slightly more to a patch in the last block."""
     model = network("test_vit").model.double()
     backbone: Any = model.backbone
     images = torch.randn(1, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -104,7 +104,7 @@ def test_the_network_predicts_as_before_and_keeps_no_hooks() -> None:
         np.testing.assert_array_equal(net.predict(photos, list("abc")).probs["color"], before.probs["color"])
 
 
-def test_random_weights_are_others_and_always_the_same() -> None:
+def test_random_weights_differ_from_trained_ones_and_are_reproducible() -> None:
     trained = network("mobilevit_xxs", seed=5)
     state = torch.get_rng_state()
     first, second = without_training(trained, 13), without_training(trained, 13)
@@ -113,7 +113,7 @@ def test_random_weights_are_others_and_always_the_same() -> None:
     assert all(torch.equal(a, b) for a, b, _ in pairs) and any(not torch.equal(a, c) for a, _, c in pairs)
 
 
-def test_layers_are_chosen_by_the_number_of_their_cells() -> None:
+def test_layers_are_chosen_by_the_size_of_their_maps() -> None:
     model = network("tf_efficientnet_lite0").model
     names = {id(module): name for name, module in model.backbone.named_modules()}
     assert [names[id(feature_layer(model, size))] for size in (1, 2, 4)] == ["blocks.6", "blocks.4", "blocks.2"]
@@ -136,7 +136,7 @@ def explainers() -> dict[str, Explainer]:
     return {name: Explainer(name, systems, networks) for name in systems}
 
 
-def test_the_ensemble_is_the_mean_of_its_members_of_the_task() -> None:
+def test_a_map_of_the_ensemble_is_the_mean_over_the_members_of_the_task() -> None:
     found, photos = explainers(), some_photos()
     maps = {name: each.heatmaps(photos, CODES) for name, each in found.items()}
     np.testing.assert_allclose(maps["ensemble"]["color"], maps["mobilevit"]["color"], atol=1e-6)
@@ -145,7 +145,7 @@ def test_the_ensemble_is_the_mean_of_its_members_of_the_task() -> None:
     np.testing.assert_allclose(maps["ensemble"]["class"], mean, atol=1e-6)
 
 
-def test_all_ways_to_predict_say_the_same() -> None:
+def test_all_ways_to_predict_agree() -> None:
     found, photos = explainers(), some_photos()
     together = predict_systems(found, photos)
     assert set(together) == {(name, task) for name in found for task in SPACE}
@@ -154,7 +154,7 @@ def test_all_ways_to_predict_say_the_same() -> None:
         np.testing.assert_allclose(found[name].predict_task(photos, task), probs, atol=1e-6)
 
 
-def test_the_predicted_label_is_explained_or_the_one_that_is_asked_for() -> None:
+def test_the_predicted_or_the_requested_label_is_explained() -> None:
     ensemble, photos = explainers()["ensemble"], some_photos()
     first = ensemble.explain(photos, ["color"])
     probs = ensemble.predict(photos).probs["color"]
@@ -162,9 +162,9 @@ def test_the_predicted_label_is_explained_or_the_one_that_is_asked_for() -> None
         assert set(found) == {"color"}
         assert found["color"].label == SPACE.labels["color"][probs[row].argmax()]
         assert found["color"].probability == pytest.approx(probs[row].max())
-    asked = ensemble.explain(photos[:1], ["class", "color"], {"color": "gray"})[0]
-    assert asked["color"].label == "gray" and asked["color"].probability == pytest.approx(probs[0, 1])
-    with pytest.raises(ExplanationError, match="size: no such task; there are class, color"):
+    requested = ensemble.explain(photos[:1], ["class", "color"], {"color": "gray"})[0]
+    assert requested["color"].label == "gray" and requested["color"].probability == pytest.approx(probs[0, 1])
+    with pytest.raises(ExplanationError, match=r"size: no such task\. Available: class, color"):
         ensemble.explain(photos, ["size"])
-    with pytest.raises(ExplanationError, match="color: no such label 'pink'; there are blue, gray, red"):
+    with pytest.raises(ExplanationError, match=r"color: no such label 'pink'\. Available: blue, gray, red"):
         ensemble.explain(photos, ["color"], {"color": "pink"})

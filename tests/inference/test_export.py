@@ -1,4 +1,4 @@
-"""An exported system predicts what the pipeline predicts, alone, and says what it is of."""
+"""An exported system predicts what the pipeline predicts without the package, and describes itself."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ NAMES = {"one": ("one",), "two": ("two",), "ensemble": ("one", "two")}
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two networks and an ensemble whose class has two members and whose color has one, exported and quantized."""
+    """Export and quantize two networks and an ensemble that has two members for class and one for color."""
     root = tmp_path_factory.mktemp("exported")
     for seed, (name, architecture) in enumerate({"one": "test_efficientnet", "two": "test_vit"}.items()):
         torch.manual_seed(seed)
         model = create_model(architecture, "none", SPACE, Decoding(48, 50.0), 32, 0.1, 0.2)
         for parameter in model.heads.parameters():
-            parameter.data *= 4  # probabilities far from equal
+            parameter.data *= 4  # makes probabilities differ clearly
         save_model(model, root / "models" / name, {})
     systems = {}
     for name, members in NAMES.items():
@@ -98,9 +98,7 @@ def test_an_export_predicts_what_pytorch_predicts(project: Path, variant: str, b
 
 @pytest.mark.parametrize("variant", ["onnxruntime fp32", "openvino fp32"])
 @pytest.mark.parametrize("system", ["two", "ensemble"])
-def test_the_graph_says_how_novel_a_photograph_is_as_the_predictor_does(
-    project: Path, variant: str, system: str
-) -> None:
+def test_the_graph_computes_the_novelty_score_of_the_predictor(project: Path, variant: str, system: str) -> None:
     runtime = open_variant(project / "exports" / system, variant, project / "models")
     assert isinstance(runtime, ExportRuntime)
     probs, embeddings, novelty = runtime.predict_all(PHOTOS, 3)
@@ -112,13 +110,13 @@ def test_the_graph_says_how_novel_a_photograph_is_as_the_predictor_does(
     assert Description.read(project / "exports" / system).novelty == {"score": "neighbors", "threshold": 0.001}
 
 
-def test_an_export_that_refuses_from_another_score_on_is_not_taken(project: Path, tmp_path: Path) -> None:
+def test_an_export_with_another_novelty_threshold_is_refused(project: Path, tmp_path: Path) -> None:
     shutil.copytree(project / "models", tmp_path / "models")
     fitted = Novelty.load(tmp_path / "models", "two", checkpoint_digest("two", tmp_path / "models"))
     assert fitted is not None
     replace(fitted, threshold=0.5).save(tmp_path / "models" / FOLDER, "two")
     with pytest.raises(
-        ArtifactError, match=r"two: refuses from another score on than models/novelty\. Run: make export"
+        ArtifactError, match=r"two: its novelty score or threshold differs from models/novelty\. Run: make export"
     ):
         package_export(tmp_path / "taken", "two", "onnx", "fp32", tmp_path / "models", project / "exports")
 
@@ -129,7 +127,7 @@ def test_no_photographs_give_empty_arrays(project: Path, variant: str) -> None:
     assert probs["class"].shape == (0, 3) and embeddings.shape[0] == 0 and embeddings.shape[1] > 0
 
 
-def test_certain_logits_are_floored_as_calibration_floors_them(tmp_path: Path) -> None:
+def test_extreme_probabilities_are_floored_as_in_calibration(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = create_model("test_vit", "none", SPACE, Decoding(48, 50.0), 32, 0.0, 0.0)
     for parameter in model.heads.parameters():
@@ -157,7 +155,7 @@ def test_resizing_is_a_product_of_matrices(side: int, size: int, crop: float, in
     )
 
 
-def test_the_file_describes_itself_and_names_no_path_of_the_machine(project: Path) -> None:
+def test_the_file_describes_itself_and_contains_no_local_paths(project: Path) -> None:
     path = project / "exports/ensemble/model.onnx"
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     about = json.loads(session.get_modelmeta().custom_metadata_map["vitrine"])
@@ -173,7 +171,7 @@ def test_the_file_describes_itself_and_names_no_path_of_the_machine(project: Pat
     assert str(Path.cwd()).encode() not in text and b"site-packages" not in text
 
 
-def test_the_example_needs_nothing_but_onnxruntime_numpy_and_pillow(project: Path, tmp_path: Path) -> None:
+def test_the_example_needs_only_onnxruntime_numpy_and_pillow(project: Path, tmp_path: Path) -> None:
     package_export(tmp_path / "taken", "ensemble", "onnx", "fp32", project / "models", project / "exports")
     Image.fromarray(PHOTOS[0]).save(tmp_path / "photo.png")
     blocked = (
@@ -202,7 +200,7 @@ def test_two_precisions_of_one_file_do_not_share_a_cache(project: Path) -> None:
     first, *rest = sorted(variants, reverse=True)
     expected = open_variant(project / "exports/two", first, project / "models").predict(PHOTOS)[1]
     for variant in rest:  # on processors with bfloat16
-        for _ in range(2):  # compiled, and from the cache
+        for _ in range(2):  # compiled, then from the cache
             found = open_variant(project / "exports/two", variant, project / "models").predict(PHOTOS)[1]
             assert np.isfinite(found).all() and np.sum(found * expected, axis=1).min() > 0.9
     assert {path.name for path in (project / ".cache").iterdir()} >= {each.replace(" ", "_") for each in variants}
@@ -213,13 +211,13 @@ def test_workers_of_one_machine_do_not_share_a_core(project: Path) -> None:
     assert isinstance(runtime, OpenvinoRuntime)
     fix_threads(Predictor("two", runtime), 1)
     runtime.predict(PHOTOS)
-    for compiled in runtime.compiled.values():  # pinned, each worker's only thread would be on the first core
+    for compiled in runtime.compiled.values():  # if pinned, the only thread of each worker would be on the first core
         assert compiled.get_property("ENABLE_CPU_PINNING") is False
         assert compiled.get_property("INFERENCE_NUM_THREADS") == 1
 
 
 @pytest.mark.parametrize("variant", ["onnxruntime int8", "openvino int8"])
-def test_int8_quantizes_the_backbone_alone(project: Path, variant: str) -> None:
+def test_int8_quantizes_only_the_backbone(project: Path, variant: str) -> None:
     expected, _ = reference(project, "two").predict(PHOTOS)
     found, units = open_variant(project / "exports/two", variant, project / "models").predict(PHOTOS)
     assert 1e-5 < np.abs(found["class"] - expected["class"]).max() < 0.5
@@ -229,7 +227,7 @@ def test_int8_quantizes_the_backbone_alone(project: Path, variant: str) -> None:
     assert (project / "exports/two" / file).stat().st_size < 4 * floats
 
 
-def test_what_lies_before_convolutions_and_after_embeddings_stays_in_float() -> None:
+def test_nodes_before_convolutions_and_after_embeddings_stay_in_float() -> None:
     edges = [
         ("photos", "Parameter", []),
         ("matrix", "Constant", []),
@@ -245,7 +243,7 @@ def test_what_lies_before_convolutions_and_after_embeddings_stays_in_float() -> 
     assert backbone_nodes(edges) == {"patches", "pool"}
 
 
-def test_calibration_photographs_are_of_train_and_spread_over_it() -> None:
+def test_calibration_photographs_are_spread_over_train() -> None:
     train = np.arange(1000) % 3 > 0
     rows = calibration_rows(train)
     assert len(rows) == 128 == len(set(rows.tolist())) and train[rows].all() and rows[0] == 1 and rows[-1] == 998
@@ -259,7 +257,7 @@ def folders(project: Path) -> tuple[Path, Path]:
     return project / "models", project / "exports"
 
 
-def test_an_export_is_taken_only_where_it_is_of_these_very_models(project: Path, tmp_path: Path) -> None:
+def test_an_export_is_served_only_if_it_is_of_these_models(project: Path, tmp_path: Path) -> None:
     assert load_runtime("ensemble", *folders(project), "auto").name == "openvino fp32", "nothing else passed a gate"
     assert load_runtime("one", *folders(project), "auto").name == "torch fp32", "it has no export"
     assert load_runtime("ensemble", *folders(project), "torch").name == "torch fp32"
@@ -273,13 +271,15 @@ def test_an_export_is_taken_only_where_it_is_of_these_very_models(project: Path,
     document["ensemble"]["temperatures"]["class"] += 0.5
     write_json(models / "systems.json", document)
     assert load_runtime("ensemble", models, project / "exports", "auto").name == "torch fp32", "temperatures differ"
-    with pytest.raises(ArtifactError, match=r"is of other models than those in"):
+    with pytest.raises(ArtifactError, match=r"does not match the models in"):
         load_runtime("ensemble", models, project / "exports", "openvino")
-    with pytest.raises(ArtifactError, match=r"holds no export. Run: make export"):
+    with pytest.raises(ArtifactError, match=r"contains no export. Run: make export"):
         load_runtime("one", *folders(project), "onnxruntime")
 
 
-def test_rounded_variants_are_served_only_after_their_gate(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rounded_variants_are_served_only_if_they_passed_the_gate(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     gates = project / "exports/gates.json"
     monkeypatch.setattr(runtimes, "processor_precisions", lambda: {"FP32", "INT8"})
     assert load_runtime("two", *folders(project), "auto").name == "openvino fp32"
@@ -297,7 +297,7 @@ def test_rounded_variants_are_served_only_after_their_gate(project: Path, monkey
 
 @pytest.fixture(scope="module")
 def whole(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The project with an export of its other network, too, of which both precisions passed."""
+    """Return the project with both networks exported, where bf16 passed for the first network and the ensemble."""
     root = tmp_path_factory.mktemp("whole") / "project"
     shutil.copytree(project, root)
     export_onnx("one", root / "models", root / "exports/one")
@@ -306,7 +306,9 @@ def whole(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_an_ensembles_networks_compute_each_as_it_passed(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_network_of_an_ensemble_uses_the_precision_that_passed(
+    whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(runtimes, "processor_precisions", lambda: {"FP32", "BF16"})
     runtime = load_runtime("ensemble", *folders(whole), "auto")
     assert isinstance(runtime, MixedRuntime) and runtime.name == "openvino mixed"
@@ -319,7 +321,7 @@ def test_an_ensembles_networks_compute_each_as_it_passed(whole: Path, monkeypatc
     for batch_size in (1, 3, 32):
         found, units = runtime.predict(PHOTOS, batch_size)
         assert list(found) == list(SPACE)
-        np.testing.assert_allclose(found["class"], expected["class"], atol=0.03)  # of which `one` is a member
+        np.testing.assert_allclose(found["class"], expected["class"], atol=0.03)  # `one` is a member
         np.testing.assert_allclose(found["color"], expected["color"], atol=0.03)
         np.testing.assert_allclose(units, embeddings, atol=0.03)
     assert runtime.checkpoint == checkpoint_digest("ensemble", whole / "models")
@@ -327,7 +329,7 @@ def test_an_ensembles_networks_compute_each_as_it_passed(whole: Path, monkeypatc
     assert empty["class"].shape == (0, 3) and nothing.shape == (0, embeddings.shape[1])
 
 
-def test_an_ensemble_in_float32_is_that_of_its_graph(whole: Path) -> None:
+def test_a_mixed_ensemble_in_float32_equals_its_graph(whole: Path) -> None:
     write_json(whole / "exports/gates.json", {"ensemble": {MIXED: True}})
     runtime = open_variant(whole / "exports/ensemble", MIXED, whole / "models")
     expected, units = open_variant(whole / "exports/ensemble", "openvino fp32", whole / "models").predict(PHOTOS)
@@ -342,10 +344,10 @@ def test_an_ensemble_in_float32_is_that_of_its_graph(whole: Path) -> None:
     np.testing.assert_allclose(predictor.predict(PHOTOS, [""] * 9).probs["class"], expected["class"], atol=2e-6)
 
 
-def test_an_ensemble_without_an_export_of_a_network_or_bf16_is_served_whole(
+def test_an_ensemble_is_served_as_one_graph_without_bf16_or_an_export_of_a_network(
     whole: Path, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ArtifactError, match=r"one: holds no export\. Run: make export"):
+    with pytest.raises(ArtifactError, match=r"one: contains no export\. Run: make export"):
         open_variant(project / "exports/ensemble", MIXED, project / "models")
     write_json(whole / "exports/gates.json", {"ensemble": {MIXED: True}})
     monkeypatch.setattr(runtimes, "processor_precisions", lambda: {"FP32"})
@@ -381,21 +383,21 @@ def test_a_truncated_file_is_one_clear_error(project: Path, tmp_path: Path, vari
 # -- packages ------------------------------------------------------------------------------------------------------
 
 
-def test_a_package_is_whole_and_never_overwrites(project: Path, tmp_path: Path) -> None:
+def test_a_package_is_complete_and_never_overwrites(project: Path, tmp_path: Path) -> None:
     paths = package_export(tmp_path / "deep/openvino", "ensemble", "openvino", "fp32", *folders(project))
     assert [path.name for path in paths] == ["export.json", "model.bin", "model.xml"]
-    with pytest.raises(ArtifactError, match="is there already"):
+    with pytest.raises(ArtifactError, match="already exists"):
         package_export(tmp_path / "deep/openvino", "ensemble", "onnx", "fp32", *folders(project))
     with pytest.raises(ArtifactError, match=r"did not pass the parity gate, or was not measured"):
         package_export(tmp_path / "int8", "two", "onnx", "int8", *folders(project))
-    with pytest.raises(ArtifactError, match=r"holds no export. Run: make export"):
+    with pytest.raises(ArtifactError, match=r"contains no export. Run: make export"):
         package_export(tmp_path / "none", "one", "onnx", "fp32", *folders(project))
     with pytest.raises(ArtifactError, match="no system 'three'"):
         package_export(tmp_path / "none", "three", "onnx", "fp32", *folders(project))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["deep"], "half a package was left"
 
 
-def test_a_process_ends_well_whatever_is_loaded(project: Path) -> None:
+def test_a_process_exits_cleanly_with_all_variants_loaded(project: Path) -> None:
     code = (
         "from pathlib import Path; import numpy as np\n"
         "from vitrine.inference.runtimes import available_variants, open_variant\n"

@@ -1,4 +1,4 @@
-"""Backbones that are rearranged for export give the features that timm's give."""
+"""Backbones rearranged for export give the same features as those of timm."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def backbone(name: str, **size: int) -> nn.Module:
     ("name", "side", "size"),
     [
         ("mobilevit_xxs", 128, {}),
-        ("mobilevit_xxs", 80, {}),  # maps of 5 x 5 at the end, which patches of 2 x 2 do not fill
+        ("mobilevit_xxs", 80, {}),  # the last maps are 5 x 5, not divisible into patches of 2 x 2
         ("test_vit", 32, {"img_size": 32}),  # 5 tokens
         ("test_vit", 48, {"img_size": 48}),  # 10 tokens
         ("test_efficientnet", 64, {}),
@@ -38,7 +38,7 @@ def test_features_are_the_same(name: str, side: int, size: dict[str, int]) -> No
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_only_an_odd_number_of_tokens_is_filled_up() -> None:
+def test_only_an_odd_number_of_tokens_is_padded() -> None:
     lengths: list[int] = []
     for side in (32, 48):
         model = rearrange_backbone(backbone("test_vit", img_size=side))
@@ -48,11 +48,11 @@ def test_only_an_odd_number_of_tokens_is_filled_up() -> None:
     assert lengths == [6, 10]
 
 
-def test_no_token_sees_the_added_one() -> None:
+def test_no_token_attends_to_the_added_one() -> None:
     model = rearrange_backbone(backbone("test_vit", img_size=32))
     assert isinstance(model, EvenTokens)
     images = torch.randn(2, 3, 32, 32)
     with torch.inference_mode():
         expected = model(images)
-        model.backbone.norm_pre[1].value = 7.0  # what the added token starts with
+        model.backbone.norm_pre[1].value = 7.0  # the initial value of the added token
         torch.testing.assert_close(model(images), expected, rtol=0, atol=0)

@@ -34,9 +34,11 @@ def test_every_control_has_to_be_beaten(changes: dict[str, tuple[float, float, f
     assert not Verdict("abc", {}).shown
 
 
-def test_a_reason_says_which_control_or_that_nothing_was_measured(shop_folder: Path, tmp_path: Path) -> None:
-    models = shutil.copytree(shop_folder / "models", tmp_path / "models")
-    assert "not measured" in str(reason_hidden("deit", "class", models))
+def test_a_reason_names_the_unbeaten_controls_or_that_nothing_was_measured(
+    project_folder: Path, tmp_path: Path
+) -> None:
+    models = shutil.copytree(project_folder / "models", tmp_path / "models")
+    assert "has not been measured" in str(reason_hidden("deit", "class", models))
     digest = checkpoint_digest("deit", models)
     verdicts = {
         ("deit", "class"): Verdict(digest, BEATEN),
@@ -47,16 +49,18 @@ def test_a_reason_says_which_control_or_that_nothing_was_measured(shop_folder: P
     assert read_verdicts(models) == verdicts
     assert reason_hidden("deit", "class", models) is None
     check_shown("deit", "class", models)
-    with pytest.raises(ExplanationError, match=r"deit, color: .* better than random maps and a spot in the center"):
+    with pytest.raises(
+        ExplanationError, match=r"deit, color: .* more faithful than random maps or a spot in the center"
+    ):
         check_shown("deit", "color", models)
-    assert "of these models were not measured" in str(reason_hidden("deit", "material", models))
-    assert "of these models were not measured" in str(reason_hidden("mobilevit", "class", models))
+    assert "of these models have not been measured" in str(reason_hidden("deit", "material", models))
+    assert "of these models have not been measured" in str(reason_hidden("mobilevit", "class", models))
     (models / "explanations.json").write_text('{"deit": 1}')
-    with pytest.raises(ArtifactError, match="not a file of verdicts"):
+    with pytest.raises(ArtifactError, match="not a valid verdict file"):
         reason_hidden("deit", "class", models)
 
 
-def test_hot_places_are_lighter_than_cold_ones_and_cold_ones_are_the_photograph_in_gray() -> None:
+def test_hot_regions_are_lighter_than_cold_ones_which_show_the_photograph_in_gray() -> None:
     lightness = colorize(np.linspace(0, 1, 9)[None])[0].astype(float) @ (0.3, 0.59, 0.11)
     assert (np.diff(lightness) > 0).all()
     photo = np.zeros((8, 12, 3), np.uint8)

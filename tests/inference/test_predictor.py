@@ -1,4 +1,4 @@
-"""The Predictor gives one answer for one photograph, from memory or from a file."""
+"""The Predictor gives the same predictions for a photograph from memory as from a file."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SPACE = LabelSpace({"class": ("cup", "hat"), "color": ("blue", "red", "green")})
 
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
-    """Two small networks and an ensemble, with temperatures that change something."""
+    """Save two small networks and an ensemble with temperatures other than 1."""
     for seed, name in enumerate(("one", "two")):
         torch.manual_seed(seed)
         save_model(create_model("test_vit", "none", SPACE, Decoding(24, 50.0), 32, 0.1, 0.2), tmp_path / name, {})
@@ -44,7 +44,7 @@ def predictor(models: Path) -> Predictor:
     return Predictor.load("ensemble", models)
 
 
-def test_files_and_decoded_photographs_are_predicted_alike(predictor: Predictor, tmp_path: Path) -> None:
+def test_files_and_decoded_photographs_have_equal_predictions(predictor: Predictor, tmp_path: Path) -> None:
     path = tmp_path / "photo.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 40, 3), dtype=np.uint8)).save(path)
     decoded = decode_photo(path, 24, 50.0)[None]
@@ -87,7 +87,7 @@ def test_the_ensemble_averages_calibrated_members(predictor: Predictor, models: 
     assert predictor.sure_thresholds["class"] == 0.9
 
 
-def test_an_answer_of_an_unreliable_task_is_never_sure_not_even_at_certainty(predictor: Predictor) -> None:
+def test_a_prediction_of_an_unreliable_task_is_never_confident(predictor: Predictor) -> None:
     runtime = predictor.runtime
     assert isinstance(runtime, TorchRuntime)
     system = replace(runtime.systems["ensemble"], sure_thresholds={"class": 0.9, "color": None})
@@ -95,14 +95,14 @@ def test_an_answer_of_an_unreliable_task_is_never_sure_not_even_at_certainty(pre
     doubtful = Predictor("ensemble", TorchRuntime("ensemble", systems, runtime.networks, ""))
     probs = {"class": np.array([[1, 0], [0.8, 0.2]], np.float32), "color": np.array([[1, 0, 0]] * 2, np.float32)}
     certain, unsure = doubtful.to_records(Predictions(SPACE, ("a", "b"), probs, np.zeros((2, 1), np.float32)))
-    assert [answer["tasks"]["class"]["certainty"] for answer in (certain, unsure)] == ["confident", "unsure"]
-    for answer in (certain, unsure):
-        assert answer["tasks"]["color"]["certainty"] == "unreliable"
-        assert answer["tasks"]["color"]["labels"][0] == {"label": "blue", "probability": 1.0}
+    assert [record["tasks"]["class"]["certainty"] for record in (certain, unsure)] == ["confident", "unsure"]
+    for record in (certain, unsure):
+        assert record["tasks"]["color"]["certainty"] == "unreliable"
+        assert record["tasks"]["color"]["labels"][0] == {"label": "blue", "probability": 1.0}
 
 
-def test_an_unknown_system_or_none_is_a_clear_error(models: Path, tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"no system 'three'. There are: ensemble, one, two"):
+def test_an_unknown_system_or_missing_models_are_a_clear_error(models: Path, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"no system 'three'. Available: ensemble, one, two"):
         Predictor.load("three", models)
     with pytest.raises(ArtifactError, match=r"systems\.json: not found"):
         Predictor.load("one", tmp_path / "absent")
@@ -133,7 +133,7 @@ def test_accelerators_come_before_the_cpu(monkeypatch: pytest.MonkeyPatch) -> No
     assert [available(True, True), available(False, True), available(False, False)] == ["cuda", "mps", "cpu"]
 
 
-def test_the_limit_of_megapixels_is_the_models(predictor: Predictor, tmp_path: Path) -> None:
+def test_the_limit_of_megapixels_is_that_of_the_models(predictor: Predictor, tmp_path: Path) -> None:
     assert predictor.max_megapixels == 50.0
     path = tmp_path / "wide.png"
     Image.new("RGB", (9000, 6000)).save(path)
@@ -145,7 +145,7 @@ def test_a_photograph_unlike_the_training_photographs_is_none_of_these(models: P
     plain = Predictor.load("ensemble", models)
     photos = np.random.default_rng(4).integers(0, 256, (3, 24, 24, 3), dtype=np.uint8)
     photos[2] = 128
-    assert [answer["novelty"] for answer in plain.predict_records(photos, "abc")] == [None] * 3
+    assert [record["novelty"] for record in plain.predict_records(photos, "abc")] == [None] * 3
     assert plain.num_refused(plain.predict(photos, "abc")) == 0
     units = plain.predict(photos[:2], "ab").embeddings
     bank = units / np.linalg.norm(units, axis=1, keepdims=True)
@@ -158,9 +158,9 @@ def test_a_photograph_unlike_the_training_photographs_is_none_of_these(models: P
     assert gray["answer"] == "None of these" and gray["novelty"]["score"] > gray["novelty"]["threshold"] == 1e-6
     nearest = gray["tasks"]["class"]["labels"][0]["label"]
     assert gray["novelty"]["reason"] == f"Looks like none of the 2 classes; nearest: {nearest}."
-    assert {found["certainty"] for found in gray["tasks"].values()} == {"unsure"}
+    assert {prediction["certainty"] for prediction in gray["tasks"].values()} == {"unsure"}
     assert predictor.num_refused(predictor.predict(photos, "abc")) == 1
     alone = {"one": System(dict.fromkeys(SPACE, ("one",)), {}, {})}
     save_systems(models / "systems.json", {**alone, "ensemble": alone["one"]})
-    with pytest.raises(ArtifactError, match=r"fitted for other models .* Run: dvc repro ood"):
+    with pytest.raises(ArtifactError, match=r"does not match the models in .* Run: dvc repro ood"):
         Novelty.load(models, "ensemble", checkpoint_digest("ensemble", models))

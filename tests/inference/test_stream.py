@@ -1,4 +1,4 @@
-"""Many files are predicted in order, whatever decodes them, and a killed run continues."""
+"""Many files are predicted in order by any decoder, and a killed run resumes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SPACE = LabelSpace({"class": ("dark", "bright")})
 
 
 class BrightnessRuntime:
-    """Says how bright a photograph is."""
+    """Predicts the brightness of a photograph."""
 
     name, checkpoint = "test fp32", "abc"
     label_space, decoding, sure_thresholds = SPACE, Decoding(16, 1.0), {"class": None}
@@ -36,7 +36,7 @@ class BrightnessRuntime:
 
 @pytest.fixture
 def files(tmp_path: Path) -> Sequence[Path]:
-    """Twelve photographs, each brighter than the one before, and two files that are none."""
+    """Write twelve photographs of increasing brightness and two invalid files."""
     paths = []
     for number in range(14):
         path = tmp_path / f"photos/{number:02d}.png"
@@ -52,46 +52,48 @@ def files(tmp_path: Path) -> Sequence[Path]:
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream, "CHUNK", 2)
-    monkeypatch.setattr(stream, "CHUNKS_A_SHARD", 2)
+    monkeypatch.setattr(stream, "CHUNKS_PER_SHARD", 2)
 
 
 def run(files: Sequence[Path], finished: Path, stop_after: int = 99) -> tuple[BrightnessRuntime, list[Any]]:
-    runtime, found = BrightnessRuntime(), []
+    runtime, results = BrightnessRuntime(), []
     shards = predict_stream(Predictor("bright", runtime), files, finished)
     for _, shard in zip(range(stop_after), shards, strict=False):
-        found.append(shard)
+        results.append(shard)
     shards.close()  # type: ignore[attr-defined]
-    return runtime, found
+    return runtime, results
 
 
 @pytest.mark.usefixtures("deadly")
 def test_a_file_that_kills_its_decoder_is_a_fault(files: Sequence[Path], tmp_path: Path) -> None:
     files[5].write_text("kills its decoder with SIGKILL")
-    _, found = run(files, tmp_path / "finished")
-    paths = [path for predictions, _, _ in found for path in predictions.image_paths]
+    _, results = run(files, tmp_path / "finished")
+    paths = [path for predictions, _, _ in results for path in predictions.image_paths]
     assert paths == [path.as_posix() for number, path in enumerate(files) if number not in (3, 5, 9)]
-    assert (files[5].as_posix(), "its decoder died (SIGKILL)") in [fault for _, faults, _ in found for fault in faults]
+    assert (files[5].as_posix(), "its decoder died (SIGKILL)") in [
+        fault for _, faults, _ in results for fault in faults
+    ]
 
 
 @pytest.mark.slow
 def test_files_come_back_in_order_with_their_faults(files: Sequence[Path], tmp_path: Path) -> None:
-    runtime, found = run(files, tmp_path / "finished")
-    paths = [path for predictions, _, _ in found for path in predictions.image_paths]
+    runtime, results = run(files, tmp_path / "finished")
+    paths = [path for predictions, _, _ in results for path in predictions.image_paths]
     assert paths == [path.as_posix() for number, path in enumerate(files) if number not in (3, 9)]
-    bright = np.concatenate([predictions.embeddings[:, 0] for predictions, _, _ in found])
+    bright = np.concatenate([predictions.embeddings[:, 0] for predictions, _, _ in results])
     np.testing.assert_allclose(bright, [n * 10 / 255 for n in range(14) if n not in (3, 9)], atol=1e-6)
-    assert [num for _, _, num in found] == [4, 4, 4, 2] and runtime.num_predicted == 12
-    faults = [fault for _, faults, _ in found for fault in faults]
+    assert [num for _, _, num in results] == [4, 4, 4, 2] and runtime.num_predicted == 12
+    faults = [fault for _, faults, _ in results for fault in faults]
     assert faults == [(files[row].as_posix(), "is not an image that can be read") for row in (3, 9)]
 
 
 @pytest.mark.slow
-def test_a_stopped_run_continues_where_it_was(files: Sequence[Path], tmp_path: Path) -> None:
+def test_a_stopped_run_resumes_at_the_unfinished_shard(files: Sequence[Path], tmp_path: Path) -> None:
     whole = run(files, tmp_path / "whole")[1]
     run(files, tmp_path / "finished", stop_after=2)
-    runtime, found = run(files, tmp_path / "finished")
+    runtime, results = run(files, tmp_path / "finished")
     assert runtime.num_predicted == 5, "only the last two shards are predicted again, without the file that is none"
-    for (first, faults, _), (second, again, _) in zip(whole, found, strict=True):
+    for (first, faults, _), (second, again, _) in zip(whole, results, strict=True):
         assert first.image_paths == second.image_paths and faults == again
         assert np.array_equal(first.embeddings, second.embeddings)
     Image.new("RGB", (20, 20), (255,) * 3).save(files[0])

@@ -1,4 +1,4 @@
-"""Systems are calibrated on val alone, and the ensemble after averaging."""
+"""Systems are calibrated on val only, and the ensemble after averaging."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SPACE = LabelSpace({"class": ("a", "b")})
 
 
 def raw(confidences: list[float], feature: float = 3.0) -> Predictions:
-    """Predictions that always say a, with the given confidences."""
+    """Return predictions of label a with the given confidences."""
     probs = np.array([[c, 1 - c] for c in confidences], dtype=np.float32)
     return Predictions(SPACE, tuple(str(k) for k in range(len(probs))), {"class": probs},
                        np.full((len(probs), 1), feature, dtype=np.float32))  # fmt: skip
@@ -38,12 +38,13 @@ def test_the_ensemble_is_the_mean() -> None:
     )
 
 
-def test_the_ensemble_has_the_members_that_are_best_together() -> None:
+def test_the_ensemble_has_the_best_combination_of_members() -> None:
     codes = np.array([0, 0, 1, 1] * 10)
     sure, unsure = np.array([[0.9, 0.1]]), np.array([[0.6, 0.4]])
     right = np.where(codes[:, None] == 0, sure, sure[:, ::-1])
     half = np.arange(40)[:, None] < 20
-    probs = {"first": np.where(half, right, unsure), "second": np.where(half, unsure, right)}  # each knows a half
+    # Each is confident and right on one half.
+    probs = {"first": np.where(half, right, unsure), "second": np.where(half, unsure, right)}
     probs["never"] = right[:, ::-1]
     assert best_members(probs, codes) == ("first", "second")
     assert best_members({"first": probs["first"], "never": probs["never"]}, codes) == ("first",)
@@ -51,7 +52,7 @@ def test_the_ensemble_has_the_members_that_are_best_together() -> None:
     assert best_members(probs, np.full(40, MISSING)) == ("first",)
 
 
-def test_an_ensemble_of_one_answers_as_that_network() -> None:
+def test_an_ensemble_of_one_network_predicts_as_that_network() -> None:
     codes, val = {"class": np.array([0] * 9 + [1])}, np.ones(10, dtype=bool)
     predictions = {"wrong": raw([0.1] * 10), "right": raw([0.9] * 10)}
     systems = fit_systems(predictions, codes, np.arange(10), val, sure_accuracy=0.6)
@@ -61,8 +62,8 @@ def test_an_ensemble_of_one_answers_as_that_network() -> None:
     np.testing.assert_allclose(ensemble, alone, atol=1e-4)
 
 
-def test_temperatures_make_val_honest_and_other_photographs_do_not_count() -> None:
-    # On val a network that says 0.95 is right 3 times in 4, on 80 items; elsewhere it is always wrong.
+def test_temperatures_calibrate_val_and_ignore_other_photographs() -> None:
+    # On the 80 items of val, networks of confidence 0.95 are right 3 times in 4; elsewhere they are always wrong.
     codes = {"class": np.array([0, 0, 0, 1] * 20 + [1] * 60)}
     items, val = np.arange(140), np.arange(140) < 80
     predictions = {"one": raw([0.95] * 140), "two": raw([0.95] * 140, feature=-2.0)}
@@ -72,12 +73,13 @@ def test_temperatures_make_val_honest_and_other_photographs_do_not_count() -> No
         calibrated = system_predictions(name, systems, predictions).probs["class"][0, 0]
         assert calibrated == pytest.approx(0.75, abs=0.01)
         assert systems[name].sure_thresholds["class"] == pytest.approx(0.75, abs=0.01)
-    assert systems["ensemble"].temperatures["class"] == pytest.approx(1.0, abs=0.02)  # its members are honest already
+    # The members of the ensemble are already calibrated.
+    assert systems["ensemble"].temperatures["class"] == pytest.approx(1.0, abs=0.02)
     assert fit_systems(predictions, codes, items, val, sure_accuracy=0.7)["one"].sure_thresholds == {"class": None}
     assert fit_systems(predictions, codes, items % 20, val, sure_accuracy=0.6)["one"].sure_thresholds == {"class": None}
 
 
-def test_the_photographs_that_showed_the_accuracy_reach_the_saved_threshold(tmp_path: Path) -> None:
+def test_photographs_at_the_threshold_still_reach_it_after_saving(tmp_path: Path) -> None:
     confidence = np.random.default_rng(0).uniform(0.9, 0.99, 40).tolist()
     codes, val = {"class": np.zeros(40, dtype=np.int64)}, np.ones(40, dtype=bool)
     predictions = {"one": raw(confidence)}
@@ -89,13 +91,13 @@ def test_the_photographs_that_showed_the_accuracy_reach_the_saved_threshold(tmp_
     assert sure.all()
 
 
-def test_every_task_has_members_of_its_own() -> None:
+def test_every_task_has_its_own_members() -> None:
     space = LabelSpace({"class": ("a", "b"), "color": ("x", "y")})
-    knows, not_knows = np.tile(np.float32([[0.9, 0.1]]), (20, 1)), np.tile(np.float32([[0.1, 0.9]]), (20, 1))
+    right, wrong = np.tile(np.float32([[0.9, 0.1]]), (20, 1)), np.tile(np.float32([[0.1, 0.9]]), (20, 1))
     names, embeddings = tuple(map(str, range(20))), np.ones((20, 1), np.float32)
     predictions = {
-        "of_class": Predictions(space, names, {"class": knows, "color": not_knows}, embeddings),
-        "of_color": Predictions(space, names, {"class": not_knows, "color": knows}, embeddings),
+        "of_class": Predictions(space, names, {"class": right, "color": wrong}, embeddings),
+        "of_color": Predictions(space, names, {"class": wrong, "color": right}, embeddings),
     }
     codes = {task: np.array([0] * 18 + [1] * 2) for task in space}
     systems = fit_systems(predictions, codes, np.arange(20), np.ones(20, dtype=bool), 0.6)
@@ -138,5 +140,5 @@ def test_systems_survive_saving_and_broken_files_are_named(tmp_path: Path) -> No
     save_systems(tmp_path / "systems.json", systems)
     assert load_systems(tmp_path / "systems.json") == systems
     (tmp_path / "systems.json").write_text('{"one": {"members": ["one"]}}')
-    with pytest.raises(ArtifactError, match="not a file of systems"):
+    with pytest.raises(ArtifactError, match="not a valid systems file"):
         load_systems(tmp_path / "systems.json")

@@ -1,4 +1,4 @@
-"""A clip gets one answer: the fused one, with its own temperature, and the frames that decided it."""
+"""A clip has one fused prediction with its own temperature, and the frames that decided it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def predictor(models: Path) -> Predictor:
     return Predictor.load("one", models, backend="torch")
 
 
-def test_the_answer_is_the_fused_one_at_the_temperature_of_clips(
+def test_a_clip_is_predicted_by_fused_frames_at_the_temperature_of_clips(
     predictor: Predictor, models: Path, tmp_path: Path
 ) -> None:
     path = encode(tmp_path / "a.mp4", pictures(20))
@@ -62,13 +62,13 @@ def test_the_answer_is_the_fused_one_at_the_temperature_of_clips(
         write_json(models / CALIBRATION, {"one": {**entry, "checkpoint": "of other models"}})
         assert clip_temperatures(predictor) is None
         (models / CALIBRATION).write_text('{"one": 3}')
-        with pytest.raises(ArtifactError, match=r"clips\.json: not of temperatures"):
+        with pytest.raises(ArtifactError, match=r"clips\.json: not a valid temperature file"):
             clip_temperatures(predictor)
     finally:
         (models / CALIBRATION).unlink()
 
 
-def test_frames_say_what_they_are_for(predictor: Predictor) -> None:
+def test_frames_have_their_labels_and_support(predictor: Predictor) -> None:
     photos = pictures(6, 24)
     clip = Clip(3.0, np.arange(6) / 2, photos, (None, "blurred", None, None, "duplicate", None))
     record, fused = answer_clip(predictor, clip, "a")
@@ -77,11 +77,11 @@ def test_frames_say_what_they_are_for(predictor: Predictor) -> None:
     assert [frame["dropped"] for frame in frames] == list(clip.dropped)
     assert all(frame["label"] is frame["support"] is frame["decided"] is None for frame in frames if frame["dropped"])
     used = [frame for frame in frames if not frame["dropped"]]
-    answer = record["tasks"]["class"]["labels"][0]["label"]
-    assert all(frame["agrees"] == (frame["label"] == answer) for frame in used)
+    predicted = record["tasks"]["class"]["labels"][0]["label"]
+    assert all(frame["agrees"] == (frame["label"] == predicted) for frame in used)
     order = sorted((frame["support"] for frame in used), reverse=True)
     assert {frame["support"] for frame in used if frame["decided"]} <= set(order[:3])
-    # The mean support is the log odds of the answer against the next label.
+    # The mean support is the log odds of the predicted label against the second.
     best, second = np.sort(fused.probs["class"][0].astype(float))[::-1][:2]
     assert np.mean([frame["support"] for frame in used]) == pytest.approx(np.log(best / second), abs=2e-3)
 
@@ -104,7 +104,7 @@ def test_the_sentence_counts_and_names_times() -> None:
     assert clip_sentence({"frames": frames[:1]}) == "1 of 1 frames agree, decided at 0.4 s."
 
 
-def test_the_command_looks_at_as_many_frames_as_python() -> None:
+def test_the_command_and_python_use_the_same_number_of_frames() -> None:
     import inspect
 
     from vitrine.cli import predict

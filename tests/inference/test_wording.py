@@ -1,4 +1,4 @@
-"""Sentences state what is confident, and nothing else as a fact."""
+"""Sentences state only confident predictions as facts."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from vitrine.inference.wording import (
 )
 
 
-def tasks(**said: tuple[str, str, float]) -> dict[str, Any]:
+def tasks(**predicted: tuple[str, str, float]) -> dict[str, Any]:
     return {
         task.rstrip("_"): {"certainty": certainty, "labels": [{"label": label, "probability": probability}]}
-        for task, (certainty, label, probability) in said.items()
+        for task, (certainty, label, probability) in predicted.items()
     }
 
 
@@ -28,7 +28,7 @@ BLUE, METAL = ("confident", "blue", 0.81), ("confident", "metal", 0.9)
 
 
 @pytest.mark.parametrize(
-    ("found", "expected"),
+    ("record_tasks", "expected"),
     [
         (tasks(class_=WATCH, color=BLUE, material=METAL), "Blue wrist watch, metal"),
         (tasks(class_=WATCH, color=("unsure", "blue", 0.5), material=METAL), "Wrist watch, metal"),
@@ -38,13 +38,13 @@ BLUE, METAL = ("confident", "blue", 0.81), ("confident", "metal", 0.9)
         (tasks(class_=("confident", "TV set", 0.9), color=BLUE), "Blue TV set"),
     ],
 )
-def test_the_answer_in_a_few_words(found: dict[str, Any], expected: str) -> None:
-    assert headline(found) == expected
+def test_headlines(record_tasks: dict[str, Any], expected: str) -> None:
+    assert headline(record_tasks) == expected
 
 
-def test_how_certain_every_task_is() -> None:
-    found = tasks(class_=WATCH, color=("unsure", "blue", 0.41), condition=("unreliable", "new", 0.99))
-    assert certainty_sentence(found) == (
+def test_the_certainty_of_every_task() -> None:
+    record_tasks = tasks(class_=WATCH, color=("unsure", "blue", 0.41), condition=("unreliable", "new", 0.99))
+    assert certainty_sentence(record_tasks) == (
         "Confident: class 92%; unsure: color 41%; not reliable on this data: condition."
     )
 
@@ -54,13 +54,13 @@ def test_without_a_threshold_no_confidence_is_enough() -> None:
     assert certainty_of(0.89, 0.9) == "unsure"
 
 
-def test_what_is_refused_is_none_of_these_and_the_nearest_class_is_named() -> None:
-    found = tasks(class_=("unsure", "wrist_watch", 0.8), color=BLUE)
-    reason = nearest_sentence(found, 13)
+def test_a_refused_photograph_is_none_of_these_and_the_nearest_class_is_named() -> None:
+    record_tasks = tasks(class_=("unsure", "wrist_watch", 0.8), color=BLUE)
+    reason = nearest_sentence(record_tasks, 13)
     assert reason == "Looks like none of the 13 classes; nearest: wrist watch."
     refused, accepted = {"refused": True, "reason": reason}, {"refused": False, "reason": None}
-    assert answer_sentence(found, refused) == "None of these"
-    assert explanation({"tasks": found, "novelty": refused}) == reason
+    assert answer_sentence(record_tasks, refused) == "None of these"
+    assert explanation({"tasks": record_tasks, "novelty": refused}) == reason
     for novelty in (accepted, None):
-        assert answer_sentence(found, novelty) == headline(found)
-        assert explanation({"tasks": found, "novelty": novelty}) == certainty_sentence(found)
+        assert answer_sentence(record_tasks, novelty) == headline(record_tasks)
+        assert explanation({"tasks": record_tasks, "novelty": novelty}) == certainty_sentence(record_tasks)

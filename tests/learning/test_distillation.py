@@ -1,4 +1,4 @@
-"""A student learns from the teacher what it says of the same photographs; the teacher does not change."""
+"""A student learns to predict what its teacher predicts; the teacher does not change."""
 
 from __future__ import annotations
 
@@ -48,22 +48,22 @@ def train(teacher: Path, resume: Path, settings: DistillationParams = ON, **chan
     return fitted, student
 
 
-def test_soft_labels_are_compared_as_computed_by_hand() -> None:
+def test_the_soft_label_loss_by_hand() -> None:
     # Softened by 2, (2 ln 3, 0) is (3/4, 1/4), and (0, 0) is (1/2, 1/2).
     targets, logits = torch.tensor([[2 * math.log(3), 0.0]]), torch.zeros(1, 2)
     by_hand = 4 * (0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5))
     assert float(soft_label_loss(logits, targets, 2.0)) == pytest.approx(by_hand, rel=1e-5)
     assert float(soft_label_loss(targets, targets, 2.0)) == pytest.approx(0, abs=1e-7)
     twice = soft_label_loss(logits.repeat(2, 1), targets.repeat(2, 1), 2.0)
-    assert float(twice) == pytest.approx(by_hand, rel=1e-5)  # a mean over photographs
+    assert float(twice) == pytest.approx(by_hand, rel=1e-5)  # the mean over photographs
 
 
-def test_the_loss_is_zero_for_a_student_that_is_its_teacher() -> None:
+def test_the_loss_is_zero_for_a_student_identical_to_its_teacher() -> None:
     teacher = network().eval()
     student = network().eval()
     model = DistillationWrapper(student, teacher, ON, 1.0)
     model.fit_feature_stats(data().photos)
-    with torch.no_grad():  # the projection that standardizes
+    with torch.no_grad():  # a projection that standardizes features
         model.projection.weight.copy_(torch.diag(1 / model.feature_std))
         model.projection.bias.copy_(-model.feature_mean / model.feature_std)
     model.eval()
@@ -78,7 +78,7 @@ def test_the_loss_is_zero_for_a_student_that_is_its_teacher() -> None:
 
 
 def test_the_teacher_sees_the_same_pictures_in_its_own_size_and_colors() -> None:
-    teacher, seen = network("mobilevit_xxs", size=64), []  # mean 0 and spread 1, others than the student's
+    teacher, seen = network("mobilevit_xxs", size=64), []  # mean 0 and std 1, unlike the student's
     model = DistillationWrapper(network(), teacher, ON, 1.0)
     teacher.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     photos = np.full((2, 24, 24, 3), (51, 102, 204), dtype=np.uint8)
@@ -89,9 +89,7 @@ def test_the_teacher_sees_the_same_pictures_in_its_own_size_and_colors() -> None
     torch.testing.assert_close(images, expected, rtol=0, atol=1e-5)
 
 
-def test_training_brings_the_student_nearer_to_its_teacher_and_leaves_that_as_it_was(
-    teacher: Path, tmp_path: Path
-) -> None:
+def test_training_brings_the_student_closer_to_its_unchanged_teacher(teacher: Path, tmp_path: Path) -> None:
     fitted, student = train(teacher, tmp_path / "state")
     model = fitted.model
     assert isinstance(model, DistillationWrapper)
@@ -115,9 +113,9 @@ def test_training_brings_the_student_nearer_to_its_teacher_and_leaves_that_as_it
     assert all(np.array_equal(trained[name], tensor) for name, tensor in tensors_of(student).items())
 
 
-def test_the_loss_in_the_history_is_that_of_the_labels_alone(teacher: Path, tmp_path: Path) -> None:
-    """Else train's could not be compared with val's."""
-    phases = [Phase("full", 1, 1e-9, 1e-9)]  # so slow that nothing changes
+def test_the_loss_in_the_history_is_the_loss_of_the_labels_only(teacher: Path, tmp_path: Path) -> None:
+    """Otherwise the losses of train and val would not be comparable."""
+    phases = [Phase("full", 1, 1e-9, 1e-9)]  # too small to change anything
     losses = []
     for name, settings in (("with", ON), ("without", DistillationParams(weight=0.0, temperature=2.0))):
         model = attach_teacher(network(), teacher, data().photos[data().train], settings, 1.0)
@@ -145,7 +143,7 @@ def test_a_killed_run_ends_in_the_same_bits(teacher: Path, tmp_path: Path, monke
 
 
 @pytest.mark.parametrize("change", ["weight", "teacher"])
-def test_the_state_of_a_run_with_another_teacher_or_weight_is_not_continued(
+def test_the_state_of_a_run_with_another_teacher_or_weight_is_not_resumed(
     teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: str
 ) -> None:
     train(teacher, tmp_path / "state")
@@ -165,7 +163,7 @@ def test_a_weight_of_zero_needs_no_teacher(tmp_path: Path) -> None:
         attach_teacher(student, tmp_path / "nothing", data().photos, ON, 1.0)
 
 
-def test_student_and_teacher_speak_of_the_same_labels() -> None:
+def test_student_and_teacher_must_have_the_same_labels() -> None:
     other = LabelSpace({"class": ("blue", "red"), "shade": ("dark", "light")})
     with pytest.raises(ValueError, match="different label spaces"):
         DistillationWrapper(network(), network(space=other), ON, 1.0)

@@ -1,4 +1,4 @@
-"""Two processes train as one: the same gradients, the same bits in two runs, and one clear error when one dies."""
+"""Two processes train like one: the same gradients, bit-identical reruns, and one clear error if one dies."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SEARCH_PATH = os.pathsep.join([str(TESTS), str(TESTS.parent / "src")])
 
 
 def make_project(folder: Path) -> None:
-    """Write what the split stage leaves for training."""
+    """Write the outputs of the split stage that training reads."""
     photos = data()
     table = pd.DataFrame(
         {
@@ -50,7 +50,7 @@ def make_project(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder in which two processes have done all that needs no process to die."""
+    """Return the folder where two processes ran everything that needs no process to be killed."""
     folder = tmp_path_factory.mktemp("two")
     for number in range(2):
         make_project(folder / str(number))
@@ -67,10 +67,10 @@ def ends(folder: Path) -> list[dict[str, object]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", toy.CASES)
-def test_gradients_are_those_of_one_process_over_the_whole_batch(two: Path, name: str) -> None:
+def test_gradients_equal_those_of_one_process_over_the_whole_batch(two: Path, name: str) -> None:
     found = read_npz(two / f"gradients-{list(toy.CASES).index(name)}.npz")
     expected = toy.gradients(*toy.CASES[name])
-    # A tiny batch through 30 normalizations: in one process, too, float32 differs by 8e-5 from float64.
+    # A tiny batch through 30 normalizations: even in one process, float32 differs by 8e-5 from float64.
     tolerance = 2e-4 if name == "batch normalization" else 1e-5
     assert set(found) == set(expected)
     for key in expected:
@@ -86,7 +86,7 @@ def test_both_processes_end_with_the_same_weights_and_their_own_random_numbers(t
 
 
 @pytest.mark.slow
-def test_the_first_process_alone_writes(two: Path) -> None:
+def test_only_the_first_process_writes(two: Path) -> None:
     assert [path.name for path in two.glob("state-*")] == ["state-0"]
     first, second = (
         {path.relative_to(two / number).as_posix() for path in (two / number).rglob("*") if path.is_file()}
@@ -100,7 +100,7 @@ def test_the_first_process_alone_writes(two: Path) -> None:
 @pytest.mark.slow
 def test_a_run_in_which_processes_were_killed_ends_in_the_same_bits(two: Path, tmp_path: Path) -> None:
     for victim, steps in ((1, 6), (0, 4)):  # in the second epoch of four, then in the third
-        with pytest.raises(DistributedError, match=rf"process {victim} of 2 was ended by SIGKILL. Run again"):
+        with pytest.raises(DistributedError, match=rf"process {victim} of 2 was killed by SIGKILL. Run again"):
             run_processes(2, toy.fit_once, tmp_path, victim, steps)
         assert [path.name for path in tmp_path.iterdir()] == ["state-0"]
     (tmp_path / "state-1").write_text("only the first process reads a state")
@@ -121,7 +121,7 @@ def test_torchrun_starts_the_same_training(two: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_processes_end_when_the_one_that_started_them_is_killed(tmp_path: Path) -> None:
+def test_processes_exit_when_their_parent_is_killed(tmp_path: Path) -> None:
     script = "import toy_distributed as toy; toy.start_and_sleep(PATH)".replace("PATH", repr(str(tmp_path)))
     starter = subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": SEARCH_PATH})
     wait_until(lambda: len(list(tmp_path.iterdir())) == 2)
@@ -143,10 +143,10 @@ def wait_until(done: Callable[[], bool], seconds: float = 120) -> None:
     [
         ("fault", r"\Athe photographs are gone\Z"),
         ("bug", r"\ATraceback(.|\n)*ZeroDivisionError: a bug"),
-        ("stuck", r"\Aprocess 0 of 2: another process ended, or did not answer(.|\n)*Timed out"),
+        ("stuck", r"\Aprocess 0 of 2: another process exited or did not respond(.|\n)*Timed out"),
     ],
 )
-def test_a_process_that_fails_ends_all_with_one_error(how: str, message: str) -> None:
+def test_a_failing_process_stops_all_with_one_error(how: str, message: str) -> None:
     with pytest.raises(DistributedError, match=message):
         run_processes(2, toy.fail, how)
 
@@ -160,7 +160,7 @@ def test_one_process_needs_no_group() -> None:
     assert states == [False]
 
 
-def test_a_group_of_one_process_changes_no_bit(tmp_path: Path) -> None:
+def test_a_group_of_one_process_changes_nothing(tmp_path: Path) -> None:
     alone = fit(toy.network(), data(), strategy(), params(), tmp_path / "alone")
     with process_group(0, 1, 0, f"file://{tmp_path}/meeting"):
         grouped = fit(toy.network(), data(), strategy(), params(), tmp_path / "grouped")
@@ -170,7 +170,7 @@ def test_a_group_of_one_process_changes_no_bit(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("shape", [(5, 3), (5, 3, 4, 4)])
 @pytest.mark.parametrize("learned", [True, False])
-def test_synchronized_batch_normalization_is_pytorchs_in_one_process(shape: Sequence[int], learned: bool) -> None:
+def test_synchronized_batch_normalization_equals_pytorchs_in_one_process(shape: Sequence[int], learned: bool) -> None:
     torch.manual_seed(1)
     inputs = (3 + 2 * torch.randn(*shape)).requires_grad_()
     weight, bias = (torch.randn(3).requires_grad_() if learned else None for _ in range(2))
@@ -179,20 +179,20 @@ def test_synchronized_batch_normalization_is_pytorchs_in_one_process(shape: Sequ
         statistics = torch.zeros(3), torch.ones(3)
         with context:
             outputs = functional.batch_norm(inputs, *statistics, weight, bias, training=True, momentum=0.2, eps=1e-3)
-        wanted = [each for each in (inputs, weight, bias) if each is not None]
-        results.append([outputs, *statistics, *torch.autograd.grad(outputs.pow(3).sum(), wanted)])
+        variables = [each for each in (inputs, weight, bias) if each is not None]
+        results.append([outputs, *statistics, *torch.autograd.grad(outputs.pow(3).sum(), variables)])
     for expected, found in zip(*results, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_batch_normalization_that_does_not_train_is_left_alone() -> None:
+def test_batch_normalization_in_eval_mode_is_unchanged() -> None:
     inputs, statistics = torch.randn(4, 3), (torch.zeros(3), torch.ones(3))
     with together._SynchronizedBatchNorm():
         found = functional.batch_norm(inputs, *statistics)
     assert torch.equal(found, functional.batch_norm(inputs, *statistics))
 
 
-def test_the_last_batch_is_left_out_if_a_process_had_no_photograph(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_last_batch_is_dropped_if_a_process_would_have_no_photograph(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = {}
     for num in (1, 3, 4):
         monkeypatch.setattr(training, "num_processes", lambda num=num: num)
@@ -216,14 +216,14 @@ def test_params_with_a_wrong_number_are_an_error(tmp_path: Path, num: int, messa
 
 def test_more_processes_than_photographs_in_a_batch_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "num_processes", lambda: 9)
-    with pytest.raises(TrainingError, match=r"training.processes: at most 8 expected, .*; found 9"):
+    with pytest.raises(TrainingError, match=r"training.processes: must be at most 8: .*; got 9"):
         training._Run(toy.network(), data(), strategy(), params())
-    with pytest.raises(TrainingError, match=r"training.processes: at most 7 expected, .*; found 9"):
+    with pytest.raises(TrainingError, match=r"training.processes: must be at most 7: .*; got 9"):
         training._Run(toy.network(), data(num_train=7), strategy(), params())
 
 
 def test_more_processes_than_gpus_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(DistributedError, match=r"training.processes: at most 2 expected, .*; found 3"):
+    with pytest.raises(DistributedError, match=r"training.processes: must be at most 2, .*; got 3"):
         run_processes(3, print)

@@ -1,4 +1,4 @@
-"""ImageNet's weights: the port names what is on photographs, and only the pinned file is taken."""
+"""ImageNet weights: the port classifies photographs correctly, and only the pinned file is accepted."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def teacher() -> nn.Module:
 
 
 def images(*photos: np.ndarray) -> Tensor:
-    """Crop central squares and make them the network's input, as timm describes it."""
+    """Crop central squares and preprocess them as timm does for this network."""
     squares = []
     for photo in photos:
         side, (height, width) = min(photo.shape[:2]), photo.shape[:2]
@@ -52,7 +52,7 @@ def images(*photos: np.ndarray) -> Tensor:
         ("camera", {"tripod"}),
     ],
 )
-def test_the_teacher_names_what_is_on_a_photograph(teacher: nn.Module, photo: str, names: set[str]) -> None:
+def test_the_teacher_classifies_photographs_correctly(teacher: nn.Module, photo: str, names: set[str]) -> None:
     pixels = getattr(data, photo)()
     rgb = pixels if pixels.ndim == 3 else np.stack([pixels] * 3, axis=-1)
     with torch.no_grad():
@@ -60,7 +60,7 @@ def test_the_teacher_names_what_is_on_a_photograph(teacher: nn.Module, photo: st
     assert ImageNetInfo().index_to_description(best) in names
 
 
-def test_logits_depend_neither_on_the_batch_nor_on_the_memory_format(teacher: nn.Module) -> None:
+def test_logits_do_not_depend_on_the_batch_or_the_memory_format(teacher: nn.Module) -> None:
     batch = images(data.coffee(), data.chelsea(), data.astronaut())
     with torch.no_grad():
         together = teacher(batch.contiguous())
@@ -75,7 +75,7 @@ def test_the_teacher_is_frozen(teacher: nn.Module) -> None:
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
 
 
-def test_imagenet_weights_of_the_backbone_are_the_teacher_s(teacher: nn.Module) -> None:
+def test_imagenet_weights_of_the_backbone_are_those_of_the_teacher(teacher: nn.Module) -> None:
     model = create_model(ARCHITECTURE, "imagenet", SPACE, Decoding(64, 1.0), 64, 0.0, 0.0)
     expected = teacher.state_dict()
     found = model.backbone.state_dict()

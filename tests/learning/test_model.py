@@ -1,4 +1,4 @@
-"""Models are built, given weights, saved and loaded without a silent fallback."""
+"""Models are created, initialized, saved and loaded without silent fallbacks."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def photos(num: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (num, 24, 24, 3), dtype=np.uint8)
 
 
-def test_every_task_has_a_head_of_the_recipe_whatever_its_name() -> None:
+def test_every_task_has_a_head_with_any_name() -> None:
     model = build()
     logits = model(torch.zeros(2, 3, 32, 32))
     assert {task: tuple(scores.shape) for task, scores in logits.items()} == {
@@ -50,7 +50,7 @@ def test_every_task_has_a_head_of_the_recipe_whatever_its_name() -> None:
     assert (model.dropout.p, dropout.p) == (0.1, 0.2)
 
 
-def test_parameter_counts_are_those_of_the_reference() -> None:
+def test_parameter_counts_equal_those_of_the_reference() -> None:
     space = LabelSpace(
         {
             task: tuple("abcdefghijklmno"[:num])
@@ -63,7 +63,7 @@ def test_parameter_counts_are_those_of_the_reference() -> None:
     assert round(sum(p.numel() for p in mobilevit.backbone.parameters()) / 1e6, 2) == 0.95
 
 
-def test_inference_does_not_depend_on_how_photographs_are_grouped_or_on_the_mode() -> None:
+def test_inference_does_not_depend_on_the_batch_or_the_mode() -> None:
     model = build().train()
     batch = photos(INFERENCE_BATCH_SIZE + 3)
     logits, embeddings = model.infer(batch)
@@ -88,13 +88,13 @@ def test_a_saved_model_predicts_the_same_and_needs_nothing_else(tmp_path: Path) 
     assert sorted(path.name for path in (tmp_path / "m").iterdir()) == ["model.json", "model.safetensors"]
 
 
-def test_a_checkpoint_whose_files_do_not_fit_is_refused(tmp_path: Path) -> None:
+def test_a_checkpoint_with_mismatched_files_is_refused(tmp_path: Path) -> None:
     save_model(build(), tmp_path / "m", {})
     description = tmp_path / "m" / "model.json"
     document = json.loads(description.read_text(encoding="utf-8"))
     document["label_space"][0]["labels"].append("extra")
     description.write_text(json.dumps(document))
-    with pytest.raises(ArtifactError, match="do not fit together"):
+    with pytest.raises(ArtifactError, match="do not match"):
         load_model(tmp_path / "m")
     (tmp_path / "m" / "model.safetensors").write_bytes(b"\x00" * 10)
     with pytest.raises(ArtifactError, match=r"model\.safetensors"):
@@ -103,7 +103,7 @@ def test_a_checkpoint_whose_files_do_not_fit_is_refused(tmp_path: Path) -> None:
         load_model(tmp_path / "nothing")
 
 
-def test_weights_from_a_file_are_the_files(tmp_path: Path) -> None:
+def test_weights_from_a_file_are_loaded_unchanged(tmp_path: Path) -> None:
     torch.manual_seed(5)
     source = timm.create_model("test_vit", num_classes=0, img_size=32)
     path = tmp_path / "backbone.safetensors"
@@ -141,7 +141,7 @@ def test_the_weights_in_git_are_loaded_and_finite(name: str) -> None:
         assert name == "pos_embed" or np.array_equal(tensor, found[name].astype(tensor.dtype)), name
 
 
-def test_weights_that_cannot_be_had_are_one_clear_error(tmp_path: Path) -> None:
+def test_unavailable_weights_are_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="not a file"):
         build(weights="no/such/file.safetensors")
     broken = tmp_path / "broken.safetensors"
@@ -158,7 +158,7 @@ def test_weights_that_cannot_be_had_are_one_clear_error(tmp_path: Path) -> None:
         build(image=8)
 
 
-def test_imagenet_weights_out_of_reach_name_the_alternatives(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_imagenet_weights_name_the_alternatives(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(WeightsError, match=r"cannot be fetched.*weights_file.*none"):
         build(weights="imagenet")

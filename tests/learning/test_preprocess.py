@@ -1,4 +1,4 @@
-"""The evaluation transform agrees with timm's; the augmentation does what its params say, photograph by photograph."""
+"""The evaluation transform agrees with timm; augmentation follows its params, independently for each photograph."""
 
 from __future__ import annotations
 
@@ -74,12 +74,12 @@ def test_evaluation_agrees_with_the_transform_of_timm(architecture: str) -> None
     expected = timm.data.create_transform(**config)(Image.fromarray(photo[0]))
     found = ours.eval_transform(photo, CPU)[0]
     assert found.shape == expected.shape
-    # timm resizes bytes before it crops and we crop before we resize floats: rounding apart, the same picture.
+    # timm resizes bytes, then crops; we crop, then resize floats. The results differ only by rounding.
     assert (found - expected).abs().mean() < 0.02
     assert ours.mean == config["mean"] and ours.std == config["std"]
 
 
-def test_the_two_backbones_are_normalised_differently() -> None:
+def test_the_two_backbones_are_normalized_differently() -> None:
     photo = np.zeros((1, 96, 96, 3), dtype=np.uint8)
     means = []
     for architecture in ("deit_tiny_patch16_224", "mobilevit_xxs"):
@@ -88,7 +88,7 @@ def test_the_two_backbones_are_normalised_differently() -> None:
     assert means[0] < -1.8 and means[1] == 0.0
 
 
-def test_evaluation_keeps_the_centre() -> None:
+def test_evaluation_keeps_the_center() -> None:
     photo = np.zeros((1, 40, 40, 3), dtype=np.uint8)
     photo[:, 10:30, 10:30] = 255
     assert preprocessing(40, 20, crop=0.5).eval_transform(photo, CPU).min() == 1.0
@@ -100,7 +100,7 @@ def test_preprocessing_survives_json() -> None:
     assert Preprocessing.from_json(original.to_json()) == original
 
 
-def test_augmentation_at_rest_changes_nothing() -> None:
+def test_disabled_augmentation_changes_nothing() -> None:
     photos = noise(3)
     assert torch.allclose(run(augmentation(), photos), to_pixels(photos, CPU), atol=1e-5)
 
@@ -117,7 +117,7 @@ def test_the_same_generator_gives_the_same_batch_and_another_does_not() -> None:
     assert not torch.equal(run(augment, photos, 1), run(augment, photos, 2))
 
 
-def test_every_photograph_draws_its_own_change() -> None:
+def test_every_photograph_is_augmented_independently() -> None:
     photos = np.repeat(noise(1), 8, axis=0)
     for change in (
         {"crop_area_min": 0.5},
@@ -129,7 +129,7 @@ def test_every_photograph_draws_its_own_change() -> None:
         assert len({image.sum().item() for image in images}) == 8, change
 
 
-def test_a_turn_moves_a_point_by_the_angle() -> None:
+def test_rotations_are_drawn_within_the_angle() -> None:
     augment = augmentation(rotation_degrees=90.0)
     maps = augment._geometry(200, torch.Generator().manual_seed(0))
     angles = torch.atan2(maps[:, 1, 0], maps[:, 0, 0]).rad2deg()
@@ -140,7 +140,7 @@ def test_a_turn_moves_a_point_by_the_angle() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(st.floats(0.1, 1.0), st.integers(0, 1000))
-def test_crops_stay_inside_the_photograph_and_above_the_least_area(area_min: float, seed: int) -> None:
+def test_crops_stay_inside_the_photograph_and_above_the_minimum_area(area_min: float, seed: int) -> None:
     maps = augmentation(crop_area_min=area_min)._geometry(50, torch.Generator().manual_seed(seed))
     reach = maps[:, :, :2].abs().sum(dim=2) + maps[:, :, 2].abs()
     assert reach.max() <= 1 + 1e-5
@@ -148,7 +148,7 @@ def test_crops_stay_inside_the_photograph_and_above_the_least_area(area_min: flo
     assert areas.min() >= area_min - 1e-5 and areas.max() <= 1 + 1e-5
 
 
-def test_brightness_scales_and_contrast_keeps_the_mean_grey() -> None:
+def test_brightness_scales_and_contrast_keeps_the_mean_gray() -> None:
     pixels = torch.rand(1, 3, 8, 8, dtype=torch.float32, generator=torch.Generator().manual_seed(0)) * 0.4 + 0.3
     one = torch.ones(1)
     brighter = change_color(pixels, color_matrix(1.2 * one, one, 0 * one), one)
@@ -159,11 +159,11 @@ def test_brightness_scales_and_contrast_keeps_the_mean_grey() -> None:
     assert flat.std() < 0.6 * pixels.std()
 
 
-def test_saturation_zero_gives_grey_and_a_third_of_a_turn_swaps_the_primaries() -> None:
+def test_saturation_zero_gives_gray_and_a_hue_shift_of_a_third_swaps_the_primaries() -> None:
     one = torch.ones(1)
     red = torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1)
-    grey = change_color(red, color_matrix(one, 0 * one, 0 * one), one).flatten()
-    assert torch.allclose(grey, torch.full((3,), LUMA[0]), atol=1e-4)
+    gray = change_color(red, color_matrix(one, 0 * one, 0 * one), one).flatten()
+    assert torch.allclose(gray, torch.full((3,), LUMA[0]), atol=1e-4)
     turned = change_color(red, color_matrix(one, one, 2 * torch.pi / 3 * one), one).flatten()
     assert colorsys.rgb_to_hsv(*turned.tolist())[0] == pytest.approx(1 / 3, abs=1e-3)
 
@@ -176,7 +176,7 @@ def test_hue_zero_keeps_the_order_of_the_channels() -> None:
     assert np.ptp(hues) < 0.03
 
 
-def test_erasing_blanks_the_wanted_area() -> None:
+def test_erasing_blanks_the_configured_area() -> None:
     photos = np.full((64, 32, 32, 3), 255, dtype=np.uint8)
     images = run(augmentation(erase_probability=1.0), photos)
     blank = (images == 0).all(dim=1).float().mean(dim=(1, 2))
@@ -193,7 +193,7 @@ def test_large_photographs_are_shrunk_smoothly_and_small_ones_kept() -> None:
     assert np.array_equal(shrink_photos(photos, 64), photos)
 
 
-def test_the_erased_area_has_a_min_below_its_max(tmp_path: Path) -> None:
+def test_the_minimum_erased_area_must_not_exceed_the_maximum(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(yaml.safe_dump({"training": {**STILL, "erase_area_min": 0.2, "erase_area_max": 0.1}}))
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""Training learns, follows its params, and survives being killed with the same bits."""
+"""Training learns, follows its params, and gives bit-identical results after being killed and resumed."""
 
 from __future__ import annotations
 
@@ -53,7 +53,8 @@ def test_a_killed_run_ends_in_the_same_bits(
 ) -> None:
     whole = train(tmp_path / "whole", architecture=architecture, checkpoint=checkpoint)
     step = training.multi_task_loss
-    for stop_at in (1, 6, 14):  # in the first epoch, in the first of the second phase, in the middle of it
+    # In the first epoch, in the first epoch of the second phase, and in the middle of that phase.
+    for stop_at in (1, 6, 14):
         calls = 0
 
         def killed(*arguments: Any, stop_at: int = stop_at) -> torch.Tensor:
@@ -82,7 +83,7 @@ def test_a_resumed_run_does_not_repeat_finished_epochs(tmp_path: Path, monkeypat
     assert same(first, train(tmp_path / "state"))
 
 
-def test_the_state_of_another_run_is_not_continued(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_state_of_another_run_is_not_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train(tmp_path / "state", seed=1)
     other = train(tmp_path / "state", seed=2)
     assert "starting over" in capsys.readouterr().out
@@ -112,27 +113,25 @@ def test_freed_memory_is_kept_for_the_next_step() -> None:
 
 
 @pytest.mark.parametrize("architecture", ["test_vit", "mobilevit_xxs"])
-def test_no_memory_is_read_before_it_is_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, architecture: str
-) -> None:
+def test_no_uninitialized_memory_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, architecture: str) -> None:
     plain = train(tmp_path / "plain", architecture=architecture)
     assert not torch.utils.deterministic.fill_uninitialized_memory, "filling takes a tenth of a step"
     torch.utils.deterministic.fill_uninitialized_memory = True
     monkeypatch.setattr(torch.utils, "deterministic", ModuleType("what fit turns off"))
     try:
-        filled = train(tmp_path / "filled", architecture=architecture)  # with NaN
+        filled = train(tmp_path / "filled", architecture=architecture)  # memory is filled with NaN
     finally:
         monkeypatch.undo()
         torch.utils.deterministic.fill_uninitialized_memory = False
     assert same(plain, filled)
 
 
-def test_a_frozen_backbone_stays_as_it_was(tmp_path: Path) -> None:
+def test_a_frozen_backbone_is_unchanged(tmp_path: Path) -> None:
     torch.manual_seed(1)
     before = tensors_of(create_model("mobilevit_xxs", "none", SPACE, Decoding(24, 50.0), 32, 0.1, 0.2))
     after = tensors_of(train(tmp_path / "state", [Phase("heads", 2, 0.0, 1e-2)], "mobilevit_xxs").model)
     changed = {name.split(".")[0] for name in before if not np.array_equal(before[name], after[name])}
-    assert changed == {"heads"}  # not even the statistics of batch normalisation
+    assert changed == {"heads"}  # not even the statistics of batch normalization
 
 
 def test_the_best_epoch_is_kept(tmp_path: Path) -> None:
@@ -144,7 +143,7 @@ def test_the_best_epoch_is_kept(tmp_path: Path) -> None:
     assert accuracy == fitted.history["val_class_accuracy"][fitted.epoch - 1]
 
 
-def test_a_loss_that_explodes_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     step = training.multi_task_loss
     monkeypatch.setattr(training, "multi_task_loss", lambda *arguments: step(*arguments) * math.nan)
     with pytest.raises(TrainingError, match=r"epoch 1 \(heads\): lower the learning rates"):
@@ -156,7 +155,7 @@ def test_no_epochs_is_an_error(tmp_path: Path) -> None:
         train(tmp_path / "state", [Phase("full", 0, 1e-3, 1e-3)])
 
 
-def test_the_loss_weighs_tasks_and_leaves_out_missing_labels() -> None:
+def test_the_loss_weights_tasks_and_ignores_missing_labels() -> None:
     logits = {"class": torch.tensor([[2.0, 0.0], [0.0, 0.0]]), "shade": torch.tensor([[0.0, 1.0], [5.0, 0.0]])}
     codes = {"class": torch.tensor([0, 1]), "shade": torch.tensor([1, MISSING])}
     expected = (math.log(1 + math.exp(-2)) + math.log(2)) / 2 + 0.5 * math.log(1 + math.exp(-1))
@@ -182,7 +181,7 @@ def test_a_shortened_strategy_keeps_a_fraction_of_every_phase_and_at_least_one_e
         assert [phase.name for phase in shorter.phases] == ["heads", "full", "off"]
 
 
-def test_balanced_order_draws_rare_classes_as_often() -> None:
+def test_balanced_order_draws_all_classes_equally_often() -> None:
     rare = data(90, 9)
     classes = np.zeros(99, dtype=np.int64)
     classes[:10], classes[10:20] = 1, 2
@@ -203,7 +202,7 @@ def test_the_average_follows_every_step_and_reaches_its_decay() -> None:
     update(average, steps, torch.tensor(1))  # keeps (1 + 1) / (10 + 1)
     assert torch.allclose(torch.cat(average), torch.tensor([9 / 11, 18 / 11]))
     before = torch.cat(average)
-    update(average, steps, torch.tensor(1000))  # keeps a half
+    update(average, steps, torch.tensor(1000))  # keeps half
     assert torch.allclose(torch.cat(average), (before + torch.tensor([1.0, 2.0])) / 2)
     counts = [torch.tensor(3)]
     update(counts, [torch.tensor(7)], torch.tensor(1000))
@@ -227,7 +226,7 @@ def test_both_checkpoints_come_out_of_one_run(tmp_path: Path) -> None:
 
 
 class Guided(MultiTaskModel):
-    """A model with a loss of its own, as if from a module of the package."""
+    """A model with its own loss, as if from a module of the package."""
 
     __module__ = "vitrine.guided"
     weight = 1.0
@@ -237,7 +236,7 @@ class Guided(MultiTaskModel):
 
 
 def guided_run(path: Path, monkeypatch: pytest.MonkeyPatch, weight: float = 1.0) -> training._Run:
-    """Return a run of a model whose class lies in the file at `path`."""
+    """Return a run of a model whose class is defined in the file at `path`."""
     module = ModuleType(Guided.__module__)
     module.__file__ = str(path)
     monkeypatch.setitem(sys.modules, Guided.__module__, module)
@@ -248,7 +247,7 @@ def guided_run(path: Path, monkeypatch: pytest.MonkeyPatch, weight: float = 1.0)
     return training._Run(model, data(), strategy(balanced=False), params())
 
 
-def test_the_fingerprint_knows_the_models_settings_and_the_libraries(
+def test_the_fingerprint_covers_the_settings_of_the_model_and_the_libraries(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     path = tmp_path / "guided.py"
@@ -260,7 +259,7 @@ def test_the_fingerprint_knows_the_models_settings_and_the_libraries(
     assert guided_run(path, monkeypatch).fingerprint() != first
 
 
-def test_the_fingerprint_knows_the_source_of_the_models_class(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_fingerprint_covers_the_source_of_the_model_class(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path = tmp_path / "guided.py"
     path.write_text("")
     run = guided_run(path, monkeypatch)
@@ -290,7 +289,7 @@ def test_training_reads_no_captions_items_or_test_labels(tmp_path: Path) -> None
     assert (tmp_path / "training.csv").read_bytes() == before
 
 
-def test_weights_from_a_file_need_its_name() -> None:
+def test_weights_from_a_file_require_its_path() -> None:
     values = {"architecture": "test_vit", "weights": "file", "image_size_px": 32, "precision": "fp32"}
     with pytest.raises(ValueError, match="weights_file"):
         training.BackboneParams(**values, weights_file=None)
@@ -323,11 +322,11 @@ def test_frozen_blocks_keep_their_weights_and_statistics(tmp_path: Path) -> None
 
 def test_more_frozen_blocks_than_there_are_is_an_error(tmp_path: Path) -> None:
     phases = [Phase("full", 1, 2e-3, 2e-3, frozen_blocks=99)]
-    with pytest.raises(TrainingError, match="frozen_blocks: at most 6 expected, as the backbone has; found 99"):
+    with pytest.raises(TrainingError, match="frozen_blocks: must be at most 6, the number of backbone blocks; got 99"):
         train(tmp_path / "state", phases)
 
 
 def test_a_backbone_without_blocks_cannot_freeze_them(tmp_path: Path) -> None:
     phases = [Phase("full", 1, 2e-3, 2e-3, frozen_blocks=0)]
-    with pytest.raises(TrainingError, match="frozen_blocks: the backbone has no blocks to count; set another"):
+    with pytest.raises(TrainingError, match="frozen_blocks: the backbone has no blocks; choose another"):
         train(tmp_path / "state", phases, architecture="test_resnet")

@@ -1,4 +1,4 @@
-"""Photographs for pre-training come from repositories at a commit or from a folder of tars, verified, or not at all."""
+"""Photographs for pre-training are fetched from pinned commits or a folder of tars, and verified."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def listed(*grays: int) -> str:
 
 @pytest.fixture
 def sections(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Two repositories, a folder of tars with the same photographs, and params that name them all."""
+    """Create two repositories, a folder of tars with the same photographs, and params that name them all."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("VITRINE_PHOTOS_DIR", raising=False)
     sources = {}
@@ -81,13 +81,13 @@ def fetch(sections: dict[str, Any]) -> Callable[[], dict[str, list[int]]]:
     return run
 
 
-def test_repositories_give_each_photograph_once(fetch: Callable[[], dict[str, list[int]]]) -> None:
-    """Left out are the copies of 80 in both repositories, a folder to skip, and one that nobody asked for."""
+def test_each_photograph_is_fetched_once_from_the_repositories(fetch: Callable[[], dict[str, list[int]]]) -> None:
+    """Skip the copies of 80 in both repositories, an excluded folder, and a folder that is not requested."""
     assert fetch() == {"one": [40, 80], "two": [200]}
     assert sorted(path.name for path in Path().iterdir()) == ["host", "pretrain", "tars"]
 
 
-def test_a_local_folder_gives_the_same(
+def test_a_local_folder_gives_the_same_photographs(
     fetch: Callable[[], dict[str, list[int]]], sections: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sections["fetch"]["host"] = "file:///nowhere"
@@ -106,7 +106,7 @@ def test_a_changed_or_missing_tar_is_refused_and_nothing_changes(
     with pytest.raises(SCRIPT["FetchError"], match=r"two\.tar: SHA-256 .* expected; found"):
         fetch()
     path.unlink()
-    with pytest.raises(SCRIPT["FetchError"], match=r"two\.tar: not found. VITRINE_PHOTOS_DIR must name a folder"):
+    with pytest.raises(SCRIPT["FetchError"], match=r"two\.tar: not found. VITRINE_PHOTOS_DIR must be set to a folder"):
         fetch()
     assert Path("pretrain/shards/photos/one.npz").stat().st_mtime_ns == shard
 
@@ -133,23 +133,23 @@ def test_without_network_there_is_one_clear_error(
         fetch()
 
 
-def test_a_photograph_is_turned_scaled_and_cut_to_its_center() -> None:
+def test_a_photograph_is_rotated_scaled_and_cropped_to_its_center() -> None:
     pixels = np.zeros((60, 120, 3), dtype=np.uint8)
-    pixels[:, 30:90] = 200  # the central square
-    pixels[:30, 30:60] = (250, 0, 0)  # its first quarter
+    pixels[:, 30:90] = 200  # central square
+    pixels[:30, 30:60] = (250, 0, 0)  # top left quarter of the square
     image = Image.fromarray(pixels)
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees, clockwise
+    exif[0x0112] = 6  # rotate by 90 degrees clockwise
     file = io.BytesIO()
     image.save(file, "JPEG", quality=95, exif=exif)
     with Image.open(io.BytesIO(SCRIPT["scaled"](file.getvalue(), 20, 95))) as scaled:
         assert scaled.size == (20, 20)
         found = np.asarray(scaled).astype(int)
-    assert np.abs(found[5, 15] - (250, 0, 0)).max() < 12  # now at the top right
+    assert np.abs(found[5, 15] - (250, 0, 0)).max() < 12  # now top right
     assert all(np.abs(found[row, column] - 200).max() < 12 for row, column in ((5, 5), (15, 5), (15, 15)))
 
 
-def test_the_real_sources_are_those_that_are_pinned() -> None:
+def test_the_committed_sources_are_valid() -> None:
     params = read_section("fetch", FetchParams, ROOT / "pretrain/params.yaml")
     assert sum(source.photos for source in params.sources.values()) == 22_693
     assert all(source.license for source in params.sources.values())

@@ -1,5 +1,5 @@
-"""Pre-training sees the right pictures with the right labels and learns what its teacher says of them; the weights in
-the repository are the ones pinned."""
+"""Pre-training sees the right pictures with the right labels and learns from its teacher; the weights in the repository
+are the pinned ones."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def grays_of(pictures: np.ndarray) -> list[int]:
 
 
 def pictures(photos: list[int], renders: list[int], side: int = 32) -> Pictures:
-    """Make gray pictures; a render's class is whether its gray is above 128."""
+    """Create gray pictures; renders with a gray above 128 are of class "light"."""
     flat = [
         np.repeat(np.array(grays, dtype=np.uint8), side * side * 3).reshape(-1, side, side, 3)
         for grays in (photos, renders)
@@ -112,7 +112,7 @@ def never() -> bool:
 
 
 def after(steps: int) -> Callable[[], bool]:
-    """Say yes when asked for the time `steps` + 1."""
+    """Return a function that returns True from its call number `steps` + 1 on."""
     left = iter([False] * steps)
     return lambda: next(left, True)
 
@@ -120,14 +120,14 @@ def after(steps: int) -> Callable[[], bool]:
 # -- shards -------------------------------------------------------------------------------------------------------
 
 
-def test_photographs_come_back_in_order_and_without_labels(tmp_path: Path) -> None:
+def test_photographs_are_read_in_order_and_without_labels(tmp_path: Path) -> None:
     write_shard(tmp_path / "a.npz", [jpeg(gray) for gray in (10, 250, 90)])
     photos, labels = read_shard(tmp_path / "a.npz")
     assert grays_of(photos) == [10, 250, 90]
     assert labels.shape == (3, 0)
 
 
-def test_pictures_come_in_order_with_the_labels_of_renders(tmp_path: Path) -> None:
+def test_pictures_are_read_in_order_with_the_labels_of_renders(tmp_path: Path) -> None:
     write_shard(tmp_path / "a.npz", [jpeg(5)])
     write_shard(tmp_path / "b.npz", [jpeg(7), jpeg(9)])
     write_renders(tmp_path / "0.npz", [10, 101, 200])
@@ -141,18 +141,18 @@ def test_pictures_come_in_order_with_the_labels_of_renders(tmp_path: Path) -> No
     assert read_pictures([tmp_path / "b.npz"], [tmp_path / "1.npz"]).digest != found.digest
 
 
-def test_a_missing_shard_or_one_without_labels_is_an_error_that_names_it(tmp_path: Path) -> None:
+def test_a_missing_or_unlabeled_shard_is_a_clear_error(tmp_path: Path) -> None:
     write_shard(tmp_path / "a.npz", [jpeg(5)])
     with pytest.raises(ArtifactError, match=r"7\.npz: not found.*dvc repro pretrain/dvc.yaml"):
         read_pictures([tmp_path / "a.npz"], [tmp_path / "7.npz"])
-    with pytest.raises(ArtifactError, match="renders without labels of class, color, material, condition"):
+    with pytest.raises(ArtifactError, match="renders without labels for class, color, material, condition"):
         read_pictures([], [tmp_path / "a.npz"])
 
 
 # -- teacher, student, losses -------------------------------------------------------------------------------------
 
 
-def test_a_teacher_says_what_its_network_does_in_standardized_terms() -> None:
+def test_a_teacher_returns_standardized_outputs_of_its_network() -> None:
     network = tiny_teacher()
     found = Teacher(network, 32)
     photos = np.random.default_rng(0).integers(0, 256, (96, 32, 32, 3), dtype=np.uint8)
@@ -165,13 +165,13 @@ def test_a_teacher_says_what_its_network_does_in_standardized_terms() -> None:
         pooled = network.forward_head(network.forward_features(images), pre_logits=True)
         maps = network.blocks(network.bn1(network.conv_stem(images)))
     assert torch.allclose(views.features * found.std + found.mean, pooled, atol=1e-4)
-    place = maps[3, :, 0, 0]
-    expected = (place - place.mean()) / (place.var(unbiased=False) + 1e-5).sqrt()
+    position = maps[3, :, 0, 0]
+    expected = (position - position.mean()) / (position.var(unbiased=False) + 1e-5).sqrt()
     assert torch.allclose(views.maps[3, :, 0, 0], expected, atol=1e-3)
     assert not any(parameter.requires_grad for parameter in found.parameters())
 
 
-def test_a_teachers_features_are_measured_over_photographs() -> None:
+def test_feature_statistics_of_the_teacher_are_over_photographs() -> None:
     found = Teacher(tiny_teacher(), 32)
     photos = np.random.default_rng(0).integers(0, 256, (70, 32, 32, 3), dtype=np.uint8)
     found.fit_feature_stats(photos, torch.device("cpu"))
@@ -181,7 +181,7 @@ def test_a_teachers_features_are_measured_over_photographs() -> None:
     assert torch.allclose(found.std, features.std(dim=0).clamp(min=1e-3), atol=1e-5)
 
 
-def test_a_transformers_patches_lie_where_they_look() -> None:
+def test_patch_tokens_are_arranged_by_position() -> None:
     space = LabelSpace({})
     model = create_model("test_vit", "none", space, Decoding(64, 1.0), 64, 0.0, 0.0).eval()
     student = Student(model, Teacher(tiny_teacher(), 32))
@@ -196,21 +196,21 @@ def test_a_transformers_patches_lie_where_they_look() -> None:
         assert torch.allclose(features, model.embed(images), atol=1e-5)
 
 
-def test_the_losses_are_those_computed_by_hand() -> None:
+def test_losses_by_hand() -> None:
     student = Views(
         torch.tensor([[1.0, 0.0], [3.0, 4.0]]), torch.tensor([[0.0, 0.0], [0.0, 0.0]]), torch.ones(2, 2, 1, 1)
     )
-    wanted = Views(
+    targets = Views(
         torch.tensor([[0.0, 2.0], [6.0, 8.0]]),
         torch.tensor([[0.0, 2 * np.log(3.0)], [0.0, 0.0]], dtype=torch.float32),
         torch.tensor([[[[1.0, -1.0]], [[1.0, -1.0]]], [[[1.0, 1.0]], [[0.0, 0.0]]]]),
     )
-    losses = distillation_losses(student, wanted, 2.0)
+    losses = distillation_losses(student, targets, 2.0)
     assert losses["features"].item() == pytest.approx((1 + 0) / 2)
     # The teacher's probabilities at temperature 2 are 1/4 and 3/4, the student's 1/2 and 1/2.
     divergence = 0.25 * np.log(0.25 / 0.5) + 0.75 * np.log(0.75 / 0.5)
     assert losses["soft_labels"].item() == pytest.approx(4 * divergence / 2, rel=1e-5)
-    # Interpolated to one place, the first map is 0 (cosine 0), the second (1, 0) (cosine 1 / sqrt 2).
+    # Interpolated to one position, the first map is 0 (cosine 0), the second (1, 0) (cosine 1 / sqrt 2).
     assert losses["maps"].item() == pytest.approx(1 - (0 + 0.5**0.5) / 2, rel=1e-5)
 
 
@@ -223,7 +223,7 @@ def test_a_pair_is_blended_by_its_coefficient() -> None:
 # -- the stream ---------------------------------------------------------------------------------------------------
 
 
-def test_every_picture_comes_once_before_any_comes_again() -> None:
+def test_every_picture_is_drawn_once_before_any_is_repeated() -> None:
     data = pictures([10, 20, 30, 40, 50], [100, 200, 150])
     stream = Stream(data, PretrainingParams(**SHARED), 32)
     batches = [stream.batch(step, torch.device("cpu")) for step in range(15)]
@@ -237,7 +237,7 @@ def test_every_picture_comes_once_before_any_comes_again() -> None:
     assert torch.equal(again, batches[7][0])
 
 
-def test_only_renders_have_labels_and_their_own() -> None:
+def test_only_renders_have_labels() -> None:
     stream = Stream(pictures([10, 20, 30], [100, 200, 90]), PretrainingParams(**{**SHARED, "batch_size": 6}), 32)
     for step in range(4):
         crops, codes = stream.batch(step, torch.device("cpu"))
@@ -253,18 +253,18 @@ def test_photographs_are_mixed_and_renders_are_not() -> None:
     assert set(grays[4:]) == {100, 200, 90, 50}
 
 
-def test_a_stream_without_renders_is_all_photographs() -> None:
+def test_a_stream_without_renders_has_only_photographs() -> None:
     params = PretrainingParams(**{**SHARED, "render_fraction": 0.0})
     crops, codes = Stream(pictures([10, 20, 30, 40], []), params, 32).batch(0, torch.device("cpu"))
     assert len(crops) == 4 and codes == {}
-    with pytest.raises(TrainingError, match=r"render_fraction: 0\.5 asks for renders; there are none"):
+    with pytest.raises(TrainingError, match=r"render_fraction: 0\.5 requires renders, but there are none"):
         Stream(pictures([10, 20], []), PretrainingParams(**SHARED), 32)
 
 
 # -- the run ------------------------------------------------------------------------------------------------------
 
 
-def test_teacher_and_student_see_the_same_crops_and_heads_see_renders_only(tmp_path: Path) -> None:
+def test_teacher_and_student_see_the_same_crops_and_heads_see_only_renders(tmp_path: Path) -> None:
     run = start(tmp_path, noise(8, 4), mix_probability=0.5)
     seen: dict[str, torch.Tensor] = {}
 
@@ -281,7 +281,7 @@ def test_teacher_and_student_see_the_same_crops_and_heads_see_renders_only(tmp_p
     assert len(shown) == 4 and len(seen["heads"]) == 2
 
 
-def test_a_student_learns_what_its_teacher_says_and_the_teacher_nothing(tmp_path: Path) -> None:
+def test_the_student_learns_from_its_teacher_and_the_teacher_is_unchanged(tmp_path: Path) -> None:
     run = start(
         tmp_path, noise(4, 4), {"pictures": 320, "learning_rate": 3e-3}, crop_area_min=1.0, flip_probability=0.0,
         snapshot_pictures=40,
@@ -295,7 +295,7 @@ def test_a_student_learns_what_its_teacher_says_and_the_teacher_nothing(tmp_path
     assert all(np.array_equal(tensor, before[name]) for name, tensor in tensors_of(run.teacher).items())
 
 
-def test_the_new_layers_learn_before_the_backbone_does(tmp_path: Path) -> None:
+def test_the_new_layers_are_trained_before_the_backbone(tmp_path: Path) -> None:
     run = start(tmp_path, noise(8, 4), {"warmup_pictures": 8})
     backbone, layer = tensors_of(run.model.backbone), run.student.features.weight.detach().clone()
     run.train(after(2), "tiny")
@@ -308,7 +308,7 @@ def test_the_new_layers_learn_before_the_backbone_does(tmp_path: Path) -> None:
     assert len(changed) == len(backbone)
 
 
-def test_each_parameter_has_one_optimizer_and_the_backbones_matrices_have_muon(tmp_path: Path) -> None:
+def test_each_parameter_has_one_optimizer_and_matrices_of_the_backbone_use_muon(tmp_path: Path) -> None:
     run = start(tmp_path, noise(8, 8))
     found: dict[nn.Parameter, tuple[type, str]] = {}
     for optimizer in run.optimizers:
@@ -323,7 +323,7 @@ def test_each_parameter_has_one_optimizer_and_the_backbones_matrices_have_muon(t
         assert (kind is torch.optim.Muon) == (parameter in backbone and parameter.ndim == 2)
 
 
-def test_a_weight_of_zero_leaves_a_loss_out(tmp_path: Path) -> None:
+def test_a_weight_of_zero_disables_a_loss(tmp_path: Path) -> None:
     run = start(tmp_path, noise(8, 4), map_loss_weight=0.0, weight_decay=0.0)
     before = run.student.maps.weight.detach().clone()
     run.train(after(2), "tiny")
@@ -334,11 +334,11 @@ def test_a_weight_of_zero_leaves_a_loss_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("architecture", ["test_vit", "test_efficientnet"])
-def test_a_run_in_pieces_ends_with_the_same_bits(tmp_path: Path, architecture: str) -> None:
+def test_an_interrupted_run_ends_in_the_same_bits(tmp_path: Path, architecture: str) -> None:
     student = {"architecture": architecture}
     whole = start(tmp_path / "whole", noise(8, 4), student, mix_probability=0.5)
     assert whole.train(never, "whole")
-    for steps in (1, 0, 4, 2):  # within a snapshot's pictures, at once, over one, at its end
+    for steps in (1, 0, 4, 2):  # before a snapshot, immediately, past two, past one
         assert not start(tmp_path / "pieces", noise(8, 4), student, mix_probability=0.5).train(after(steps), "piece")
     last = start(tmp_path / "pieces", noise(8, 4), student, mix_probability=0.5)
     assert last.pictures_seen == 28
@@ -370,7 +370,7 @@ def test_the_state_of_another_run_is_refused(tmp_path: Path, monkeypatch: pytest
         start(tmp_path / "run", data, **changes)
 
 
-def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
     run = start(tmp_path, noise(8, 4))
     with torch.no_grad():
         run.student.features.bias.fill_(float("nan"))
@@ -385,7 +385,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
 def test_the_script_resumes_after_a_signal_and_writes_backbone_card_and_curve(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The whole chain on few pictures; a run in two pieces gives the same backbone, and no param goes unread."""
+    """Run the whole script on few pictures: an interrupted run gives the same backbone, and every param is read."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(imagenet, "create_imagenet_model", tiny_teacher)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
@@ -425,14 +425,14 @@ def test_the_script_resumes_after_a_signal_and_writes_backbone_card_and_curve(
     monkeypatch.setattr(imagenet, "create_imagenet_model", tiny_teacher)
     step = DistillationRun._train_step
 
-    def told_to_end(self: DistillationRun) -> torch.Tensor:
+    def terminated_step(self: DistillationRun) -> torch.Tensor:
         os.kill(os.getpid(), signal.SIGTERM)
         return step(self)
 
     before = signal.getsignal(signal.SIGTERM)
     try:
         with monkeypatch.context() as patch:
-            patch.setattr(DistillationRun, "_train_step", told_to_end)
+            patch.setattr(DistillationRun, "_train_step", terminated_step)
             with pytest.raises(SystemExit, match="stopped after 4 of 16 pictures; run again to resume"):
                 keys_read(script, "mobilevit")
         target.unlink()
@@ -442,8 +442,8 @@ def test_the_script_resumes_after_a_signal_and_writes_backbone_card_and_curve(
     assert target.read_bytes() == whole
 
 
-def test_the_probe_judges_snapshots_by_train_and_val_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Test photographs of another gray and class would change the accuracy if they were looked at."""
+def test_the_probe_evaluates_snapshots_only_on_train_and_val(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test photographs have another gray and class, so reading them would change the accuracy."""
     monkeypatch.chdir(tmp_path)
     start(tmp_path / ".resume/distill_mobilevit", noise(8, 4)).train(after(2), "tiny")
     write_json(tmp_path / "pretrain/params.yaml", {"distill_mobilevit": STUDENT})
@@ -467,8 +467,8 @@ def test_the_probe_judges_snapshots_by_train_and_val_alone(tmp_path: Path, monke
     assert curve["class_n"].tolist() == [15, 15] and (curve["class_accuracy_ci_low"] < 1).all()
 
 
-def test_a_probe_never_saw_the_item_it_names() -> None:
-    """Features tell items apart but not labels: photographs of one item would give each other away."""
+def test_the_probe_never_trains_on_the_item_that_it_predicts() -> None:
+    """Features identify items but not labels: training on a photograph of the same item would give the label away."""
     random = np.random.default_rng(0)
     items = np.repeat(np.arange(20), 4)
     codes = random.permutation(np.arange(20) % 2)[items]
@@ -492,7 +492,7 @@ def test_every_backbone_in_the_repository_is_pinned() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_weights_are_those_that_params_the_lock_and_their_card_name(name: str) -> None:
+def test_weights_match_params_the_lock_and_their_card(name: str) -> None:
     path = ROOT / f"weights/{name}.safetensors"
     sha256, md5 = (hashlib.new(kind, path.read_bytes()).hexdigest() for kind in ("sha256", "md5"))
     card = read_json(path.with_suffix(".json"))
@@ -511,9 +511,8 @@ def test_weights_are_those_that_params_the_lock_and_their_card_name(name: str) -
     entries = [entry for stage in lock.values() for kind in ("deps", "outs") for entry in stage.get(kind, [])]
     assert {entry["md5"] for entry in entries if entry["path"] == f"weights/{name}.safetensors"} == {md5}
     labels = LabelSpace({"class": ("cup", "hat")})
-    create_model(
-        card["architecture"], str(path), labels, Decoding(128, 1.0), 128, 0.0, 0.0
-    )  # refuses tensors of another network
+    # Raises if the tensors are of another network.
+    create_model(card["architecture"], str(path), labels, Decoding(128, 1.0), 128, 0.0, 0.0)
 
 
 def test_weights_with_another_hash_are_refused_and_get_no_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Outliers are other things than the products, and the committed ones are what their renderer makes."""
+"""Outliers belong to none of the product classes, and the committed ones match their params."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from vitrine.render.products import build
 FOLDER = Path(__file__).parents[2] / "data/outliers"
 
 
-def test_the_kinds_are_none_of_the_samples_classes() -> None:
+def test_the_kinds_are_not_classes_of_the_sample() -> None:
     assert unnamed_kinds(list(MATERIALS), list(CLASSES)) == list(MATERIALS) == list(FAMILIES)
 
 
 @pytest.mark.parametrize("kind", MATERIALS)
-def test_things_stand_on_the_ground_and_differ(kind: str) -> None:
+def test_outliers_stand_on_the_ground_and_differ(kind: str) -> None:
     sizes = set()
     for number in range(8):
         item = make_outlier(1, kind, number)
@@ -33,7 +33,7 @@ def test_things_stand_on_the_ground_and_differ(kind: str) -> None:
     assert len(sizes) > 1
 
 
-def test_the_committed_photographs_are_those_that_the_params_ask_for() -> None:
+def test_the_committed_photographs_match_the_params() -> None:
     params = read_section("render", OutlierParams, FOLDER / "params.yaml")
     table = pd.read_csv(FOLDER / "labels.csv", dtype=str)
     work = jobs(params)

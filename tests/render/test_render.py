@@ -1,4 +1,4 @@
-"""The renderer: solids have their volumes, labels are realistic, the same seed gives the same photographs."""
+"""The renderer: solids have the right volumes, labels are realistic, equal seeds give equal photographs."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ PARAMS = RenderParams(
 
 
 def volume(mesh: meshes.Mesh) -> float:
-    """Signed volume of a closed mesh, by the divergence theorem; negative if it is inside out."""
+    """Return the signed volume of a closed mesh, by the divergence theorem; negative if it is inside out."""
     a, b, c = (mesh.positions[mesh.faces[:, k]] for k in range(3))
     return float(np.einsum("ij,ij->i", a, np.cross(b, c)).sum() / 6)
 
@@ -64,24 +64,24 @@ def volume(mesh: meshes.Mesh) -> float:
         (meshes.extrude(np.array([[0, 0], [2, 0], [2, 1], [0, 1], [0, 0]], dtype=float), [0, 3], [1, 1]), 6.0),
     ],
 )
-def test_solids_are_closed_and_have_their_volumes(mesh: meshes.Mesh, expected: float | None) -> None:
+def test_solids_are_closed_and_have_the_right_volumes(mesh: meshes.Mesh, expected: float | None) -> None:
     found = volume(mesh)
     assert found > 0
     if expected is not None:
         assert found == pytest.approx(expected, rel=0.02)
-    assert volume(mesh.moved(5, 6, 7)) == pytest.approx(found)  # holds only without holes
+    assert volume(mesh.moved(5, 6, 7)) == pytest.approx(found)  # true only if the mesh has no holes
     assert volume(mesh.scaled(-1, 1, 1)) == pytest.approx(found)
     assert volume(mesh.rotated("x", 33).rotated("y", 12).rotated("z", 71)) == pytest.approx(found)
 
 
-def test_a_tube_keeps_its_distance_from_its_path() -> None:
+def test_a_tube_has_a_constant_distance_from_its_path() -> None:
     path = meshes.curve((0, 0, 0), (1, 0, 0.5), (2, 1, 0), num=30)
     tube = meshes.tube(path, 0.2)
     nearest = np.linalg.norm(tube.positions[:, None, :] - path[None], axis=2).min(axis=1)
     assert nearest.max() == pytest.approx(0.1, abs=1e-9)
 
 
-def test_u_runs_to_the_right_on_the_front() -> None:
+def test_u_increases_to_the_right_on_the_front() -> None:
     body = meshes.loft([0, 1], [1, 1], closed=(False, False))
     front = (body.positions[:, 1] < -0.7) & (body.positions[:, 2] == 0)
     order = np.argsort(body.uv[front, 0])
@@ -99,7 +99,7 @@ def test_normals_point_outwards() -> None:
 
 
 @pytest.mark.parametrize("make", [make for make, _ in (*textures.SURFACES, *textures.WALLS)])
-def test_pictures_of_surfaces_are_colors_and_repeat(make) -> None:  # type: ignore[no-untyped-def]
+def test_textures_are_valid_colors_and_reproducible(make) -> None:  # type: ignore[no-untyped-def]
     first, again = make(np.random.default_rng(1), 64), make(np.random.default_rng(1), 64)
     assert first.shape == (64, 64, 3)
     assert first.min() >= 0 and first.max() <= 1
@@ -120,7 +120,7 @@ def test_colors_stay_in_their_ranges(color: str) -> None:
 
 
 @pytest.mark.parametrize("soft", [True, False])
-def test_wear_shows(soft: bool) -> None:
+def test_wear_is_visible(soft: bool) -> None:
     clean = np.full((128, 128, 3), 0.4)
     change = np.zeros(3)
     for seed in range(5):
@@ -130,7 +130,7 @@ def test_wear_shows(soft: bool) -> None:
     assert change[0] == 0 and change[1] > 0.01 and change[2] > 2 * change[1]
 
 
-def test_only_what_is_clear_lets_light_through_and_prints_do_not() -> None:
+def test_only_clear_surfaces_are_transparent_and_prints_are_not() -> None:
     finish = materials.Finish("plastic", "blue", "mint", (0.2, 0.3, 0.8), transparent=True)
     label = np.full((64, 64, 3), finish.rgb)
     label[20:40, 20:40] = 0.9
@@ -141,15 +141,15 @@ def test_only_what_is_clear_lets_light_through_and_prints_do_not() -> None:
     assert materials.surface(np.random.default_rng(0), replace(finish, transparent=False))["type"] == "twosided"
 
 
-def test_noise_is_reduced_but_prints_edges_and_shadows_stay() -> None:
+def test_denoising_keeps_prints_edges_and_shadows() -> None:
     rng = np.random.default_rng(0)
     albedo, normals, light = (np.ones((32, 32, 3)) for _ in range(3))
     albedo[:, 16:] = 0.2  # a print
-    normals[16:] = -1.0  # another face, darker
+    normals[16:] = -1.0  # another face, in shadow
     light[16:] = 0.3
     clean = albedo * light
     noisy = clean * rng.gamma(8, 1 / 8, (32, 32, 1))
-    noisy[8, 8] = 50.0  # a spark
+    noisy[8, 8] = 50.0  # a firefly
     denoised = _denoised(np.concatenate([noisy, albedo, normals], axis=-1))
     assert denoised.shape == (32, 32, 3)
     error = np.abs(denoised / clean - 1)
@@ -159,7 +159,7 @@ def test_noise_is_reduced_but_prints_edges_and_shadows_stay() -> None:
     assert denoised[15, :16].mean() > 2.5 * denoised[16, :16].mean()
 
 
-def test_printed_packs_can_be_read() -> None:
+def test_printed_text_has_contrast() -> None:
     for seed in range(5):
         page = textures.printed(np.random.default_rng(seed), (0.9, 0.9, 0.9), (80, 120), 0.5)
         assert page.shape == (120, 80, 3)
@@ -169,7 +169,7 @@ def test_printed_packs_can_be_read() -> None:
 # -- colors -------------------------------------------------------------------------------------------------------
 
 
-# What most of 200,000 people called each color. Source: Munroe, "Color survey results" (2010), xkcd.com/color/rgb.
+# Names that most of 200,000 people gave each color. Source: Munroe, "Color survey results" (2010), xkcd.com/color/rgb.
 @pytest.mark.parametrize(
     ("code", "name"),
     [
@@ -202,14 +202,14 @@ def test_a_dark_green_is_not_black_and_two_colors_are_needed_for_multicolor() ->
 # -- items --------------------------------------------------------------------------------------------------------
 
 
-def test_items_repeat_and_take_turns() -> None:
+def test_items_are_reproducible_and_cycle_through_classes() -> None:
     assert make_item(5, 17) == make_item(5, 17)
     assert make_item(5, 17) != make_item(6, 17)
     assert Counter(make_item(5, k).class_label for k in range(40)) == dict.fromkeys(CLASSES, 4)
     assert len({make_item(5, k).instance_id for k in range(40)}) == 40
 
 
-def test_no_class_can_be_told_by_its_color_and_labels_are_possible() -> None:
+def test_colors_do_not_identify_classes_and_labels_are_plausible() -> None:
     items = pd.DataFrame([vars(make_item(1, k)) for k in range(3000)])
     share = pd.crosstab(items["color"], items["class_label"], normalize="index")
     assert share.to_numpy().max() < 0.55
@@ -222,7 +222,7 @@ def test_no_class_can_be_told_by_its_color_and_labels_are_possible() -> None:
 
 
 def test_every_class_has_the_materials_of_its_photographs() -> None:
-    # What the labels.csv of Team 13 has: class by class, and nothing else.
+    # Exactly the materials of each class in Team 13's labels.csv.
     photographed = {
         "clothing_cap": {"cotton", "fabric", "synthetic"},
         "clothing_wrist_watch": {"leather", "metal", "plastic", "rubber"},
@@ -247,23 +247,23 @@ def test_materials_look_like_themselves(number: int) -> None:
         inner = main
         while "bsdf" in inner:
             inner = inner["bsdf"]
-        assert main["type"] == "blendbsdf" or item.material != "glass"  # glass lets light through
+        assert main["type"] == "blendbsdf" or item.material != "glass"  # glass is transparent
         assert (inner.get("metallic", 0.0) > 0.2) == (item.material == "metal")
         if item.material in ("cotton", "fabric", "rubber"):
-            assert inner["roughness"]["picture"].mean() > 0.6  # no mirrors
+            assert inner["roughness"]["picture"].mean() > 0.6  # not glossy
         if item.material == "leather":
             assert main["bsdf"]["type"] == "bumpmap"  # grain
 
 
 @pytest.mark.parametrize("class_label", CLASSES)
-def test_only_what_is_new_has_tags_or_stickers(class_label: str) -> None:
+def test_only_new_items_have_tags_or_stickers(class_label: str) -> None:
     item = next(i for i in (make_item(6, k) for k in range(10)) if i.class_label == class_label)
     found = {}
     for condition in materials.CONDITIONS:
         parts = build(replace(item, condition=condition), "standing")
         found[condition] = sum(part.role == "extra" for part in parts)
     assert found["mint"] == found["used"] == found["worn"]
-    if class_label != "personal_care_soap_bar":  # that has a sticker only
+    if class_label != "personal_care_soap_bar":  # a soap bar has only a sticker
         assert found["new"] > found["mint"]
 
 
@@ -291,7 +291,7 @@ def test_every_family_builds_many_shapes(number: int) -> None:
     assert len(np.unique(extents, axis=0)) >= 11
 
 
-def test_captions_say_what_is_seen() -> None:
+def test_captions_describe_the_item_and_the_view() -> None:
     item = Item("X", "personal_care_soap_bar", "blue", "soap", "used", "small", "modern", (1, 2))
     assert item.caption("from above") in ("used blue soap bar, from above", "used blue bar of soap, from above")
     assert describe_view(item, 3) == describe_view(item, 3)
@@ -322,7 +322,7 @@ def test_photographs_of_one_item_are_named_after_it() -> None:
     assert all(job.image_path.startswith(f"images/{job.item.instance_id.lower()}_") for job in work)
 
 
-def test_the_committed_sample_keeps_the_contract() -> None:
+def test_the_committed_sample_is_valid() -> None:
     data = DataParams(
         path=str(SAMPLE), attributes=["color", "material", "condition", "size", "style"], aliases={}, masked_labels={}
     )
@@ -342,7 +342,7 @@ def test_the_committed_sample_keeps_the_contract() -> None:
 
 def test_the_stages_of_the_sample_declare_the_whole_renderer() -> None:
     stages = yaml.safe_load((SAMPLE / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    elsewhere = {"outliers.py", "turntable.py"}  # of data/outliers and video; they import the others
+    elsewhere = {"outliers.py", "turntable.py"}  # used by data/outliers and video; they import the others
     modules = [path for path in (ROOT / "src/vitrine/render").glob("*.py") if path.name not in elsewhere]
     for name, stage in stages.items():
         assert {dep for dep in stage["deps"] if "/render/" in dep} == {
@@ -359,12 +359,12 @@ def test_the_stages_of_the_sample_declare_the_whole_renderer() -> None:
     read_section("render", RenderParams, SAMPLE / "params.yaml")
 
 
-# -- interrupted work ---------------------------------------------------------------------------------------------
+# -- interrupted runs ---------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[bytes]]:
-    """Run pretrain/shard.py with a renderer that writes `photo` and is killed after `num` photographs."""
+    """Return a function that runs pretrain/shard.py with a renderer killed after writing `photo` `num` times."""
     (tmp_path / "pretrain").mkdir()
     section = {"seed": 5, "items_per_shard": 4, "views_per_item": 1, "image_size_px": 16, "samples_per_pixel": 1}
     (tmp_path / "pretrain/params.yaml").write_text(yaml.safe_dump({"render": section}))
@@ -467,7 +467,7 @@ def test_the_same_view_gives_the_same_bytes_and_another_does_not() -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_mitsuba")
-def test_the_color_label_is_seen() -> None:
+def test_the_color_label_is_visible() -> None:
     item = replace(make_item(11, 8), material="synthetic", condition="new")
     difference = []
     for color in ("red", "blue"):
@@ -482,7 +482,7 @@ def test_the_color_label_is_seen() -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_mitsuba")
-def test_every_color_label_is_the_color_in_the_photograph() -> None:
+def test_every_color_label_matches_the_photograph() -> None:
     led, median = [], []
     for item in (make_item(77, k) for k in range(40)):
         view = render_view(item, 0, 40, 4)
@@ -491,18 +491,18 @@ def test_every_color_label_is_the_color_in_the_photograph() -> None:
             led.append(palette.lead(seen, item.color) > 0)
             median.append(bool(palette.names(np.median(seen, axis=0))[item.color]))
     assert len(led) > 30
-    # Of 91 items of this seed, before exposures followed the label: 0.73 and 0.69. A median of prints and shadow is
-    # often between two names, so it is the weaker measure.
+    # Before exposures depended on the label: 0.73 and 0.69 of 91 items of this seed. A median over prints and shadows
+    # is often between two names, so it is the weaker measure.
     assert np.mean(led) > 0.9 and np.mean(median) > 0.75
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_mitsuba")
 @pytest.mark.parametrize("class_label", CLASSES)
-def test_conditions_differ_to_the_eye(class_label: str) -> None:
-    """The item's own colors, without light or noise: what is new has something that mint has not; wear grows."""
+def test_conditions_differ_visibly(class_label: str) -> None:
+    """Compare albedos, without light or noise: new items have something that mint ones lack, and wear increases."""
     items = [make_item(21, k) for k in range(40)]
-    # Of bare metal most is a mirror, not a color of its own.
+    # Bare metal mostly reflects its surroundings.
     base = next(i for i in items if i.class_label == class_label and i.material != "metal")
     base = replace(base, color="blue")
     change = {condition: [] for condition in materials.CONDITIONS}  # type: dict[str, list[float]]
@@ -539,7 +539,7 @@ def test_the_mask_is_where_the_item_is() -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_mitsuba")
-def test_what_is_behind_a_clear_wall_is_seen_and_the_guides_are_of_the_wall() -> None:
+def test_clear_walls_show_what_is_behind_them_and_guides_are_of_the_wall() -> None:
     finish = materials.Finish("plastic", "transparent", "mint", (1.0, 1.0, 1.0), transparent=True)
     camera = {"origin": np.array([0, 0, 5.0]), "target": np.zeros(3), "up": np.array([0, 1.0, 0])}
     camera |= {"aperture": 0.0, "distance": 5.0, "fov": 20.0}
@@ -555,7 +555,7 @@ def test_what_is_behind_a_clear_wall_is_seen_and_the_guides_are_of_the_wall() ->
         }
         channels, names = _trace(scene, camera, np.random.default_rng(0), 8, 16)
         assert channels.shape == (8, 8, 9) and names[4, 4] == "wall"
-        assert channels[4, 4, 8] > 0.9  # the normal looks at the camera
+        assert channels[4, 4, 8] > 0.9  # the normal points to the camera
         seen[transparent] = channels[3:5, 3:5, 0].mean() / channels[3:5, 3:5, 2].mean()
     assert seen[True] > 1.2 and seen[False] == pytest.approx(1.0, abs=0.1)
 

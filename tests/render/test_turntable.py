@@ -1,4 +1,4 @@
-"""Clips of items that turn: the same arguments give the same frames, and the whole way to an answer works."""
+"""Clips of rotating items: equal arguments give equal frames, and a rendered clip can be predicted."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def clip() -> Clip:
 
 
 @pytest.mark.slow
-def test_an_item_turns_stops_and_is_shaken(clip: Clip) -> None:
+def test_an_item_rotates_stops_and_is_shaken(clip: Clip) -> None:
     assert clip.frames.shape == (10, 48, 48, 3) and clip.frames.dtype == np.uint8
     assert sorted(set(clip.angles)) == [0, 60, 120, 180, 240, 300]
     assert clip.held.sum() == 4 and clip.shaken.sum() == 2 and not (clip.held & clip.shaken).any()
@@ -52,7 +52,7 @@ def test_an_item_turns_stops_and_is_shaken(clip: Clip) -> None:
     np.testing.assert_array_equal(again.frames, clip.frames)
 
 
-def test_a_film_holds_and_shakes_as_it_says() -> None:
+def test_held_and_shaken_frames_are_marked() -> None:
     rendered = np.random.default_rng(0).random((6, 16, 16, 3))
     film = _film(np.random.default_rng(1), rendered, np.arange(6.0), PARAMS)
     plain = np.round(rendered[film.angles.astype(int)] * 255)
@@ -62,7 +62,9 @@ def test_a_film_holds_and_shakes_as_it_says() -> None:
 
 
 @pytest.mark.slow
-def test_the_way_from_a_rendered_clip_to_an_answer(clip: Clip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rendered_clip_is_written_read_and_predicted(
+    clip: Clip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch
 
     monkeypatch.chdir(tmp_path)
@@ -82,7 +84,7 @@ def test_the_way_from_a_rendered_clip_to_an_answer(clip: Clip, tmp_path: Path, m
     read = read_clip(Path("item.mp4"), 48, 50.0, 10)
     frames = record["clip"]["frames"]
     assert [frame["dropped"] for frame in frames] == list(read.dropped) and len(frames) == 10
-    assert "duplicate" in read.dropped  # the table stops
+    assert "duplicate" in read.dropped  # the turntable stops
     kept = read.photos[read.kept]
     raw = Network.load(tmp_path / "models/one").predict(kept, [""] * len(kept)).probs["class"].astype(float)
     fused = np.exp(np.log(raw).mean(axis=0))
@@ -95,7 +97,7 @@ def test_the_way_from_a_rendered_clip_to_an_answer(clip: Clip, tmp_path: Path, m
     assert done.exit_code == 0 and json.loads(done.stdout) == [record]
 
 
-def test_the_items_of_val_and_test_are_filmed_with_their_labels_and_fresh_ones_beside() -> None:
+def test_items_of_val_and_test_are_filmed_with_their_labels_along_with_fresh_items() -> None:
     items = [make_item(SAMPLE.seed, number) for number in range(SAMPLE.num_items)]
     photos = pd.DataFrame(
         {
@@ -112,7 +114,7 @@ def test_the_items_of_val_and_test_are_filmed_with_their_labels_and_fresh_ones_b
     assert set(table["color"][:10]) == {"corrected"} and table["color"][10] == filmed[10].color
     assert table["file"][0] == clip_name(items[110]) and table["file"].is_unique
     foreign = photos.assign(instance_id=[f"MUG_{number}" for number in range(len(photos))])
-    with pytest.raises(RenderError, match="not of data/sample"):
+    with pytest.raises(RenderError, match="was not made from data/sample"):
         clip_table(foreign, ["class", "color"], SAMPLE, PARAMS)
 
 

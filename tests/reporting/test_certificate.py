@@ -1,4 +1,4 @@
-"""A certificate tells the same from the different, and a rerun in a clean clone really reruns."""
+"""A certificate detects differences, and certification reruns the pipeline in a clean clone."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ENVIRONMENT = {"python": "3.11.9", "threads": 2, "instruction_sets": ["avx2"], "
 
 
 def lock() -> dict[str, Any]:
-    """Two stages: `a_report` reads what `train` makes in its folder."""
+    """Return a lock of two stages: `a_report` reads from the output folder of `train`."""
 
     def files(**md5: str) -> list[dict[str, str]]:
         return [{"path": path.replace("__", "/"), "md5": value} for path, value in md5.items()]
@@ -58,11 +58,11 @@ def metrics_with(**changes: float) -> dict[str, Any]:
     return document
 
 
-def test_stages_come_after_what_they_read() -> None:
+def test_stages_come_after_their_dependencies() -> None:
     assert stage_order(lock()) == ["train", "a_report"]
 
 
-def test_the_same_run_is_certified_as_bit_identical() -> None:
+def test_an_identical_run_is_certified_as_bit_identical() -> None:
     found = certificate()
     assert found.faults == []
     assert found.verdict == "All 3 outputs are bit-identical."
@@ -78,7 +78,7 @@ def test_the_same_run_is_certified_as_bit_identical() -> None:
 def test_other_bytes_and_metrics_within_their_intervals_are_certified() -> None:
     rerun = lock()
     rerun["train"]["outs"][0]["md5"] = "m2"
-    rerun["a_report"]["deps"][0]["md5"] = "n2"  # made by train, so it is no input of the run
+    rerun["a_report"]["deps"][0]["md5"] = "n2"  # an output of train, so not an input of the run
     found = certificate(rerun, metrics_with(**{"class": 0.9}, loss=0.4))
     assert found.faults == []
     assert found.verdict == "2 of 3 outputs are bit-identical; no headline metric moved beyond its interval."
@@ -114,7 +114,7 @@ def test_a_metric_or_a_whole_file_that_vanishes_fails() -> None:
     assert len(certificate(metrics={}).faults) == 4
 
 
-def test_an_input_that_differs_fails_even_if_all_outputs_are_the_same() -> None:
+def test_a_different_input_fails_even_if_all_outputs_are_the_same() -> None:
     for change, name in (
         ("train", "data"),
         ("code", "code"),
@@ -143,19 +143,19 @@ def test_a_missing_output_or_stage_fails() -> None:
     assert "output is missing in one run: page" in certificate(rerun).faults
 
 
-def test_the_epoch_that_val_chose_is_no_count() -> None:
+def test_the_epoch_is_not_a_count() -> None:
     assert Metric("f", "epoch", 6, 7, None, None).verdict == "no interval"
     assert Metric("f", "num_queries", 6, 7, None, None).verdict == "count changed"
 
 
-def test_the_environment_names_neither_host_nor_folders() -> None:
+def test_the_environment_does_not_contain_the_host_or_folders() -> None:
     found = describe_environment()
     text = json.dumps(found)
     assert os.uname().nodename not in text and str(Path.home()) not in text and "/" not in text
     assert found["packages"]["torch"] and found["threads"] >= 1 and found["device"]
 
 
-# -- the whole way ------------------------------------------------------------------------------------------------
+# -- whole runs ---------------------------------------------------------------------------------------------------
 
 STAGE = """
 import json, os, pathlib, time
@@ -171,7 +171,7 @@ PIPELINE = {"stages": {"judge": {"cmd": "python judge.py", "deps": ["judge.py"],
 
 
 class Repository:
-    """A repository with one stage, whose `make setup` borrows this environment."""
+    """A repository with one stage, whose `make setup` reuses this environment."""
 
     def __init__(self, folder: Path) -> None:
         self.root, self.temporary, self.elsewhere = folder / "project", folder / "tmp", folder / "elsewhere.txt"
@@ -224,7 +224,7 @@ class Repository:
 
 
 @pytest.mark.slow
-def test_the_committed_pipeline_is_run_again_in_a_clean_clone(tmp_path: Path) -> None:
+def test_the_committed_pipeline_is_rerun_in_a_clean_clone(tmp_path: Path) -> None:
     repository = Repository(tmp_path)
     code, output = repository.certify(0)
     assert (code, repository.report()["verdict"]) == (0, "All 1 outputs are bit-identical."), output

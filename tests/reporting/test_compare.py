@@ -1,4 +1,4 @@
-"""What changed between two commits, judged with its noise, in words that a stranger can read."""
+"""Changes between two commits are judged by their noise and described in plain words."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ def test_every_metric_has_its_direction(name: str, expected: int) -> None:
 
 
 def judged(old: tuple[float, float, float], new: tuple[float, float, float], name: str = "class") -> Change:
-    """Judge one metric with its interval: value, low, high."""
+    """Classify the change of one metric, given as value, low, high."""
     document = {"a.json": {name: {"old": old[0], "new": new[0]}}}
     ends = ({"a.json": {name: list(values[1:])}} for values in (old, new))
     return classify_changes(document, *ends)[0]
 
 
-def test_noise_is_the_root_of_both_squared_half_intervals() -> None:
+def test_noise_is_the_root_sum_of_squares_of_half_intervals() -> None:
     # Half widths 0.03 and 0.04: noise 0.05.
     change = judged((0.5, 0.47, 0.53), (0.44, 0.4, 0.48))
     assert change.noise == pytest.approx(0.05)
     assert change.verdict == "worse"
-    # Lopsided intervals: what counts of the old one is its lower part, of the new one its upper part.
+    # Asymmetric intervals: the lower half of the old one and the upper half of the new one count.
     change = judged((0.9, 0.84, 0.92), (0.78, 0.6, 0.86))
     assert change.noise == pytest.approx(0.1) and change.verdict == "worse"
     assert judged((0.5, 0.47, 0.53), (0.46, 0.42, 0.5)).verdict == "within noise"
@@ -50,7 +50,7 @@ def test_noise_is_the_root_of_both_squared_half_intervals() -> None:
     assert judged((0.44, 0.4, 0.48), (0.5, 0.47, 0.53), "nll").verdict == "worse"
 
 
-def test_what_has_no_interval_is_not_judged_and_what_came_or_went_is_said() -> None:
+def test_metrics_without_interval_are_not_judged_and_new_and_vanished_ones_are_named() -> None:
     verdicts = {c.name: c.verdict for c in classify_changes({"a.json": {
         "class": {"old": 0.9, "new": 0.1}, "brier": {"new": 0.5}, "epoch": {"old": 1, "new": 9},
         "macro_f1": {"old": 0.3}, "note": {"old": "x", "new": "y"}}}, {}, {"a.json": {"class": [0, 1]}})}  # fmt: skip
@@ -65,7 +65,7 @@ def test_a_vanished_metric_fails_the_gate_and_a_vanished_count_does_not() -> Non
 
 
 class Repository:
-    """A DVC project of a few files."""
+    """A DVC project with a few files."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -101,7 +101,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repository:
     return repository
 
 
-def test_the_gate_fails_on_what_is_worse_beyond_noise_and_on_nothing_else(repository: Repository) -> None:
+def test_the_gate_fails_only_on_metrics_that_are_worse_beyond_noise(repository: Repository) -> None:
     repository.commit(0.002, 0.75, 9.5)
     within = CliRunner().invoke(app, ["gate", "HEAD~1"])
     assert within.exit_code == 0, within.output
@@ -116,7 +116,7 @@ def test_the_gate_fails_on_what_is_worse_beyond_noise_and_on_nothing_else(reposi
     assert better.exit_code == 0 and "1 better beyond noise" in better.output
 
 
-def test_the_gate_fails_where_a_metric_is_gone(repository: Repository) -> None:
+def test_the_gate_fails_if_a_metric_is_gone(repository: Repository) -> None:
     write_metrics(repository.root / "metrics/evaluate/deit.json", {"num_photos": 100, "nll": 0.5})
     gone = CliRunner().invoke(app, ["gate", "HEAD"])
     assert gone.exit_code == 1, gone.output
@@ -129,7 +129,7 @@ def test_the_gate_fails_where_a_metric_is_gone(repository: Repository) -> None:
     assert CliRunner().invoke(app, ["gate", "HEAD"]).exit_code == 1
 
 
-def test_ci_compares_with_where_the_pull_request_branched_off() -> None:
+def test_ci_compares_with_the_merge_base() -> None:
     steps = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))["jobs"]["test"]["steps"]
     commands = [step.get("run", "") for step in steps]
     assert any('MERGE_BASE=$(git merge-base "$BASE" HEAD)' in command for command in commands)
@@ -142,7 +142,7 @@ def test_the_summary_of_two_commits(repository: Repository) -> None:
     result = CliRunner().invoke(app, ["summary", "HEAD~1", "--out", "docs/pull_request.md"])
     assert result.exit_code == 0, result.output
     text = (repository.root / "docs/pull_request.md").read_text(encoding="utf-8")
-    assert "**1 worse beyond noise, 0 better beyond noise, 0 changed within noise, 1 changed whose noise is" in text
+    assert "**1 worse beyond noise, 0 better beyond noise, 0 changed within noise, 1 changed without an" in text
     assert "| `train.learning_rate` | `0.001` | `0.002` |" in text
     assert "| evaluate/deit: class | 0.8000 | 0.6500 | -0.1500 \u00b1 0.0707 \u25bc |" in text
     assert "| evaluate/deit: loss | 1.5000 | 1.2500 | -0.2500 |" in text
@@ -156,18 +156,18 @@ def test_the_summary_of_two_commits(repository: Repository) -> None:
     assert (pictures / "curves_now.png").read_bytes() == (repository.root / "plots/evaluate/curves.png").read_bytes()
 
 
-def test_the_summary_says_what_is_compared(repository: Repository) -> None:
+def test_the_summary_names_what_is_compared(repository: Repository) -> None:
     repository.commit(0.002, 0.65, 1.25)
     CliRunner().invoke(app, ["summary", "HEAD~1"])
     first = (repository.root / "summary.md").read_text(encoding="utf-8").splitlines()[0]
-    assert re.fullmatch(r"## What `[0-9a-f]{7,}` changes against `[0-9a-f]{7,}`", first)
+    assert re.fullmatch(r"## What `[0-9a-f]{7,}` changes compared with `[0-9a-f]{7,}`", first)
     (repository.root / "params.yaml").write_text("train:\n  learning_rate: 0.003\n")
     CliRunner().invoke(app, ["summary", "HEAD"])
     first = (repository.root / "summary.md").read_text(encoding="utf-8").splitlines()[0]
-    assert re.fullmatch(r"## What the working tree changes against `[0-9a-f]{7,}`", first)
+    assert re.fullmatch(r"## What the working tree changes compared with `[0-9a-f]{7,}`", first)
 
 
-def test_on_github_pictures_are_addressed_by_commit(repository: Repository) -> None:
+def test_on_github_pictures_are_linked_by_commit(repository: Repository) -> None:
     repository.commit(0.002, 0.65, 1.25)
     address = "https://example.com/o/r"
     assert CliRunner().invoke(app, ["summary", "HEAD~1", "--repository-url", address]).exit_code == 0

@@ -1,4 +1,4 @@
-"""Pictures are the same bytes for the same numbers, and other bytes for others."""
+"""Pictures are byte-identical for equal numbers and differ for different numbers."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_grid_without_tiles_is_still_a_picture(tmp_path: Path) -> None:
     assert (tmp_path / "none.png").stat().st_size > 0
 
 
-def test_text_below_a_photograph_is_never_cut_nor_wider_than_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_text_below_a_photograph_is_complete_and_no_wider_than_it(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Any] = []
     monkeypatch.setattr(figures, "_save", lambda figure, path: drawn.append(figure))
     long = "1.00 personal care shampoo bottle, 0.97 biodegradablesyntheticfibres"
@@ -105,8 +105,8 @@ def test_mistakes_are_grouped_by_confusion() -> None:
     confusions = [(1, 0, np.arange(7)), (0, 1, np.array([7]))]
     rows = figures.mistake_rows(np.zeros((8, 8, 8, 3), np.uint8), predictions, confusions)
     assert [row.heading for row in rows] == [
-        "hat, taken for a cup: 7 photographs",
-        "a cup, taken for hat: 1 photograph",
+        "hat, mistaken for a cup: 7 photographs",
+        "a cup, mistaken for hat: 1 photograph",
     ]
     assert [len(row.tiles) for row in rows] == [6, 1]
     assert list(rows[0].tiles[0].lines) == ["90 % sure"]

@@ -1,4 +1,4 @@
-"""The HTML report needs nothing but itself."""
+"""The HTML report is self-contained."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_pictures_are_inside_and_nothing_is_fetched(folder: Path) -> None:
+def test_pictures_are_embedded_and_nothing_is_fetched(folder: Path) -> None:
     page = html_page(MARKDOWN, folder)
     source = re.search(r'src="data:image/webp;base64,([^"]+)"', page)
     assert source is not None
@@ -41,14 +41,14 @@ def test_titles_tables_and_contents(folder: Path) -> None:
     assert "viewport" in page and "prefers-color-scheme: dark" in page
 
 
-def test_folds_open_and_close_and_a_label_cannot_make_one(folder: Path) -> None:
+def test_details_are_kept_and_a_label_cannot_create_one(folder: Path) -> None:
     fold = "<details><summary>All & more</summary>\n\n| a |\n| --- |\n| <details> |\n\n</details>\n"
     page = html_page(f"# t\n\n{fold}", folder)
     assert page.count("<details>") == 1 and page.count("</details>") == 1
     assert "<summary>All &amp; more</summary>" in page and "&lt;details&gt;" in page
 
 
-def test_a_picture_fills_the_window_while_its_box_is_checked(folder: Path) -> None:
+def test_a_picture_has_a_checkbox_for_full_size(folder: Path) -> None:
     page = html_page(MARKDOWN, folder)
     assert '<label class="figure"><input type="checkbox" aria-label="full size"><img ' in page
 
@@ -58,6 +58,6 @@ def test_a_missing_picture_is_a_clear_error(tmp_path: Path) -> None:
         html_page(MARKDOWN, tmp_path)
 
 
-def test_markup_in_the_data_stays_text(folder: Path) -> None:
+def test_markup_in_the_data_is_escaped(folder: Path) -> None:
     page = html_page("# t\n\n<script>alert(1)</script> and **<b>label</b>**\n", folder)
     assert "<script>" not in page and "<b>" not in page

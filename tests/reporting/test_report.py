@@ -1,4 +1,4 @@
-"""The report says what the numbers say, and no more."""
+"""The report states what the numbers support, and no more."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def report_data(
     with_masks: bool = True,
     outliers: bool = True,
 ) -> ReportData:
-    """Two networks, a and b, whose ensemble is best on test; a is better than b by `gain`."""
+    """Return data of two networks, a and b, whose ensemble is best on test; a is better than b by `gain`."""
     accuracies = {"a": 0.7123, "b": 0.6456, "ensemble": 0.8123, "linear_probe": 0.75, "svm": 0.9}
     intervals = {f"{name}_ci_{end}": value for name in ("accuracy", "macro_f1", "item_accuracy")
                  for end, value in (("low", 0.2), ("high", 0.95))}  # fmt: skip
@@ -129,7 +129,7 @@ def report_data(
     )  # fmt: skip
 
 
-def test_numbers_stand_in_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_report_contains_the_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     data = report_data(0.05, 0.3)
     text = write_report(data)
     shown = (
@@ -144,7 +144,7 @@ def test_numbers_stand_in_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
             "0.66",
             "seed: 4711",
         ),
-        "On `data/mine`: 102 photographs of 21 items in 2 classes. The numbers are of the 53 test photographs.",
+        "On `data/mine`: 102 photographs of 21 items in 2 classes. The numbers are for the 53 test photographs.",
         *("| 81.2 % [20, 95] | 81.2 % [20, 95] | 7 of 11 | 33.3 % [20, 40] | 61.0 % [50, 70] |",),
         *("| class | 2 | cup 40 | odd hat 10 | 4.0 | 1 | 0 |", "| tone | 3 | red 45 | red 45 | 1.0 | 0 | 5 |"),
         *("| odd\\|cup | 9 | 20.0 % | 20.0 % | 20.0 % |", "near duplicates across splits: 2"),
@@ -155,17 +155,17 @@ def test_numbers_stand_in_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
     assert write_report(data) == text
 
 
-def test_a_network_that_loses_to_the_machine_is_said_to_lose() -> None:
+def test_the_report_says_that_a_system_loses_to_the_svm() -> None:
     assert "**ensemble** loses to **svm** (-9.0 points [-19, +1], p < 0.001)" in write_report(report_data(0.05, 0.3))
 
 
-def test_the_smallest_network_is_recommended_that_is_not_shown_to_be_worse() -> None:
+def test_the_smallest_network_that_is_not_significantly_worse_is_recommended() -> None:
     text = write_report(report_data(0.05, 0.3))
-    assert "Use **b**: that **ensemble** is better cannot be shown" in text
-    assert "Use **a**: that **ensemble** is better cannot be shown" in write_report(report_data(0.05, 0.3, small="a"))
+    assert "Use **b**: **ensemble** is not shown to be better" in text
+    assert "Use **a**: **ensemble** is not shown to be better" in write_report(report_data(0.05, 0.3, small="a"))
 
 
-def test_a_system_that_loses_to_the_linear_probe_is_said_to_lose_and_is_not_recommended() -> None:
+def test_a_system_that_loses_to_the_linear_probe_is_not_recommended() -> None:
     text = write_report(report_data(0.05, 0.3, b_minus_probe=-0.11))
     assert "- **b** loses to **linear_probe** (-11.0 points [-21, -1], p = 0.020)." in text
     assert "Use **a**" in text and "Use **b**" not in text
@@ -181,25 +181,25 @@ def test_the_members_of_the_ensemble_are_named() -> None:
     assert "| net_b | 112 px | 1.23 M | 0.57 G | cpu | no task |" in text
 
 
-def test_how_sure_it_is_stands_in_the_verdict() -> None:
-    said = "0.66 on. 25.0 % of the test photographs, of 5 items, reach it; 87.5 % of them are right."
+def test_the_verdict_contains_the_confidence_threshold() -> None:
+    sentence = "0.66 or more. 25.0 % of the test photographs, of 5 items, reach it; 87.5 % of them are right."
     text = write_report(report_data(0, 1))
-    assert said in text and "| 0.66 | 25.0 % | 5 | 87.5 % |" in text
-    assert "a confidence of 0.66 on. No test photograph reaches it." in write_report(report_data(0, 1, sure=0.0))
+    assert sentence in text and "| 0.66 | 25.0 % | 5 | 87.5 % |" in text
+    assert "a confidence of 0.66 or more. No test photograph reaches it." in write_report(report_data(0, 1, sure=0.0))
     unreliable = write_report(report_data(0, 1, sure=0.0, threshold=float("nan")))
     assert "It is never confident of a class" in unreliable and "| not reliable on this data | 0.0 % |" in unreliable
 
 
-def test_the_headline_system_is_the_best_on_val_and_the_report_says_so() -> None:
+def test_the_headline_system_is_the_best_on_val() -> None:
     text = write_report(report_data(0.05, 0.3, best_on_val="b"))  # the ensemble is best on test
     assert (
-        "- **b** was chosen on val, where it names the most classes (97.0 %). It names the class of 64.6 % [20, 95]"
-        in text
+        "- **b** was chosen on val, where it predicts the most classes correctly (97.0 %). "
+        "It correctly predicts the class of 64.6 % [20, 95]" in text
     )
     assert "**ensemble** was chosen" not in text
 
 
-def test_a_search_that_is_not_shown_to_be_better_is_not_called_so() -> None:
+def test_a_search_is_called_better_only_if_the_difference_is_significant() -> None:
     text = write_report(report_data(0.05, 0.3))
     assert "**a**: searching probabilities beats searching words (+10.0 points of mAP [+5.0, +20.0])" in text
     assert "**b**: no difference between searching probabilities and searching words can be shown" in text
@@ -225,7 +225,7 @@ def test_intervals_in_words() -> None:
     assert with_interval(row, "empty") == "" and with_interval(row, "absent") == ""
 
 
-def test_markup_in_labels_is_escaped_in_html_and_names_that_are_not_given_are_errors() -> None:
+def test_markup_in_labels_is_escaped_in_html_and_undefined_names_are_errors() -> None:
     label = "<script>alert(1)</script>"
     page = render("page.html.j2", title=label, contents=[(label, label)], before="", after=label)
     assert "<script>" not in page and page.count("&lt;script&gt;") == 4
@@ -233,7 +233,7 @@ def test_markup_in_labels_is_escaped_in_html_and_names_that_are_not_given_are_er
         render("page.html.j2", contents=[], before="", after="")
 
 
-def test_heat_maps_are_listed_with_what_they_gain_and_whether_they_are_shown() -> None:
+def test_heat_maps_are_listed_with_their_gains_and_whether_they_are_shown() -> None:
     text = write_report(report_data(0.05, 0.3))
     assert "- **a**: heat maps are shown for class." in text and "- **b**: no heat map is shown." in text
     gains = " | ".join(["+0.12 [-0.05, +0.30]"] * 3)
@@ -242,16 +242,16 @@ def test_heat_maps_are_listed_with_what_they_gain_and_whether_they_are_shown() -
     assert "by its true mask" in text
 
 
-def test_without_masks_the_report_says_nothing_of_the_object() -> None:
+def test_without_masks_the_report_does_not_mention_the_object() -> None:
     text = write_report(report_data(0.05, 0.3, with_masks=False))
     assert "| +0.12 [-0.05, +0.30] |  |  | yes |" in text and "by its true mask" not in text
 
 
-def test_the_report_says_what_is_refused_rightly_and_wrongly() -> None:
+def test_the_report_has_the_rates_of_right_and_wrong_refusals() -> None:
     text = write_report(report_data(0.05, 0.3))
     section = text.split("## None of these")[1].split("## Data card")[0]
     assert "refuses 12.3 % [10, 20] of pictures of other things (book 12.3 %, blank 12.3 %)" in section
     assert "chosen on val against mug and noise. The pictures that judge it, book and blank," in section
     assert "| **neighbors** | ensemble |" in section and "| vim | a |" in section
     section = write_report(report_data(0.05, 0.3, outliers=False)).split("## None of these")[1].split("## Data card")[0]
-    assert "wrongly 12.3 % [10, 20] of the test photographs" in section and "refusals.png" not in section
+    assert "wrongly refuses 12.3 % [10, 20] of the test photographs" in section and "refusals.png" not in section

@@ -1,4 +1,4 @@
-"""Ranking, ties and explanations agree with cases worked out by hand; any query gets an answer."""
+"""Ranking, ties and explanations agree with cases computed by hand; any query gets a result or a message."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SPACE = LabelSpace({"class": ("travel_handbag", "water_bottle"), "color": ("blue
 
 
 def predictions(bags: list[float], blues: list[float]) -> Predictions:
-    """Photographs z.jpg, y.jpg, ... with the given probabilities of being a handbag and of being blue."""
+    """Return predictions of z.jpg, y.jpg, ... with the given probabilities of handbag and blue."""
     paths = tuple(f"{chr(ord('z') - row)}.jpg" for row in range(len(bags)))
     values = {task: np.array([[p, 1 - p] for p in probs], dtype=np.float32)
               for task, probs in (("class", bags), ("color", blues))}  # fmt: skip
@@ -35,7 +35,7 @@ GALLERY = predictions([0.9, 0.6, 0.2, 0.9], [0.8, 0.3, 0.7, 0.8])
 INDEX = Index.build("m", GALLERY, ["A", "A", "B", "C"], {"sack": ["bag"]})
 
 
-def test_an_and_multiplies_and_an_or_weights_by_rarity() -> None:
+def test_and_multiplies_and_or_weights_by_rarity() -> None:
     query = INDEX.vocabulary.parse("blue bag")
     expected = raised(np.array([0.8, 0.3, 0.7, 0.8])) * raised(np.array([0.9, 0.6, 0.2, 0.9]))
     np.testing.assert_allclose(INDEX.and_scores(query), expected, rtol=1e-5)
@@ -43,7 +43,7 @@ def test_an_and_multiplies_and_an_or_weights_by_rarity() -> None:
     np.testing.assert_allclose(INDEX.or_scores(query)[1], idf_blue * 0.3 + idf_bag * 0.6, rtol=1e-5)
 
 
-def test_hits_come_best_first_equals_in_order_and_explain_themselves() -> None:
+def test_hits_are_sorted_with_ties_in_row_order_and_explained() -> None:
     hits = INDEX.search("blue sacks, not red").hits
     assert [hit.row for hit in hits] == [0, 3, 2, 1]
     assert hits[0].image_path == "z.jpg" and hits[0].instance_id == "A" and hits[0].similarity is None
@@ -53,7 +53,7 @@ def test_hits_come_best_first_equals_in_order_and_explain_themselves() -> None:
     assert hits[0].score == pytest.approx(math.prod((p + FLOOR) / (1 + FLOOR) for p in (0.8, 0.9, 0.8)), rel=1e-5)
 
 
-def test_alternatives_of_one_task_add_up_and_those_of_several_may_both_hold() -> None:
+def test_alternatives_of_one_task_are_exclusive_and_those_of_several_are_independent() -> None:
     either = INDEX.vocabulary.parse("blue or red").terms[0]
     np.testing.assert_allclose(INDEX.term_probs(either), 1, rtol=1e-6)
     across = INDEX.vocabulary.parse("blue or bag").terms[0]
@@ -61,7 +61,7 @@ def test_alternatives_of_one_task_add_up_and_those_of_several_may_both_hold() ->
     assert INDEX.term_probs(across, np.array([1])).tolist() == pytest.approx([0.72])
 
 
-def test_the_best_of_every_item_can_be_kept_and_others_left_out() -> None:
+def test_hits_can_be_limited_to_one_per_item_and_to_some_rows() -> None:
     assert [hit.row for hit in INDEX.search("blue bag", by_item=True).hits] == [0, 3, 2]
     assert [hit.row for hit in INDEX.search("blue bag", by_item=True, top_k=2).hits] == [0, 3]
     only = np.array([False, True, True, False])
@@ -69,19 +69,19 @@ def test_the_best_of_every_item_can_be_kept_and_others_left_out() -> None:
     assert [hit.row for hit in INDEX.search("blue bag", top_k=1).hits] == [0]
 
 
-def test_likeness_ranks_alone_and_with_words() -> None:
+def test_similarity_ranks_alone_and_with_words() -> None:
     like = GALLERY.embeddings[2]
     alone = INDEX.search(like=like).hits
     assert alone[0].row == 2 and {alone[1].row, alone[2].row} == {1, 3} and alone[3].row == 0
     assert [hit.similarity for hit in alone] == pytest.approx([1, math.cos(0.5), math.cos(0.5), math.cos(1)])
     both = INDEX.search("bag", like=like).hits
     scores = {hit.row: hit.score for hit in both}
-    assert both[0].row == 3  # as like as 1, but a surer bag
+    assert both[0].row == 3  # as similar as 1, but more probably a bag
     likely = 1 / (1 + math.exp(-(INDEX.rule.slope * math.cos(0.5) + INDEX.rule.offset)))
     assert scores[3] == pytest.approx((0.9 + FLOOR) * (likely + FLOOR) / (1 + FLOOR) ** 2, rel=1e-4)
 
 
-def test_a_match_reaches_the_least_score_and_is_likely_of_the_same_class() -> None:
+def test_a_match_reaches_the_minimum_score_and_is_probably_of_the_same_class() -> None:
     index = Index.build("m", GALLERY, ["A", "A", "B", "C"], {}, MatchRule(0.6, slope=10, offset=-7))
     words = index.search("bag")
     assert [(hit.row, hit.is_match) for hit in words.hits] == [(0, True), (3, True), (1, True), (2, False)]
@@ -89,7 +89,7 @@ def test_a_match_reaches_the_least_score_and_is_likely_of_the_same_class() -> No
     assert index.search("bag", by_item=True).num_matches == 2
     assert index.search("bag", only=np.array([False, True, True, False])).num_matches == 1
     assert index.search("bag not blue").num_matches == 0
-    like = index.search(like=GALLERY.embeddings[2])  # cosines of 0.54, 0.88, 1 and 0.88; more likely than not from 0.7
+    like = index.search(like=GALLERY.embeddings[2])  # cosines of 0.54, 0.88, 1 and 0.88; probability > 0.5 from 0.7
     assert {hit.row: hit.is_match for hit in like.hits} == {0: False, 1: True, 2: True, 3: True}
     both = index.search("bag", like=GALLERY.embeddings[2])
     assert {hit.row: hit.is_match for hit in both.hits} == {0: False, 1: True, 2: False, 3: True}
@@ -102,13 +102,13 @@ def test_scores_do_not_exceed_one() -> None:
     assert max(found + [hit.score for hit in certain.search(like=certain.embeddings[0]).hits]) <= 1
 
 
-def test_the_end_of_a_long_query_is_named() -> None:
+def test_the_unread_end_of_a_long_query_is_named() -> None:
     message = INDEX.search("blue " * 99 + "handbags zebra").message
-    assert message == "Only the first 500 characters were read, not 'handbags zebra'."
+    assert message == "Only the first 500 characters were read; ignored: 'handbags zebra'."
     assert INDEX.search("x" * 600).hits == ()
 
 
-def test_nothing_known_is_answered_with_a_hint() -> None:
+def test_an_unknown_query_gets_a_hint() -> None:
     empty, unknown = INDEX.search(""), INDEX.search("zebra")
     assert empty.hits == unknown.hits == ()
     assert empty.message == "Nothing to search for. Try words such as: blue, travel handbag."
@@ -120,7 +120,7 @@ def test_nothing_known_is_answered_with_a_hint() -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(st.text(max_size=60), st.integers(0, 9), st.booleans())
-def test_any_text_gets_an_answer(text: str, top_k: int, by_item: bool) -> None:
+def test_any_text_gets_hits_or_a_message(text: str, top_k: int, by_item: bool) -> None:
     found = INDEX.search(text, top_k=top_k, by_item=by_item)
     assert len(found.hits) <= top_k
     assert bool(found.hits) or bool(found.message) or top_k == 0
@@ -130,7 +130,7 @@ def test_any_text_gets_an_answer(text: str, top_k: int, by_item: bool) -> None:
 
 @pytest.mark.parametrize("num", [5, 3 * BLOCK, 41 * BLOCK + 7])
 @pytest.mark.parametrize("levels", [3, 10**6])
-def test_the_best_rows_are_those_of_a_full_sort(num: int, levels: int) -> None:
+def test_the_best_rows_equal_those_of_a_full_sort(num: int, levels: int) -> None:
     scores = np.random.default_rng(num).integers(0, levels, num).astype(np.float32)
     full = np.lexsort((np.arange(num), -scores))
     for top_k in (0, 1, 5, 10):
@@ -146,20 +146,20 @@ def test_an_index_survives_saving_and_a_broken_one_is_named(tmp_path: Path) -> N
     again.save(tmp_path / "n")
     assert {path.name: path.read_bytes() for path in (tmp_path / "n").iterdir()} == first
     np.save(next((tmp_path / "m").glob("instance_ids-*.npy")), np.array(["A"]))
-    with pytest.raises(ArtifactError, match="do not belong together"):
+    with pytest.raises(ArtifactError, match="its files do not match"):
         Index.load(tmp_path / "m")
     next((tmp_path / "m").glob("probs-*.npy")).unlink()
     with pytest.raises(ArtifactError, match=r"probs-\w+\.npy: not found"):
         Index.load(tmp_path / "m")
     (tmp_path / "n/index.json").write_text("{}")
-    with pytest.raises(ArtifactError, match="not a whole index"):
+    with pytest.raises(ArtifactError, match="incomplete index"):
         Index.load(tmp_path / "n")
     with pytest.raises(ArtifactError, match="nothing to index"):
         Index.build("m", predictions([], []), [], {})
 
 
-def test_indexes_are_joined_and_cut_and_leave_no_stale_files(tmp_path: Path) -> None:
-    more = Index.build("m", predictions([0.1, 0.99], [0.5, 0.95]), ["D", "D"], {})  # z.jpg and y.jpg again
+def test_indexes_are_joined_and_reduced_and_leave_no_stale_files(tmp_path: Path) -> None:
+    more = Index.build("m", predictions([0.1, 0.99], [0.5, 0.95]), ["D", "D"], {})  # again z.jpg and y.jpg
     both = INDEX.concat(more)
     assert both.image_paths.tolist() == ["x.jpg", "w.jpg", "z.jpg", "y.jpg"]
     assert both.search("blue bag").hits[0].image_path == "y.jpg"
@@ -170,11 +170,11 @@ def test_indexes_are_joined_and_cut_and_leave_no_stale_files(tmp_path: Path) -> 
     assert len(list(tmp_path.iterdir())) == 6
     assert Index.load(tmp_path).search("bag") == both.search("bag")
     other = Index.build("other", GALLERY, "ABCD", {})
-    with pytest.raises(ArtifactError, match="cannot be joined"):
+    with pytest.raises(ArtifactError, match="cannot be merged"):
         INDEX.concat(other)
 
 
-def test_an_index_deletes_nothing_but_the_arrays_of_the_old_one(tmp_path: Path) -> None:
+def test_an_index_deletes_only_the_arrays_of_the_old_one(tmp_path: Path) -> None:
     INDEX.save(tmp_path)
     foreign = {"photos.npy": b"all photographs", "other.usearch": b"a graph", "notes.txt": b"", ".gitignore": b""}
     foreign["probs-0123456789ab.npy"] = b"of no index"
@@ -198,9 +198,9 @@ def test_an_index_deletes_nothing_but_the_arrays_of_the_old_one(tmp_path: Path) 
         ("index.json", '{"files": {"probs": 3}}'),
     ],
 )
-def test_a_folder_of_other_things_is_refused_and_left_alone(tmp_path: Path, name: str, content: str) -> None:
+def test_a_folder_with_other_files_is_refused_and_unchanged(tmp_path: Path, name: str, content: str) -> None:
     (tmp_path / name).write_text(content)
-    with pytest.raises(ArtifactError, match=r"holds no index but|is not of an index") as caught:
+    with pytest.raises(ArtifactError, match=r"and no index|is not a valid index file") as caught:
         INDEX.save(tmp_path)
     assert name in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == [name] and (tmp_path / name).read_text(
@@ -229,7 +229,7 @@ def replace(*paths):
 os.replace = replace
 Index.load(folder / "source").save(folder / "m")
 """
-"""Save an index and get killed when the given number of its five files is there."""
+"""Saves an index and is killed once the given number of its five files is written."""
 
 
 @pytest.mark.slow
@@ -252,24 +252,24 @@ def test_a_kill_while_saving_leaves_the_old_index_or_the_new_one(tmp_path: Path,
     assert all((tmp_path / "m" / path.name).exists() for path in (tmp_path / "source").iterdir())
 
 
-def test_searches_as_a_table() -> None:
+def test_the_table_of_searches() -> None:
     relevant = np.array([True, False, False, True])
     table = search_table("m", INDEX, [("blue -red", relevant)], np.ones(4, dtype=bool), top_k=2)
     assert table[["rank", "row", "relevant"]].to_numpy().tolist() == [[1, 0, 1], [2, 3, 1]]
     assert table["matches"].iloc[0] == "0.80 blue; 0.80 not red"
 
 
-# -- the reference's way ------------------------------------------------------------------------------------------
+# -- hard index of the reference ---------------------------------------------------------------------------------
 
 HARD = predictions([1, 1, 0, 1], [1, 0, 1, 1])  # blue handbag, red handbag, blue bottle, blue handbag
 
 
-def test_documents_are_the_predicted_words_class_last() -> None:
+def test_documents_are_predicted_words_with_the_class_last() -> None:
     assert documents(HARD)[:3] == ["blue travel handbag", "red travel handbag", "blue water bottle"]
 
 
 def test_hard_scores_are_tf_idf_cosines() -> None:
-    # scikit-learn's smooth idf: ln((1 + n) / (1 + df)) + 1
+    # Smooth idf of scikit-learn: ln((1 + n) / (1 + df)) + 1
     index = HardIndex(HARD)
     blue, red, bag = (math.log(5 / (1 + df)) + 1 for df in (3, 1, 3))
     document = math.sqrt(red**2 + 2 * bag**2)

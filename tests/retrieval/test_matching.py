@@ -1,4 +1,4 @@
-"""From when on a hit counts as a match is chosen on val, by hand-checked F1."""
+"""The score from which a hit is a match is chosen on val by F1, checked by hand."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def test_precision_and_recall_by_hand() -> None:
     assert match_quality(scores, relevant, 0.95) == (0, 0)
 
 
-def test_every_query_meets_every_labeled_photograph() -> None:
+def test_every_query_is_scored_on_every_labeled_photograph() -> None:
     scores, relevant = scored_pairs(INDEX, TABLE, (TABLE["split"] == "val").to_numpy())
-    assert len(scores) == 8 and relevant.sum() == 4  # two classes; no photograph has a color
+    assert len(scores) == 8 and relevant.sum() == 4  # two classes, no colors
     of_bag = dict(zip([round(score, 2) for score in scores[:4].tolist()], relevant[:4].tolist(), strict=True))
     assert of_bag == {0.9: True, 0.7: True, 0.6: False, 0.2: False}
 
@@ -52,29 +52,29 @@ def test_every_query_meets_every_labeled_photograph() -> None:
 def test_pairs_need_both_labels() -> None:
     colored = table(["val"] * 3, ["bag", "bag", "cup"], ["blue", None, "red"])
     scores, relevant = scored_pairs(gallery([0.9, 0.8, 0.1], colored, [0, 0, 1]), colored, np.ones(3, bool))
-    # bag, cup: 3 photographs each; blue, red and both pairs: the two with a color each
+    # bag, cup: 3 photographs each; blue, red, blue bag, red cup: the 2 photographs with a color
     assert len(scores) == 2 * 3 + 4 * 2 and relevant.sum() == 3 + 2 + 2
 
 
 def test_the_rule_has_the_best_f1_on_val_and_ignores_test() -> None:
     rule = fit_match_rule(INDEX, TABLE)
-    # bags of 0.9 and 0.7, cups of 0.8 and 0.4: with one false match at 0.6, 0.4 has the best F1 of 8/9
+    # bags of 0.9 and 0.7, cups of 0.8 and 0.4, one false match at 0.6: a threshold of 0.4 has the best F1, 8/9
     assert rule.least_score == pytest.approx(0.4, abs=2e-3)
     swapped = TABLE.assign(**{"class": [*TABLE["class"][:6], "cup", "bag"]})
     assert fit_match_rule(INDEX, swapped) == rule
     INDEX.rule = rule
     judged = judge_matches(INDEX, TABLE)
     INDEX.rule = MatchRule()
-    assert (judged["precision"], judged["recall"]) == (0.5, 0.5)  # bag: 0.8 and 0.75; cup: neither 0.2 nor 0.25
+    assert (judged["precision"], judged["recall"]) == (0.5, 0.5)  # bag: 0.8 and 0.75 match; cup: 0.2 and 0.25 do not
 
 
-def test_likeness_becomes_more_probable_with_the_cosine() -> None:
+def test_the_probability_of_the_same_class_increases_with_the_cosine() -> None:
     rule = fit_match_rule(INDEX, TABLE)
     likely = rule.same_class(np.array([-1.0, 0.0, 0.99], np.float32))
     assert np.all(np.diff(likely) > 0) and likely[2] > 0.5 > likely[1]
 
 
-def test_one_class_leaves_the_curve_as_it_is() -> None:
+def test_with_one_class_the_default_curve_is_kept() -> None:
     alone = table(["train", "val"], ["bag", "bag"], [None, None])
     rule = fit_match_rule(gallery([0.9, 0.8], alone, [0, 0.1]), alone)
     assert (rule.slope, rule.offset) == (MatchRule().slope, MatchRule().offset)

@@ -1,4 +1,4 @@
-"""Searches over Qdrant answer as the index that was pushed; pushing is idempotent, resumes, and refuses what differs.
+"""Qdrant gives the same hits as the pushed index; pushing is idempotent, resumes, and refuses mismatches.
 
 The requests go through the client's own HTTP layer to Qdrant's engine, which runs in this process.
 """
@@ -33,11 +33,11 @@ SPACE = LabelSpace(
 )
 RULE = MatchRule(0.2, 12.0, -6.0)
 CLOSE = 1e-5
-"""Scores that differ by less are equals."""
+"""Scores that differ by less are ties."""
 
 
-def made_up(photos: int, seed: int = 0, features: int = 16, sharpness: float = 4.0) -> Index:
-    """A gallery whose items have several photographs each, of sure and of unsure labels, alike within a class."""
+def synthetic_index(photos: int, seed: int = 0, features: int = 16, sharpness: float = 4.0) -> Index:
+    """Return an index of items with several photographs, confident and less confident labels, and clustered classes."""
     rng = np.random.default_rng(seed)
     items = np.sort(rng.integers(0, max(1, photos // 4), photos))
     of_item = {task: rng.integers(0, SPACE.num_labels(task), photos) for task in SPACE}
@@ -45,7 +45,7 @@ def made_up(photos: int, seed: int = 0, features: int = 16, sharpness: float = 4
     for task in SPACE:
         logits = rng.normal(size=(photos, SPACE.num_labels(task)))
         logits[np.arange(photos), of_item[task][items]] += sharpness * rng.random(photos)
-        logits *= rng.choice([1, 4], size=(photos, 1))  # some so sure that other labels nearly vanish
+        logits *= rng.choice([1, 4], size=(photos, 1))  # some so confident that other labels nearly vanish
         values = np.exp(logits - logits.max(axis=1, keepdims=True))
         probs.append((values / values.sum(axis=1, keepdims=True)).T)
     centers = rng.normal(size=(SPACE.num_labels("class"), features))
@@ -63,21 +63,21 @@ def made_up(photos: int, seed: int = 0, features: int = 16, sharpness: float = 4
     )
 
 
-def started(folder: Path, **options: Any) -> tuple[Server, QdrantClient]:
+def start_server(folder: Path, **options: Any) -> tuple[Server, QdrantClient]:
     server = Server(folder, **options)
     return server, connect(URL, transport=httpx.MockTransport(server.handle))
 
 
 @pytest.fixture(scope="module")
 def pushed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Index, QdrantIndex, Server]:
-    index = made_up(2000)
-    server, client = started(tmp_path_factory.mktemp("qdrant"))
+    index = synthetic_index(2000)
+    server, client = start_server(tmp_path_factory.mktemp("qdrant"))
     assert push(client, "c", index) == Pushed(2000, 0, 0)
     return index, QdrantIndex(client, "c"), server
 
 
 def random_text(rng: np.random.Generator) -> str:
-    """One to three terms: labels, words that many labels answer, negations, unions within and across tasks, typos."""
+    """Return one to three terms: labels, words of many labels, negations, unions within and across tasks, typos."""
     words = [
         "bottle",
         "bag",
@@ -94,13 +94,13 @@ def random_text(rng: np.random.Generator) -> str:
 
 
 def assert_same(found: SearchResult, expected: SearchResult) -> None:
-    """Same hits up to ties: same scores in order, and each hit as the index describes the photograph."""
+    """Assert that hits are equal up to ties: equal scores in order, and each hit as described by the index."""
     assert len(found.hits) == len(expected.hits)
     scores = np.array([hit.score for hit in expected.hits])
     np.testing.assert_allclose([hit.score for hit in found.hits], scores, atol=CLOSE)
     by_row = {hit.row: hit for hit in expected.hits}
     for hit, other in zip(found.hits, expected.hits, strict=True):
-        if hit.row != other.row:  # only where another photograph is as good
+        if hit.row != other.row:  # only in case of a tie
             same = by_row.get(hit.row)
             assert abs(hit.score - (same.score if same else scores[-1])) <= CLOSE
         same = by_row.get(hit.row)
@@ -118,7 +118,7 @@ def chosen_rows(index: Index, chosen: dict[str, list[str]]) -> NDArray[np.bool_]
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_a_hundred_random_searches_rank_as_the_index_does(pushed: tuple[Index, QdrantIndex, Server], seed: int) -> None:
+def test_a_hundred_random_searches_rank_like_the_index(pushed: tuple[Index, QdrantIndex, Server], seed: int) -> None:
     index, found, _ = pushed
     rng = np.random.default_rng(seed)
     for _ in range(100):
@@ -131,13 +131,13 @@ def test_a_hundred_random_searches_rank_as_the_index_does(pushed: tuple[Index, Q
             for task in rng.choice(SPACE.tasks, size=2, replace=False):
                 only[task] = rng.choice(SPACE.labels[task], size=2, replace=False).tolist()
         expected = index.search(text, **options, only=chosen_rows(index, only) if only else None)
-        answer = found.search(text, **options, only=only or None)
-        assert_same(answer, expected)
-        assert abs(answer.num_matches - expected.num_matches) <= 1, (text, options)  # one score is just the least one
+        result = found.search(text, **options, only=only or None)
+        assert_same(result, expected)
+        assert abs(result.num_matches - expected.num_matches) <= 1, (text, options)  # one score equals the minimum
 
 
-def test_a_bound_is_never_below_a_score_and_equal_for_terms_of_one_label() -> None:
-    index = made_up(400, seed=1)
+def test_a_bound_is_never_below_a_score_and_exact_for_terms_of_one_label() -> None:
+    index = synthetic_index(400, seed=1)
     rng = np.random.default_rng(1)
     for _ in range(300):
         query = index.vocabulary.parse(random_text(rng))
@@ -149,37 +149,37 @@ def test_a_bound_is_never_below_a_score_and_equal_for_terms_of_one_label() -> No
             np.testing.assert_allclose(bounds, scores, atol=1e-4)
 
 
-def test_the_sparse_vector_of_a_photograph_is_as_worked_out_by_hand() -> None:
+def test_the_sparse_vector_of_a_photograph_by_hand() -> None:
     one = entries(np.array([[0.5, 0.0]], dtype=np.float32))[0]
     expected = [1, math.log(0.501 / FLOOR), -math.log(0.501 / 1.001), 0.5, 0, 0, 0]
     np.testing.assert_allclose(one, expected, rtol=1e-6)
 
 
-def test_rows_can_be_kept_as_well_as_labels(pushed: tuple[Index, QdrantIndex, Server]) -> None:
+def test_searches_can_be_filtered_by_rows(pushed: tuple[Index, QdrantIndex, Server]) -> None:
     index, found, _ = pushed
     only = np.arange(len(index)) % 7 == 0
     assert_same(found.search("bag, blue or red", only=only), index.search("bag, blue or red", only=only))
     assert found.search("bag", only=np.zeros(len(index), dtype=bool)).hits == ()
 
 
-def test_a_query_without_words_or_photograph_asks_no_server(pushed: tuple[Index, QdrantIndex, Server]) -> None:
+def test_a_query_without_known_words_sends_no_request(pushed: tuple[Index, QdrantIndex, Server]) -> None:
     index, found, server = pushed
     server.requests.clear()
     assert_same(found.search("zebra"), index.search("zebra"))
     assert not server.requests and len(found) == len(index)
 
 
-def test_where_too_many_match_the_message_says_what_was_left_out(
+def test_if_too_many_photographs_match_the_message_says_so(
     pushed: tuple[Index, QdrantIndex, Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index, found, _ = pushed
     monkeypatch.setattr("vitrine.retrieval.qdrant.MAX_CANDIDATES", 100)
     monkeypatch.setattr("vitrine.retrieval.qdrant_queries.MAX_CANDIDATES", 100)
-    answer = found.search("blue")
-    assert answer.num_matches == 100 and answer.message == "More than 100 photographs match; 100 were counted."
-    assert [hit.score for hit in answer.hits] == pytest.approx([hit.score for hit in index.search("blue").hits])
+    result = found.search("blue")
+    assert result.num_matches == 100 and result.message == "More than 100 photographs match; 100 were counted."
+    assert [hit.score for hit in result.hits] == pytest.approx([hit.score for hit in index.search("blue").hits])
     hard = found.search("not leather or bag or glass, bag, blue or white", like=index.embeddings[0], top_k=50)
-    assert "Only the 100 likeliest photographs were ranked." in (hard.message or "")
+    assert "Only the 100 most likely photographs were ranked." in (hard.message or "")
 
 
 # -- pushing -------------------------------------------------------------------------------------------------------
@@ -193,9 +193,9 @@ def written(server: Server) -> list[str]:
     ]
 
 
-def test_pushing_twice_writes_nothing_and_what_changed_alone_is_written(tmp_path: Path) -> None:
-    index = made_up(600)
-    server, client = started(tmp_path)
+def test_pushing_twice_writes_only_changes(tmp_path: Path) -> None:
+    index = synthetic_index(600)
+    server, client = start_server(tmp_path)
     progress: list[int] = []
     assert push(client, "c", index, progress.append) == Pushed(600, 0, 0) and sum(progress) == 600
     server.requests.clear()
@@ -209,10 +209,10 @@ def test_pushing_twice_writes_nothing_and_what_changed_alone_is_written(tmp_path
 
 
 def test_an_interrupted_push_is_not_searched_and_resumes(tmp_path: Path) -> None:
-    index = made_up(1000)
-    server, client = started(tmp_path)
+    index = synthetic_index(1000)
+    server, client = start_server(tmp_path)
     server.fail_after = 13  # after the collection, its document, and two batches of photographs
-    with pytest.raises(QdrantError, match=r"no Qdrant server answers"):
+    with pytest.raises(QdrantError, match=r"the Qdrant server does not respond"):
         push(client, "c", index)
     server.fail_after = None
     done = written(server)
@@ -225,16 +225,16 @@ def test_an_interrupted_push_is_not_searched_and_resumes(tmp_path: Path) -> None
 
 
 def test_an_index_of_shards_is_pushed_as_one_index(tmp_path: Path) -> None:
-    index = made_up(700)
-    _, client = started(tmp_path)
+    index = synthetic_index(700)
+    _, client = start_server(tmp_path)
     shards = ShardedIndex.create(tmp_path / "shards", [index.take(slice(0, 300)), index.take(slice(300, 700))])
     assert push(client, "c", shards) == Pushed(700, 0, 0)
     assert push(client, "c", index) == Pushed(0, 0, 700)
 
 
-def test_a_point_holds_vectors_and_what_people_read(tmp_path: Path) -> None:
-    index = made_up(5)
-    server, client = started(tmp_path)
+def test_a_point_holds_vectors_and_a_readable_payload(tmp_path: Path) -> None:
+    index = synthetic_index(5)
+    server, client = start_server(tmp_path)
     push(client, "c", index)
     (point,) = client.retrieve("c", [point_id(str(index.image_paths[2]))], with_payload=True)
     assert point.payload is not None and point.payload.pop("digest")
@@ -250,61 +250,61 @@ def test_a_point_holds_vectors_and_what_people_read(tmp_path: Path) -> None:
     np.testing.assert_allclose(document["expected"], index.probs.sum(axis=1), rtol=1e-6)
 
 
-# -- what goes wrong -----------------------------------------------------------------------------------------------
+# -- errors --------------------------------------------------------------------------------------------------------
 
 
-def test_a_server_that_is_gone_too_old_or_no_address_is_one_clear_error(tmp_path: Path) -> None:
+def test_an_unreachable_or_old_server_or_a_bad_address_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(QdrantError, match=r"^http://127.0.0.1:6333: Qdrant 1.9.2 is too old. Install 1.10 or later$"):
-        started(tmp_path, version="1.9.2")
+        start_server(tmp_path, version="1.9.2")
     with pytest.raises(
-        QdrantError, match=r"no Qdrant server answers .Connection refused.. Start it, or check the addr"
+        QdrantError, match=r"the Qdrant server does not respond .Connection refused.. Start it or check"
     ):
-        started(tmp_path, fail_after=0)
-    with pytest.raises(QdrantError, match=r"localhost: is not the address of a server"):
+        start_server(tmp_path, fail_after=0)
+    with pytest.raises(QdrantError, match=r"^localhost: invalid server address"):
         connect("localhost")
 
 
-def test_a_server_that_goes_away_is_named_by_the_search_and_found_again(tmp_path: Path) -> None:
-    server, client = started(tmp_path)
-    push(client, "c", made_up(50))
+def test_a_search_fails_while_the_server_is_down_and_works_again_afterwards(tmp_path: Path) -> None:
+    server, client = start_server(tmp_path)
+    push(client, "c", synthetic_index(50))
     index = QdrantIndex(client, "c")
     server.fail_after = 0
-    with pytest.raises(QdrantError, match=r"^c: no Qdrant server answers"):
+    with pytest.raises(QdrantError, match=r"^c: the Qdrant server does not respond"):
         index.search("bag")
     server.fail_after = None
     assert index.search("bag").hits
     server.shards.clear()
-    with pytest.raises(QdrantError, match=r"^c: Qdrant answered 404 Not Found"):
+    with pytest.raises(QdrantError, match=r"^c: Qdrant responded with 404 Not Found"):
         index.search("bag")
 
 
-def test_a_collection_that_is_missing_foreign_or_of_another_version_is_refused(tmp_path: Path) -> None:
-    _, client = started(tmp_path)
-    with pytest.raises(QdrantError, match=r"^c: there is no such collection. Make it with: vitrine index push$"):
+def test_a_missing_foreign_or_incompatible_collection_is_refused(tmp_path: Path) -> None:
+    _, client = start_server(tmp_path)
+    with pytest.raises(QdrantError, match=r"^c: collection not found. Create it with: vitrine index push$"):
         QdrantIndex(client, "c")
     params = models.VectorParams(size=2, distance=models.Distance.DOT)
     client.create_collection("c", vectors_config={"other": params})
     client.upsert("c", [models.PointStruct(id=1, vector={"other": [1.0, 2.0]}, payload={})])
-    for refused in (lambda: QdrantIndex(client, "c"), lambda: push(client, "c", made_up(5))):
-        with pytest.raises(QdrantError, match=r"^c: this collection holds no index of Vitrine. Choose another --coll"):
+    for refused in (lambda: QdrantIndex(client, "c"), lambda: push(client, "c", synthetic_index(5))):
+        with pytest.raises(QdrantError, match=r"^c: does not contain a Vitrine index. Choose another --coll"):
             refused()
-    push(client, "old", made_up(5))
+    push(client, "old", synthetic_index(5))
     client.upsert("old", [models.PointStruct(id=point_id(""), vector={}, payload={"vitrine": {"format": 0}})])
-    with pytest.raises(QdrantError, match=r"^old: was pushed by another version of Vitrine \(format 0, here 1\)"):
+    with pytest.raises(QdrantError, match=r"^old: was pushed by another version of Vitrine \(format 0, expected 1\)"):
         QdrantIndex(client, "old")
 
 
-def test_an_index_of_another_system_or_of_other_labels_is_not_pushed_over_one(tmp_path: Path) -> None:
-    _, client = started(tmp_path)
-    push(client, "c", made_up(5))
-    other = made_up(5)
+def test_an_index_of_another_system_or_shape_does_not_overwrite_a_collection(tmp_path: Path) -> None:
+    _, client = start_server(tmp_path)
+    push(client, "c", synthetic_index(5))
+    other = synthetic_index(5)
     other.name = "deit"
-    with pytest.raises(QdrantError, match=r"^c: holds an index of m whose system differs from that of deit"):
+    with pytest.raises(QdrantError, match=r"^c: contains an index of m that differs from this index of deit in system"):
         push(client, "c", other)
-    with pytest.raises(QdrantError, match=r"whose features differs"):
-        push(client, "c", made_up(5, features=8))
+    with pytest.raises(QdrantError, match=r"in features\."):
+        push(client, "c", synthetic_index(5, features=8))
 
 
-def test_a_wrong_key_says_which_variable_to_set() -> None:
-    with pytest.raises(QdrantError, match=r"Qdrant answered 401 Unauthorized. Set QDRANT_API_KEY"):
+def test_a_wrong_key_names_the_variable_to_set() -> None:
+    with pytest.raises(QdrantError, match=r"Qdrant responded with 401 Unauthorized. Set QDRANT_API_KEY"):
         connect(URL, transport=httpx.MockTransport(lambda request: httpx.Response(401)))

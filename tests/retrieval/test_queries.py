@@ -1,4 +1,4 @@
-"""Queries are read as people mean them, and any text is read without an exception."""
+"""Queries are parsed as people mean them, and any text is parsed without an exception."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ SYNONYMS = {"grey": ["gray"], "see through": ["transparent"], "trainer": ["sneak
 VOCABULARY = Vocabulary(SPACE, SYNONYMS)
 
 
-def understood(text: str) -> list[str]:
-    """Terms as words: alternatives with |, unwanted ones with a minus, of one task alone as labels."""
+def parsed_terms(text: str) -> list[str]:
+    """Return the terms of a query: alternatives joined by |, unwanted terms with a minus."""
     return [
         ("" if term.wanted else "-") + "|".join(VOCABULARY.words_of(label) for label in term.labels)
         for term in VOCABULARY.parse(text).terms
@@ -70,16 +70,16 @@ def understood(text: str) -> list[str]:
     ],
 )
 def test_queries_mean_what_people_mean(text: str, expected: list[str]) -> None:
-    assert understood(text) == expected
+    assert parsed_terms(text) == expected
 
 
-def test_what_nothing_knows_is_reported_once_and_never_dropped() -> None:
+def test_unknown_words_are_reported_once_and_never_dropped() -> None:
     parsed = VOCABULARY.parse("zebra blue moonstone zebra material:red of")
     assert parsed.unknown_words == ("zebra", "moonstone", "material:red")
     assert [term.text for term in parsed.terms] == ["blue"]
 
 
-def test_what_a_word_was_read_as_is_said() -> None:
+def test_terms_state_how_words_were_read() -> None:
     assert [term.read_as for term in VOCABULARY.parse("botle grey glass").terms] == ["bottle", "gray", None]
 
 
@@ -88,7 +88,7 @@ def test_what_a_word_was_read_as_is_said() -> None:
     [("botle", "bottle"), ("bottel", "bottle"), ("bottlle", "bottle"), ("bootle", "bottle"), ("obttle", "bottle"),
      ("bttle", "bottle"), ("botel", None), ("tobtle", None), ("xyzzy", None)],
 )  # fmt: skip
-def test_a_word_is_corrected_by_one_edit_and_no_more(typed: str, found: str | None) -> None:
+def test_a_word_is_corrected_by_at_most_one_edit(typed: str, found: str | None) -> None:
     assert VOCABULARY.correct(typed) == found
 
 
@@ -97,13 +97,13 @@ def test_a_word_is_corrected_by_one_edit_and_no_more(typed: str, found: str | No
     [("Bottles", "bottle"), ("glass", "glass"), ("glasses", "glass"), ("boxes", "box"), ("bodies", "body"),
      ("Café", "cafe"), ("bus", "bus"), ("gas", "gas"), ("ß", "ss")],
 )  # fmt: skip
-def test_words_lose_case_accents_and_plurals(word: str, expected: str) -> None:
+def test_words_are_normalized(word: str, expected: str) -> None:
     assert normalize(word) == expected
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.one_of(st.text(max_size=80), st.text(alphabet="-: otnrblue_wihdg\u0000\u0130", max_size=60)))
-def test_any_text_is_read_and_every_term_has_labels(text: str) -> None:
+def test_any_text_is_parsed_and_every_term_has_labels(text: str) -> None:
     parsed = VOCABULARY.parse(text)
     assert all(term.labels and set(term.labels) <= {(t, c) for t in SPACE for c in range(SPACE.num_labels(t))}
                for term in parsed.terms)  # fmt: skip
@@ -126,5 +126,5 @@ def test_bad_synonyms_are_a_clear_error(tmp_path: Path, text: str) -> None:
         read_synonyms(tmp_path / "absent.yaml")
 
 
-def test_words_are_split_at_everything_else() -> None:
+def test_words_are_split_at_other_characters() -> None:
     assert split_words("travel_handbag, see-through!") == ["travel", "handbag", "see", "through"]

@@ -1,4 +1,4 @@
-"""Measures of rankings agree with cases worked out by hand."""
+"""Ranking measures agree with cases computed by hand."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def query(gains: list[float]) -> Query:
     return Query("q", 1, np.array(gains))
 
 
-def test_queries_are_true_labels_with_enough_answers_and_not_too_many() -> None:
+def test_queries_are_true_labels_with_neither_too_few_nor_too_many_relevant_photographs() -> None:
     texts = {q.text: q for q in true_queries(TABLE, SPACE, PARAMS)}
     assert set(texts) == {"blue", "red", "bag", "cup", "blue bag"}
     assert texts["blue bag"].relevant.tolist() == [True, True, False, False, False, False]
@@ -73,12 +73,12 @@ def test_measures_agree_with_scikit_learn() -> None:
         assert found["ndcg_at_10"] == pytest.approx(ndcg_score(gains[None], scores[None], k=10))
 
 
-def test_equals_are_ranked_at_random_and_others_by_score() -> None:
+def test_ties_are_ranked_at_random_and_others_by_score() -> None:
     orders = {tuple(rank(np.array([1.0, 2.0, 1.0]), np.random.default_rng(seed))) for seed in range(20)}
     assert orders == {(1, 0, 2), (1, 2, 0)}
 
 
-def test_average_precision_without_an_item_is_that_of_a_smaller_gallery() -> None:
+def test_average_precision_without_an_item_equals_that_of_the_smaller_gallery() -> None:
     rng = np.random.default_rng(1)
     items, scores = np.repeat(np.arange(6), 3), rng.random(18)
     gains = rng.choice([0.0, 1.0], 18)
@@ -100,8 +100,8 @@ def test_the_jackknife_of_a_mean_is_its_standard_error() -> None:
     assert np.isnan(jackknife_interval(1.0, np.array([1.0]))).all()
 
 
-def test_probabilities_beat_words_where_the_second_guess_is_right() -> None:
-    """Every photograph's class is the less probable one, but its probability still tells the photographs apart."""
+def test_probabilities_beat_words_if_the_second_label_is_right() -> None:
+    """The true class is always the less probable one, but its probability still separates the photographs."""
     num = 40
     rng = np.random.default_rng(2)
     truth = np.arange(num) % 2
@@ -116,7 +116,8 @@ def test_probabilities_beat_words_where_the_second_guess_is_right() -> None:
     found, gain = measure_text("m", predictions, index, table, queries, top_k=5)
     every = found[found["num_terms"] == 0].set_index("method")
     assert every.loc["soft_and", "map"] == every.loc["oracle", "map"] == every.loc["oracle", "precision_at_k"] == 1
-    assert every.loc["hard", "map"] == pytest.approx(every.loc["random", "map"])  # no document says cup: all are equal
+    # No document contains cup: all are tied.
+    assert every.loc["hard", "map"] == pytest.approx(every.loc["random", "map"])
     assert every.loc["random", "map"] == pytest.approx(0.5, abs=0.15)
     assert gain["map_gain"] == pytest.approx(1 - every.loc["hard", "map"]) and gain["map_gain_ci_low"] > 0
     views = {"recall": 0.5, "recall_ci_low": 0.4, "recall_ci_high": 0.6}
@@ -127,12 +128,12 @@ def test_probabilities_beat_words_where_the_second_guess_is_right() -> None:
     assert [q.text for q in example_queries(true_queries(TABLE, SPACE, PARAMS))] == ["blue", "blue bag"]
 
 
-def test_views_of_an_item_are_found_by_likeness_by_hand() -> None:
-    angles = np.array([0.0, 0.1, 2.0, 0.05])  # A, A, A, B: of the first A the nearest is B, then A
+def test_recall_of_views_of_an_item_by_hand() -> None:
+    angles = np.array([0.0, 0.1, 2.0, 0.05])  # A, A, A, B: nearest to the first A is B, then A
     embeddings = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
     probs = {task: np.full((4, 2), 0.5, dtype=np.float32) for task in SPACE}
     index = Index.build("m", Predictions(SPACE, tuple("abcd"), probs, embeddings), ["A", "A", "A", "B"], {})
-    # Of two others, among the first two: a finds b; b finds a; c finds b.
+    # Each has two other views; among the first two hits, a finds b, b finds a, and c finds b.
     found = measure_views(index, 2)
     assert found["n"] == 3 and found["recall"] == pytest.approx(0.5)
     alone = Index.build("m", Predictions(SPACE, tuple("abcd"), probs, embeddings), list("abcd"), {})

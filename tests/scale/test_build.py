@@ -1,4 +1,4 @@
-"""An index of many photographs is the same whatever builds it, also when it was killed on the way."""
+"""Every engine builds the same index of many photographs, even if it was killed and resumed."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ OPTIONS = ("--model", "small", "--shard-photos", "8")
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project with one small system, and sixty photographs, of which two are none."""
-    root = tmp_path_factory.mktemp("shop")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Create a project with one small system and sixty photographs, two of them invalid."""
+    root = tmp_path_factory.mktemp("project")
     for name, text in {"params.yaml": "serving:\n  backend: auto\n", "data/synonyms.yaml": "sack: bag\n"}.items():
         (root / name).parent.mkdir(exist_ok=True)
         (root / name).write_text(text)
@@ -66,8 +66,8 @@ def draw(folder: Path, num: int) -> None:
 
 
 @pytest.fixture(autouse=True)
-def inside(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(shop)
+def inside(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project)
 
 
 def build(*arguments: str | Path, model_options: tuple[str, ...] = OPTIONS) -> tuple[int, str]:
@@ -83,9 +83,9 @@ def build_apart(*arguments: str | Path, **environment: str) -> subprocess.Comple
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
 
 
-def with_killers(shop: Path, folder: Path) -> Path:
-    """Copy the photographs; one of them, and one more, kill what decodes them."""
-    shutil.copytree(shop / "photos", folder)
+def with_killers(project: Path, folder: Path) -> Path:
+    """Copy the photographs; replace one by a file that kills its decoder, and add another such file."""
+    shutil.copytree(project / "photos", folder)
     for name, signal in (("12.png", "SIGSEGV"), ("60.png", "SIGKILL")):
         (folder / name).write_text(f"kills its decoder with {signal}")
     return folder
@@ -100,10 +100,10 @@ def indexed(out: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def local(shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the local engine makes of the photographs."""
+def local(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the output of the local engine."""
     out = tmp_path_factory.mktemp("local") / "out"
-    with contextlib.chdir(shop):
+    with contextlib.chdir(project):
         code, text = build("photos", out)
     assert code == 1, "photographs were skipped"
     assert all(f"Skipped {path}: is not an image that can be read\n" in text for path in BROKEN)
@@ -111,7 +111,7 @@ def local(shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_shards_say_what_the_predictor_says(shop: Path, local: Path) -> None:
+def test_shards_contain_the_predictions_of_the_predictor(project: Path, local: Path) -> None:
     table = pq.read_table([local / "parquet" / name for name in tables(local)])
     paths = [f"photos/{number:02d}.png" for number in range(NUM_PHOTOS)]
     assert table["path"].to_pylist() == paths == table["item"].to_pylist()
@@ -132,7 +132,7 @@ def test_shards_say_what_the_predictor_says(shop: Path, local: Path) -> None:
     assert hits[0] == hits[1]
 
 
-def test_what_is_finished_is_kept(shop: Path, local: Path, tmp_path: Path) -> None:
+def test_finished_shards_are_kept(project: Path, local: Path, tmp_path: Path) -> None:
     out, before = tmp_path / "out", tables(local)
     build("photos", out)
     assert tables(out) == before, "the same photographs give the same bytes"
@@ -148,25 +148,25 @@ def test_what_is_finished_is_kept(shop: Path, local: Path, tmp_path: Path) -> No
     cut.write_bytes(damaged)
     build("photos", out)
     assert tables(out) == before, "a damaged shard is made again"
-    (tmp_path / "some.csv").write_text("".join(f"{line}\n" for line in ("path", *(shop / path for path in BROKEN))))
+    (tmp_path / "some.csv").write_text("".join(f"{line}\n" for line in ("path", *(project / path for path in BROKEN))))
     code, text = build(tmp_path / "some.csv", out)
     assert code == 1 and "Indexed 0 photographs" in text
-    (tmp_path / "some.csv").write_text(f"path,item\n{shop / 'photos/03.png'},A\n{shop / 'photos/01.png'},A\n")
+    (tmp_path / "some.csv").write_text(f"path,item\n{project / 'photos/03.png'},A\n{project / 'photos/01.png'},A\n")
     code, text = build(tmp_path / "some.csv", out, "-q")
     assert (code, text) == (0, "") and indexed(out) == ["photos/03.png", "photos/01.png"]
     assert len(tables(out)) == 1 and set(ShardedIndex.load(out / "index").shards[0].instance_ids.tolist()) == {"A"}
 
 
-def test_errors_are_one_line(shop: Path, local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_are_one_line(project: Path, local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code, text = build("gone", tmp_path / "out")
     assert code == 2 and text.startswith("ERROR: gone: not found")
     assert build("photos", tmp_path / "out", "--engine", "spark")[0] == 2
     code, text = build("photos", tmp_path / "out", "--workers", "2")
-    assert (code, text) == (2, "ERROR: --address and --workers belong to --engine ray\n")
+    assert (code, text) == (2, "ERROR: --address and --workers require --engine ray\n")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.txt").write_text("x")
     code, text = build("photos", tmp_path / "mine")
-    assert code == 2 and "holds other files (thesis.txt). Choose a new or an empty folder" in text
+    assert code == 2 and "contains other files (thesis.txt). Choose a new or empty folder" in text
     with FileLock(local / ".lock"):
         code, text = build("photos", local)
     assert code == 2 and "another process is building this index. Try again when it is done" in text
@@ -176,9 +176,9 @@ def test_errors_are_one_line(shop: Path, local: Path, tmp_path: Path, monkeypatc
     assert not (tmp_path / "out").exists()
 
 
-def test_object_storage_gives_the_same_index(shop: Path, local: Path, tmp_path: Path) -> None:
+def test_object_storage_gives_the_same_index(project: Path, local: Path, tmp_path: Path) -> None:
     storage = fsspec.filesystem("memory")
-    for path in (shop / "photos").iterdir():
+    for path in (project / "photos").iterdir():
         storage.pipe(f"/shop/{path.name}", path.read_bytes())
     code, text = build("memory://shop", tmp_path / "out")
     assert code == 1 and "Skipped memory://shop/07.png: is not an image that can be read\n" in text
@@ -190,8 +190,8 @@ def test_object_storage_gives_the_same_index(shop: Path, local: Path, tmp_path: 
 
 
 @pytest.mark.usefixtures("deadly")
-def test_photographs_that_kill_their_decoder_are_error_rows(shop: Path, local: Path, tmp_path: Path) -> None:
-    photos = with_killers(shop, tmp_path / "photos")
+def test_photographs_that_kill_their_decoder_are_error_rows(project: Path, local: Path, tmp_path: Path) -> None:
+    photos = with_killers(project, tmp_path / "photos")
     code, text = build(photos, tmp_path / "out")
     assert code == 1 and "Indexed 57 photographs" in text and "skipped 4 files" in text
     assert f"Skipped {photos}/12.png: its decoder died (SIGSEGV)\n" in text
@@ -211,8 +211,8 @@ def test_photographs_that_kill_their_decoder_are_error_rows(shop: Path, local: P
 @pytest.mark.slow
 @pytest.mark.usefixtures("deadly")
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_ray_gives_the_same_error_rows(shop: Path, tmp_path: Path, workers: str) -> None:
-    photos = with_killers(shop, tmp_path / "photos")
+def test_ray_gives_the_same_error_rows(project: Path, tmp_path: Path, workers: str) -> None:
+    photos = with_killers(project, tmp_path / "photos")
     build(photos, tmp_path / "local")
     arguments = photos, tmp_path / "out", "--engine", "ray", "--workers", workers
     ended = build_apart(*arguments, RAY_worker_niceness="0")
@@ -223,7 +223,7 @@ def test_ray_gives_the_same_error_rows(shop: Path, tmp_path: Path, workers: str)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_ray_gives_the_bytes_of_the_local_engine(local: Path, tmp_path: Path, workers: str) -> None:
+def test_ray_gives_the_same_bytes_as_the_local_engine(local: Path, tmp_path: Path, workers: str) -> None:
     ended = build_apart("photos", tmp_path / "out", "--engine", "ray", "--workers", workers)
     assert ended.returncode == 1 and "Indexed 58 photographs" in ended.stdout, ended.stderr
     assert tables(tmp_path / "out") == tables(local)
@@ -232,7 +232,7 @@ def test_ray_gives_the_bytes_of_the_local_engine(local: Path, tmp_path: Path, wo
 
 
 @pytest.mark.slow
-def test_a_killed_job_resumes_with_every_photograph_once(tmp_path: Path) -> None:
+def test_a_killed_job_resumes_and_indexes_every_photograph_once(tmp_path: Path) -> None:
     draw(tmp_path / "many", 400)
     command = [sys.executable, "-m", "vitrine.cli", "index", "build", str(tmp_path / "many"), str(tmp_path / "out")]
     command += ["--engine", "ray", "--workers", "2", "--model", "small", "--shard-photos", "4"]
@@ -250,7 +250,7 @@ def test_a_killed_job_resumes_with_every_photograph_once(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_a_cluster_that_is_not_there_is_one_error(tmp_path: Path) -> None:
+def test_an_unreachable_cluster_is_one_error(tmp_path: Path) -> None:
     ended = build_apart("photos", tmp_path / "out", "--engine", "ray", "--address", "127.0.0.1:9")
     assert ended.returncode == 2 and "ERROR: 127.0.0.1:9: cannot be reached (" in ended.stderr
     assert "Traceback" not in ended.stderr
@@ -268,7 +268,7 @@ def test_a_running_cluster_gives_the_same_bytes(local: Path, tmp_path: Path) -> 
     try:
         wait_for(client_port, cluster)
         address = f"ray://127.0.0.1:{client_port}"
-        for _ in range(3):  # Ray gives a client's server 30 s to start, which a busy machine may exceed
+        for _ in range(3):  # Ray allows 30 s for a client server to start, which may not suffice on a busy machine
             ended = build_apart("photos", tmp_path / "out", "--engine", "ray", "--address", address, **environment)
             if "Starting Ray client server failed" not in ended.stderr:
                 break
@@ -289,8 +289,8 @@ def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
 
 
 @pytest.fixture
-def s3(shop: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[fs.S3FileSystem]:
-    """A local S3 server with the photographs in the bucket `shop`, which the environment names."""
+def s3(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[fs.S3FileSystem]:
+    """Start a local S3 server, named by the environment, with the photographs in the bucket `shop`."""
     port = free_port()
     settings = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_ACCESS_KEY_ID": "key"}
     settings |= {"AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "1"}
@@ -302,7 +302,7 @@ def s3(shop: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[fs.S3FileSystem]
         wait_for(port, process)
         storage = fs.S3FileSystem(endpoint_override=f"127.0.0.1:{port}", scheme="http", allow_bucket_creation=True)
         storage.create_dir("shop")
-        fs.copy_files(str(shop / "photos"), "shop/photos", destination_filesystem=storage)
+        fs.copy_files(str(project / "photos"), "shop/photos", destination_filesystem=storage)
         yield storage
     finally:
         process.kill()
@@ -341,11 +341,11 @@ def test_storage_that_never_answers_is_one_error(tmp_path: Path, monkeypatch: py
     assert time.monotonic() - start < 20 and not (tmp_path / "out").exists()
 
 
-def test_photographs_for_which_storage_does_not_answer_are_tried_again(
-    shop: Path, local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_photographs_that_storage_failed_to_return_are_retried_in_the_next_run(
+    project: Path, local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     storage = fsspec.filesystem("memory")
-    for path in (shop / "photos").iterdir():
+    for path in (project / "photos").iterdir():
         storage.pipe(f"/shop/{path.name}", path.read_bytes())
     opened = type(storage)._open
 
@@ -360,6 +360,6 @@ def test_photographs_for_which_storage_does_not_answer_are_tried_again(
     assert code == 1 and f"Skipped memory://shop/12.png: {STORAGE_FAULT} (too slow)\n" in text
     assert len(indexed(tmp_path / "out")) == 57
     monkeypatch.undo()
-    monkeypatch.chdir(shop)
+    monkeypatch.chdir(project)
     code, text = build("memory://shop", tmp_path / "out")
     assert code == 1 and "Indexed 58 photographs (52 finished before)" in text

@@ -1,4 +1,4 @@
-"""Sources are listed in an order that depends on their names alone, and say what is wrong with them."""
+"""Sources are listed in an order that depends only on names, and invalid sources are clear errors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def paths(source: str) -> list[str]:
     return [photo.path for photo in read_source(source, ACCESS)[0]]
 
 
-def test_a_folder_is_listed_by_name_with_the_folders_in_it(here: Path) -> None:
+def test_a_folder_is_listed_recursively_by_name(here: Path) -> None:
     expected = ["photos/a.jpg", "photos/b/z.png", "photos/c.jpg"]
     assert paths("photos") == paths("photos/") == paths((here / "photos").as_uri()) == expected
     photos, num_repeated = read_source("photos", ACCESS)
@@ -39,7 +39,7 @@ def test_a_folder_is_listed_by_name_with_the_folders_in_it(here: Path) -> None:
     assert paths("../outside") == [str(here.parent / "outside/x.jpg")], "names outside of the project are absolute"
 
 
-def test_names_that_are_no_text_are_faults(here: Path) -> None:
+def test_names_that_are_not_valid_utf8_are_faults(here: Path) -> None:
     Path(os.fsdecode(b"photos/\xff.jpg")).write_bytes(b"x")
     photo = read_source("photos", ACCESS)[0][-1]
     assert photo.path == "photos/\\xff.jpg" and photo.fault == "its name is not valid UTF-8; rename it"
@@ -61,15 +61,15 @@ def test_a_table_keeps_its_order_and_names_items(here: Path, ending: str) -> Non
     assert num_repeated == 1
 
 
-def test_tables_say_what_is_wrong_with_them() -> None:
+def test_invalid_tables_have_clear_errors() -> None:
     def fault(text: str, name: str = "list.csv") -> str:
         Path(name).write_text(text, encoding="utf-8")
         with pytest.raises(SourceError) as caught:
             read_source(name, ACCESS)
         return str(caught.value)
 
-    assert fault("file,item\na.jpg,1\n") == "list.csv: has no column path. Its columns are: file, item"
-    assert fault("path\n") == "list.csv: names no photographs"
+    assert fault("file,item\na.jpg,1\n") == "list.csv: has no path column. Its columns are: file, item"
+    assert fault("path\n") == "list.csv: lists no photographs"
     assert fault("path,item\na.jpg,1\n,2\n") == "list.csv: rows without a path: 2"
     assert fault("path,item\na.jpg,1\na.jpg,2\n") == "list.csv: paths that belong to more than one item: a.jpg"
     assert fault("").startswith("list.csv: cannot be read as a table (")
@@ -82,7 +82,7 @@ def test_other_sources_are_refused(here: Path) -> None:
         ("gone", "gone: not found"),
         ("gone.csv", "gone.csv: not found"),
         ("photos/a.jpg", "photos/a.jpg: neither a folder nor a table (.csv, .parquet). Choose one, or a URI"),
-        ("empty", "empty: holds no photographs"),
+        ("empty", "empty: contains no photographs"),
         ("memory://nothing", "memory://nothing: not found"),
     ):
         with pytest.raises(SourceError) as caught:
@@ -92,7 +92,7 @@ def test_other_sources_are_refused(here: Path) -> None:
         read_source("nosuch://x", ACCESS)
 
 
-def test_object_storage_is_listed_and_holds_tables() -> None:
+def test_object_storage_is_listed_and_may_hold_tables() -> None:
     storage = fsspec.filesystem("memory")
     for name in ("c.jpg", "a.jpg", "b/z.png", ".hidden", "list.csv"):
         storage.pipe(f"/listing/{name}", b"path\nc.jpg\nb/z.png\n")

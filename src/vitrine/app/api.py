@@ -1,4 +1,4 @@
-"""The programming interface: plain HTTP and JSON. Uploads are bounded in size, number and time, and never kept."""
+"""The HTTP API, with JSON responses. Uploads are limited in size, number and time, and never kept."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from vitrine.data.video import CLIP_SUFFIXES
 from vitrine.photos import PhotoError
 
 MAX_BODY_BYTES = MAX_PHOTOS * MAX_UPLOAD_BYTES + 64 * 1024
-"""Of a request: all its photographs, and what a form writes around them. Larger ones do not reach a route."""
+"""Maximum size of a request: all its photographs and the form around them. Larger ones do not reach a route."""
 
 MAX_WAITING = 64
 MAX_WAITING_BYTES = 1024**3
-"""Requests with photographs that are received, wait or run, and their bytes; more are told to come back."""
+"""Maximum number of pending requests with photographs, and of their bytes; beyond either, clients must retry."""
 
 UPLOAD_SECONDS = 60
 RETRY_SECONDS = 2
@@ -40,18 +40,18 @@ TopK = Annotated[int, fastapi.Query(ge=1, le=MAX_HITS)]
 
 
 class Uploads:
-    """Photographs that programs send, each request's in a private folder that ends with the request."""
+    """Photographs sent to the API, in a private folder per request that is deleted when the request ends."""
 
     def __init__(self) -> None:
         self.num_requests = 0
         self.num_bytes = 0
 
     @asynccontextmanager
-    async def receive(self, request: fastapi.Request, field: str, most: int) -> AsyncIterator[list[str]]:
-        """Receive a form's files; give their paths.
+    async def receive(self, request: fastapi.Request, field: str, max_files: int) -> AsyncIterator[list[str]]:
+        """Receive a form's files and yield their paths.
 
         Raises:
-            HTTPException: a file is too large or the request too slow, it is not such a form, or too many wait.
+            HTTPException: a file is too large, the request is too slow or not such a form, or too many are waiting.
         """
         length = int(request.headers["content-length"])
         if self.num_requests >= MAX_WAITING or self.num_bytes + length > MAX_WAITING_BYTES:
@@ -60,22 +60,22 @@ class Uploads:
         self.num_bytes += length
         try:
             with TemporaryDirectory(prefix="vitrine-", ignore_cleanup_errors=True) as folder:
-                yield await self._store(request, field, most, Path(folder))
+                yield await self._store(request, field, max_files, Path(folder))
         finally:
             self.num_requests -= 1
             self.num_bytes -= length
 
-    async def _store(self, request: fastapi.Request, field: str, most: int, folder: Path) -> list[str]:
+    async def _store(self, request: fastapi.Request, field: str, max_files: int, folder: Path) -> list[str]:
         if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
             raise HTTPException(400, f"Send a form (multipart/form-data) with photographs in the field '{field}'.")
         try:
             async with (
                 asyncio.timeout(UPLOAD_SECONDS),
-                request.form(max_files=most, max_fields=0) as form,
+                request.form(max_files=max_files, max_fields=0) as form,
             ):
                 files = [(name, file) for name, file in form.multi_items() if isinstance(file, UploadFile)]
                 if not files or any(name != field for name, _ in files):
-                    number = "one photograph" if most == 1 else f"1 to {most} photographs"
+                    number = "one photograph" if max_files == 1 else f"1 to {max_files} photographs"
                     raise HTTPException(400, f"Send {number} in the field '{field}', and no other fields.")
                 if any((file.size or 0) > MAX_UPLOAD_BYTES for _, file in files):
                     raise HTTPException(413, f"A file is larger than {MAX_UPLOAD_BYTES // 1024**2} MB.")
@@ -88,7 +88,7 @@ class Uploads:
 
 
 def write_files(files: list[UploadFile], folder: Path) -> list[str]:
-    """Write uploads under names of our own; of a sender's name only a known suffix is kept."""
+    """Write uploads under generated names; only a known suffix is kept of the original name."""
     paths = []
     for number, file in enumerate(files):
         suffix = Path(file.filename or "").suffix.lower()
@@ -104,7 +104,7 @@ def unavailable(sentence: str) -> HTTPException:
 
 
 def create_router(state: AppState) -> fastapi.APIRouter:
-    """Return the routes for programs: predictions, searches, and what a monitor asks."""
+    """Return the routes of the API: predictions, searches, health and metrics."""
     router, uploads = fastapi.APIRouter(), Uploads()
     first = state.systems[0]
 
@@ -118,8 +118,8 @@ def create_router(state: AppState) -> fastapi.APIRouter:
     async def predict(request: fastapi.Request, model: str = first) -> JSONResponse:
         systems = state.chosen(known(model, compare=True))
         async with uploads.receive(request, "photos", MAX_PHOTOS) as paths:
-            found = await asyncio.wrap_future(state.enqueue(paths, systems))
-        return JSONResponse({"answers": [prediction.answer for prediction in found]})
+            predictions = await asyncio.wrap_future(state.enqueue(paths, systems))
+        return JSONResponse({"answers": [prediction.answer for prediction in predictions]})
 
     @router.get("/api/search")
     def search(q: str = "", model: str = first, top_k: TopK = 10, by_item: bool = False) -> JSONResponse:
@@ -152,7 +152,7 @@ def create_router(state: AppState) -> fastapi.APIRouter:
 
 
 def answer_errors(app: fastapi.FastAPI) -> None:
-    """Answer what goes wrong in our own routes with one sentence of JSON that repeats nothing that was sent."""
+    """Answer errors in our own routes with one sentence as JSON that repeats nothing from the request."""
 
     @app.exception_handler(HTTPException)
     async def refused(_: fastapi.Request, error: HTTPException) -> JSONResponse:

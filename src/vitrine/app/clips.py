@@ -1,4 +1,4 @@
-"""A clip on the page: its frames in a strip, each with its time, and why it does not count or what it says."""
+"""A clip on the page: a strip of its frames, each with its time and its label or the reason it was dropped."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vitrine.labels import display_name
 
 
 def strip(found: Sequence[Prediction]) -> str:
-    """Show the frames of a clip as the first system judges them; nothing for photographs."""
+    """Render the frames of a clip with the first system's predictions; empty for photographs."""
     first = found[0]
     if first.clip is None:
         return ""

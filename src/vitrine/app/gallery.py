@@ -1,4 +1,4 @@
-"""What the page shows: indexed photographs, searches with facets, labels to look at, corrections. Needs no torch."""
+"""What the page shows: indexed photographs, searches with facets, labels to review, corrections. Needs no torch."""
 
 from __future__ import annotations
 
@@ -28,33 +28,33 @@ WHOLE_PX = 2048
 NUM_SIMILAR = 6
 
 SAME_PHOTO = 0.99
-"""Cosine from which on two embeddings are of one photograph; other views of an item reach less."""
+"""Minimum cosine between two embeddings of one photograph; other views of an item are below it."""
 
 
 @dataclass(frozen=True)
 class Page:
-    """Some of a search's hits.
+    """One page of a search's hits.
 
     Attributes:
-        asked: whether there were words or a photograph to search for, not filters alone
+        has_query: whether the search had words or a photograph, not filters alone
         num_found: photographs that can be shown, matches or not
-        facets: per task and label how many photographs have it, of those that the other tasks' filters keep
+        facets: number of photographs per task and label, among those that pass the other tasks' filters
     """
 
     result: SearchResult
-    asked: bool
+    has_query: bool
     num_found: int
     facets: Mapping[str, Mapping[str, int]]
 
 
 @dataclass(frozen=True)
 class Disagreement:
-    """A photograph whose label in labels.csv is not the one that a system finds most probable.
+    """A photograph whose label in labels.csv is not a system's most probable one.
 
     Attributes:
-        given: the label of labels.csv
+        given: the label in labels.csv
         probability: of the given label
-        ranked: all labels of the task and their probabilities, the most probable first
+        ranked: all labels of the task and their probabilities, most probable first
         split: val or test
     """
 
@@ -66,7 +66,7 @@ class Disagreement:
 
 
 class Engine(SearchBackend, Protocol):
-    """What searches in place of an index, on a server for example, and filters by labels itself."""
+    """A backend that replaces an index, on a server for example, and filters by labels itself."""
 
     def search(
         self,
@@ -77,18 +77,18 @@ class Engine(SearchBackend, Protocol):
         by_item: bool = False,
         only: NDArray[np.bool_] | Mapping[str, Sequence[str]] | None = None,
     ) -> SearchResult:
-        """Search as `Index.search` does, among some rows or among the photographs predicted to have chosen labels."""
+        """Search like `Index.search`, within some rows or the photographs predicted to have the chosen labels."""
         ...
 
 
 class Gallery:
     """The indexes of a finished pipeline, the photographs behind them and their labels.
 
-    Every photograph is known by its row in an index: no path comes from outside.
+    Every photograph is identified by its row in an index: no path comes from a client.
 
     Attributes:
-        max_megapixels: larger photographs are refused before they are decoded
-        engines: what searches in place of a system's index; see `search_with`
+        max_megapixels: larger photographs are rejected before they are decoded
+        engines: backends that replace a system's index; see `search_with`
     """
 
     def __init__(
@@ -119,10 +119,10 @@ class Gallery:
         Raises:
             ArtifactError: the pipeline has not been run, or a file is broken.
         """
-        found = [path.parent for name in ("index.json", MANIFEST) for path in (root / "index").glob(f"*/{name}")]
-        folders = sorted(set(found))
+        parents = [path.parent for name in ("index.json", MANIFEST) for path in (root / "index").glob(f"*/{name}")]
+        folders = sorted(set(parents))
         if not folders:
-            raise ArtifactError(f"{root / 'index'}: holds no index. Make it with: dvc repro")
+            raise ArtifactError(f"{root / 'index'}: contains no index. Create it with: dvc repro")
         indexes = {folder.name: load_index(folder) for folder in folders}
         systems = load_systems(root / "models/systems.json")
         for folder, index in zip(folders, indexes.values(), strict=True):
@@ -133,14 +133,14 @@ class Gallery:
         return cls(root, indexes, systems, table, data, decoding["max_megapixels"])
 
     def search_with(self, engines: Mapping[str, Engine]) -> None:
-        """Let engines search. Of their hits, those are shown whose paths are in the system's index here.
+        """Search with engines. Their hits are shown only if their paths are in the system's local index.
 
         Raises:
-            ArtifactError: there is no index here of a system, or its labels are others.
+            ArtifactError: a system has no local index, or its labels differ.
         """
         for name, engine in engines.items():
             if name not in self.indexes:
-                raise ArtifactError(f"index/{name}: there is no such index, but the collection is of {name}")
+                raise ArtifactError(f"index/{name}: no such index, although the collection is of {name}")
             if engine.label_space != self.indexes[name].label_space:
                 raise ArtifactError(f"index/{name} and the collection of {name} have different labels. Push the index")
         self.engines = dict(engines)
@@ -173,7 +173,7 @@ class Gallery:
         return as_webp(Image.fromarray(pixels), 82)
 
     def whole(self, system: str, row: int) -> bytes:
-        """Return a photograph uncut, at most WHOLE_PX long, as WebP without what its file says besides the pixels.
+        """Return an uncropped photograph, its longer side at most WHOLE_PX, as WebP without the file's metadata.
 
         Raises:
             KeyError: there is no such system or row.
@@ -187,12 +187,12 @@ class Gallery:
         return self.file(system, row)
 
     def file(self, system: str, row: int) -> Path:
-        """Return where a photograph lies: below the dataset's folder, or where `vitrine index add` found it."""
+        """Return a photograph's path: in the dataset's folder, or where `vitrine index add` found it."""
         name = self.indexes[system].image_path(row)
         return self.root / (Path(self.data.path) / name if name in self.table.index else Path(name))
 
     def labels_of(self, system: str, row: int) -> dict[str, str | None]:
-        """Return the labels that labels.csv gives a photograph; none for one that was added."""
+        """Return a photograph's labels in labels.csv; empty for an added photograph."""
         name = self.indexes[system].image_path(row)
         if name not in self.table.index:
             return {}
@@ -204,7 +204,7 @@ class Gallery:
         return str(self.table.loc[name, "split"]) if name in self.table.index else None
 
     def probs_of(self, system: str, row: int) -> dict[str, list[tuple[str, float]]]:
-        """Return for every task the labels and their probabilities, the most probable first."""
+        """Return the labels of every task with their probabilities, most probable first."""
         labels = self.indexes[system].label_space.labels
         return {
             task: sorted(zip(labels[task], probs.tolist(), strict=True), key=lambda pair: -pair[1])
@@ -212,7 +212,7 @@ class Gallery:
         }
 
     def answer_of(self, system: str, row: int) -> dict[str, dict[str, Any]]:
-        """Return the tasks that a system answers for a photograph, as `Predictor.to_records` does."""
+        """Return a system's prediction of every task for a photograph, as in `Predictor.to_records`."""
         answer = {}
         for task, labels in self.probs_of(system, row).items():
             named = [{"label": label, "probability": probability} for label, probability in labels]
@@ -232,10 +232,10 @@ class Gallery:
     ) -> Page:
         """Search, keep photographs whose predicted labels are among the chosen ones, and count labels.
 
-        With neither words nor a photograph, all photographs are shown in the index's order.
+        With neither words nor a photograph, all photographs are shown in index order.
 
         Args:
-            chosen: per task labels, any of which will do; no labels, no matter.
+            chosen: accepted labels per task; an empty list accepts all.
             like: an embedding of this system.
         """
         index, predicted = self.indexes[system], self._predicted[system]
@@ -247,17 +247,17 @@ class Gallery:
         only = np.ones(len(index), dtype=bool)
         for rows in kept.values():
             only &= rows
-        asked = like is not None or bool(words.strip())
-        if asked and system in self.engines:
+        has_query = like is not None or bool(words.strip())
+        if has_query and system in self.engines:
             wanted = {task: chosen[task] for task in kept}
             result = self._shown(system, self.engines[system].search(words, like=like, top_k=num, only=wanted))
         else:
-            result = index.search(words, like=like if asked else np.zeros(index.num_features), top_k=num, only=only)
-        found = int(only.sum()) if result.hits else 0
-        return Page(result, asked, found, self._facets(system, kept))
+            result = index.search(words, like=like if has_query else np.zeros(index.num_features), top_k=num, only=only)
+        num_found = int(only.sum()) if result.hits else 0
+        return Page(result, has_query, num_found, self._facets(system, kept))
 
     def _facets(self, system: str, kept: Mapping[str, NDArray[np.bool_]]) -> dict[str, dict[str, int]]:
-        """Count each label among the photographs that the other tasks' choices keep."""
+        """Count each label among the photographs that pass the other tasks' filters."""
         facets = {}
         for task, labels in self.indexes[system].label_space.labels.items():
             codes = self._predicted[system][task]
@@ -270,34 +270,34 @@ class Gallery:
         return facets
 
     def backend(self, system: str) -> SearchBackend:
-        """Return what searches for a system; rows are those of the engine, if there is one."""
+        """Return a system's search backend; rows are those of its engine if it has one."""
         return self.engines.get(system, self.indexes[system])
 
     def similar(self, system: str, embedding: NDArray[np.floating], num: int) -> tuple[Hit, ...]:
-        """Return the photographs most like an embedding, one an item, without the photograph itself if it is there."""
+        """Return the photographs most similar to an embedding, one per item, without the photograph itself."""
         result = self.backend(system).search(like=embedding, top_k=num + 1, by_item=True)
         hits = self._shown(system, result).hits if system in self.engines else result.hits
         itself = bool(hits) and (hits[0].similarity or 0) >= SAME_PHOTO
         return hits[1:] if itself else hits[:num]
 
     def suggestions(self, num: int = 4) -> list[str]:
-        """Return queries that photographs answer: the most frequent pairs of an attribute's label and a class.
+        """Return queries that have results: the most frequent pairs of an attribute's label and a class.
 
-        Every label is in one pair at most.
+        Every label is in at most one pair.
         """
         tasks = (*self.label_space.tasks[1:2], CLASS_TASK)
         pairs = self.table[list(tasks)].dropna().value_counts(sort=False).sort_index()
         used: set[str] = set()
-        found: list[str] = []
+        queries: list[str] = []
         for pair in pairs.sort_values(ascending=False, kind="stable").index:
-            if len(found) < num and not used & set(pair):
+            if len(queries) < num and not used & set(pair):
                 used |= set(pair)
                 words = zip(tasks, pair, strict=True)
-                found.append(" ".join(self._shortest_words(task, label) for task, label in words))
-        return found
+                queries.append(" ".join(self._shortest_words(task, label) for task, label in words))
+        return queries
 
     def _shortest_words(self, task: str, label: str) -> str:
-        """Return a label as people read it, if a query of these words means that label alone; else its own words."""
+        """Return a label's display name if, as a query, it means that label alone; otherwise the label's own words."""
         vocabulary, name = next(iter(self.indexes.values())).vocabulary, display_name(label).lower()
         meant = [term.labels for term in vocabulary.parse(name).terms]
         alone = ((task, self.label_space.labels[task].index(label)),)
@@ -306,14 +306,14 @@ class Gallery:
     # -- review ----------------------------------------------------------------------------------------------------
 
     def disagreements(self, system: str, task: str) -> list[Disagreement]:
-        """List val and test photographs whose label a system does not predict, the least probable label first.
+        """List val and test photographs whose label a system does not predict, least probable label first.
 
-        No model was trained on them.
+        No model was trained on these photographs.
         """
         index, labels = self.indexes[system], self.label_space.labels[task]
         held_out = self.table[self.table["split"] != "train"]
         of_photo = {name: (given, split) for name, given, split in held_out[[task, "split"]].itertuples()}
-        found = []
+        disagreements = []
         for row, name in enumerate(index.paths()):
             given, split = of_photo.get(name, (None, ""))
             if given not in labels:
@@ -322,8 +322,8 @@ class Gallery:
             order = np.argsort(-probs, kind="stable")
             if labels[order[0]] != given:
                 ranked = tuple((labels[code], float(probs[code])) for code in order)
-                found.append(Disagreement(row, given, float(probs[labels.index(given)]), ranked, split))
-        return sorted(found, key=lambda each: (each.probability, each.row))
+                disagreements.append(Disagreement(row, given, float(probs[labels.index(given)]), ranked, split))
+        return sorted(disagreements, key=lambda each: (each.probability, each.row))
 
     def correct(self, system: str, row: int, task: str, label: str) -> str:
         """Append one correction to data/corrections.csv, which the split stage applies; return the photograph's path.
@@ -335,7 +335,7 @@ class Gallery:
         if name not in self.table.index:
             raise ArtifactError(f"{name}: is not in labels.csv, so it has no label to correct")
         if task not in self.label_space.labels or label not in self.label_space.labels[task]:
-            raise ArtifactError(f"'{label}' is no label of {task}")
+            raise ArtifactError(f"'{label}' is not a label of {task}")
         path = self.root / CORRECTIONS
         line = dict(zip(CORRECTION_COLUMNS, (self._dataset, name, task, label), strict=True))
         write_csv(path, pd.concat([read_corrections(path), pd.DataFrame([line])], ignore_index=True))
@@ -344,7 +344,7 @@ class Gallery:
         return name
 
     def undo(self) -> str:
-        """Take back the last correction that was made here; return the photograph's path.
+        """Undo the last correction made here; return the photograph's path.
 
         Raises:
             ArtifactError: there is none, or it is no longer the last line of data/corrections.csv.
@@ -355,7 +355,7 @@ class Gallery:
         path = self.root / CORRECTIONS
         lines = read_corrections(path)
         if not len(lines) or lines.iloc[-1].to_dict() != line:
-            raise ArtifactError(f"{CORRECTIONS}: its last line is another one now, so nothing was undone")
+            raise ArtifactError(f"{CORRECTIONS}: its last line has changed, so nothing was undone")
         write_csv(path, lines.iloc[:-1])
         self._corrected.pop()
         self.table.loc[line["image_path"], line["task"]] = old
@@ -377,7 +377,7 @@ def whole_photo(path: Path, max_megapixels: float) -> bytes:
 
 
 def as_webp(image: Image.Image, quality: int) -> bytes:
-    """Encode an image's pixels alone. Args: quality: 0 to 100."""
+    """Encode an image without metadata. Args: quality: 0 to 100."""
     file = io.BytesIO()
     image.save(file, "WEBP", quality=quality)
     return file.getvalue()

@@ -10,12 +10,12 @@ MAX_COMMITS = 40
 
 
 def score_history(root: Path, file: str, key: str) -> list[tuple[str, float]]:
-    """Return what each commit is called, and its score, oldest first; last the working tree's, if it is another.
+    """Return each commit's name and score, oldest first; the working tree comes last if its score differs.
 
-    Commits at which the file has no such number are left out, as all are without a repository.
+    Commits whose file lacks the number are left out; without a git repository, all are.
 
     Args:
-        file: a JSON file of metrics, from `root`.
+        file: a JSON file of metrics, relative to `root`.
     """
     points = []
     log = _git(root, "log", f"-{MAX_COMMITS}", "--format=%h %cs", "--", file)

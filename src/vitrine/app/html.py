@@ -1,4 +1,4 @@
-"""The page's parts as HTML, made from plain values; everything that is not ours is escaped."""
+"""The page's parts as HTML, built from plain values; all external text is escaped."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ NAMES = {
 BACKENDS = {"openvino": "OpenVINO", "onnxruntime": "ONNX Runtime", "torch": "PyTorch"}
 
 
-def spoken(text: str) -> str:
-    """Write a label or a task as people do, escaped."""
+def escaped_name(text: str) -> str:
+    """Return the escaped display name of a label or a task."""
     return escape(display_name(text))
 
 
@@ -67,7 +67,7 @@ def waiting(text: str) -> str:
 
 
 def fold(title: str) -> str:
-    """A line to click, or to reach with the keyboard, that shows or hides what follows it: page.css does the rest."""
+    """Render a line that, by mouse or keyboard, shows or hides what follows it; page.css does the rest."""
     return f'<details class="fold"><summary>{escape(title)}</summary></details>'
 
 
@@ -89,31 +89,31 @@ def json_attribute(value: Any) -> str:
 
 
 def bars(task: str, answer: Mapping[str, Any]) -> str:
-    """One task: a bar for each of its three most probable labels, the first one strong, and how certain it is.
+    """Render one task: a bar for each of its three most probable labels, the first one emphasized, and its certainty.
 
     Args:
-        answer: the answer of this task, as `Predictor.to_records` gives it.
+        answer: this task's answer, as in `Predictor.to_records`.
     """
     certainty = answer["certainty"]
     rows = []
     for place, entry in enumerate(answer["labels"][:3]):
         word, probability = certainty if place == 0 else "", entry["probability"]
         rows.append(
-            f'<div class="bar{" first" if place == 0 else ""}"><span>{spoken(entry["label"])}</span>'
+            f'<div class="bar{" first" if place == 0 else ""}"><span>{escaped_name(entry["label"])}</span>'
             f'<span class="track"><span class="fill {word}" style="width:{100 * probability:.1f}%"></span></span>'
             f'<span class="value">{probability:.0%}</span></div>'
         )
-    told = f'<span class="certainty {certainty}">{CERTAINTIES[certainty]}</span>'
-    return f'<div class="task"><h3>{spoken(task)}{told}</h3>{"".join(rows)}</div>'
+    badge = f'<span class="certainty {certainty}">{CERTAINTIES[certainty]}</span>'
+    return f'<div class="task"><h3>{escaped_name(task)}{badge}</h3>{"".join(rows)}</div>'
 
 
 def is_refused(answer: Mapping[str, Any]) -> bool:
-    """Say whether a record answers "None of these"."""
+    """Return whether a record's answer is "None of these"."""
     return bool(answer.get("novelty") and answer["novelty"]["refused"])
 
 
 def answers(found: Sequence[Prediction]) -> str:
-    """What systems predict of one photograph: one sentence, how certain it is, then the details of every task."""
+    """Render the systems' predictions of one photograph: a sentence, its certainty, then the details of every task."""
     parts = []
     for prediction in found:
         tasks = prediction.answer["tasks"]
@@ -132,7 +132,7 @@ def answers(found: Sequence[Prediction]) -> str:
 
 
 def similar(gallery: Gallery, system: str, hits: Sequence[Hit], several: bool) -> str:
-    """Neighbors of a photograph, and whose they are where several systems answer."""
+    """Render a photograph's neighbors, with the system that they come from if there are several."""
     whose = f" to {name_of(system)}" if several else ""
     return f'<h2 class="section">Most similar in the gallery{whose}</h2>{cards(gallery, system, hits, "six")}'
 
@@ -141,7 +141,7 @@ def similar(gallery: Gallery, system: str, hits: Sequence[Hit], several: bool) -
 
 
 def title_of(labels: Mapping[str, str | None]) -> str:
-    """Write labels as a few words: "Blue water bottle"."""
+    """Write labels as a short title: "Blue water bottle"."""
     first = next((task for task in labels if task != CLASS_TASK), CLASS_TASK)
     named = [label for label in (labels.get(first), labels.get(CLASS_TASK)) if label]
     words = [display_name(label) for label in dict.fromkeys(named)]
@@ -149,26 +149,26 @@ def title_of(labels: Mapping[str, str | None]) -> str:
 
 
 def caption(gallery: Gallery, system: str, hit: Hit) -> str:
-    """A hit's caption: its labels, and where the system disagrees with them, what it predicts; then why it was found.
+    """Render a hit's caption: its labels, the predictions that differ from them, and why it was found.
 
-    A photograph without labels has what is predicted, and says so.
+    An unlabeled photograph shows its predicted labels, marked as predicted.
     """
     predicted: dict[str, str | None] = {t: pairs[0][0] for t, pairs in gallery.probs_of(system, hit.row).items()}
     given = {task: label for task, label in gallery.labels_of(system, hit.row).items() if label}
     if CLASS_TASK in given:
         shown = list(given)[:2]
-        wrong = [spoken(str(predicted[task])) for task in shown if predicted[task] != given[task]]
+        wrong = [escaped_name(str(predicted[task])) for task in shown if predicted[task] != given[task]]
         mark = f'<span class="differs">✗ predicted {", ".join(wrong)}</span>' if wrong else ""
         title = f"<b>{title_of({task: given[task] for task in shown})}</b>{mark}"
     else:
         title = f'<b>{title_of(predicted)}</b><span class="differs">predicted</span>'
-    why = [f"{'' if m.wanted else 'not '}{spoken(m.label)} {m.probability:.0%}" for m in hit.matches]
+    why = [f"{'' if m.wanted else 'not '}{escaped_name(m.label)} {m.probability:.0%}" for m in hit.matches]
     why += [] if hit.similarity is None or not hit.similarity else [f"similarity {max(hit.similarity, 0):.0%}"]
     return f'{title}<span class="why">{", ".join(why)}</span>'
 
 
 def cards(gallery: Gallery, system: str, hits: Sequence[Hit], layout: str = "") -> str:
-    """Photographs to click; page.js opens them large, one after the other within their group."""
+    """Render clickable photographs; page.js enlarges them and steps through their group."""
     parts = [
         f'<button type="button" data-hit="{escape(system)}/{hit.row}">'
         f'<img src="{photo_url(system, hit.row)}" alt="" loading="lazy">'
@@ -179,9 +179,9 @@ def cards(gallery: Gallery, system: str, hits: Sequence[Hit], layout: str = "") 
 
 
 def count_line(page: Page, what: str) -> str:
-    """Say how many photographs match, or that none does."""
+    """Write how many photographs match, or that none do."""
     num = page.result.num_matches
-    if not page.asked:
+    if not page.has_query:
         return photographs(page.num_found)
     if num:
         return f"{photographs(num)} {'matches' if num == 1 else 'match'}{what}"
@@ -189,17 +189,17 @@ def count_line(page: Page, what: str) -> str:
 
 
 def results(gallery: Gallery, system: str, page: Page) -> str:
-    """Matches first; then, under a line of their own, what came closest."""
+    """Render the matches first, then the closest other hits under a heading of their own."""
     hits = page.result.hits
     matches, others = [hit for hit in hits if hit.is_match], [hit for hit in hits if not hit.is_match]
-    if not page.asked or not matches:
+    if not page.has_query or not matches:
         return cards(gallery, system, hits)
     closest = f'<h2 class="below">No confident matches; closest:</h2>{cards(gallery, system, others, "faint")}'
     return cards(gallery, system, matches) + (closest if others else "")
 
 
 def side_by_side(parts: Sequence[tuple[str, str, str]]) -> str:
-    """Columns of results. Args: parts: of each system its name, its line above and its results."""
+    """Render results in columns. Args: parts: each system's name, line above and results."""
     columns = "".join(
         f'<section><h2>{name_of(system)}</h2><p class="note">{escape(line)}</p>{html}</section>'
         for system, line, html in parts
@@ -213,7 +213,7 @@ def chips(words: Sequence[str]) -> str:
 
 
 def detail(gallery: Gallery, system: str, row: int, num_similar: int) -> str:
-    """One indexed photograph, large, with all that is known, predicted and like it; page.js shows it over the page."""
+    """Render an indexed photograph, large, with its labels, predictions and neighbors; page.js overlays it."""
     index = gallery.indexes[system]
     path, split = index.image_path(row), gallery.split_of(system, row)
     given, tasks = gallery.labels_of(system, row), gallery.answer_of(system, row)
@@ -229,10 +229,11 @@ def detail(gallery: Gallery, system: str, row: int, num_similar: int) -> str:
             if label == best["label"]
             else ('<span class="wrong">✗</span>')
         )
-        told = "right" if "✓" in mark else "wrong" if mark else ""
+        verdict = "right" if "✓" in mark else "wrong" if mark else ""
         rows.append(
-            f"<tr><th>{spoken(task)}</th><td>{spoken(label) if label else 'none'}</td>"
-            f'<td>{spoken(best["label"])} {best["probability"]:.0%} {mark}<span class="unseen">{told}</span></td>'
+            f"<tr><th>{escaped_name(task)}</th><td>{escaped_name(label) if label else 'none'}</td>"
+            f"<td>{escaped_name(best['label'])} {best['probability']:.0%} {mark}"
+            f'<span class="unseen">{verdict}</span></td>'
             f'<td><span class="certainty {answer["certainty"]}">{CERTAINTIES[answer["certainty"]]}</span></td></tr>'
         )
     like = cards(gallery, system, gallery.similar(system, index.embedding(row), num_similar), "six")
@@ -252,22 +253,22 @@ def detail(gallery: Gallery, system: str, row: int, num_similar: int) -> str:
 
 
 def scorecard(scores: pd.DataFrame, system: str, tasks: Sequence[str]) -> str:
-    """The headline system's accuracy on test, a tile a task."""
+    """Render the headline system's accuracy on test, one tile per task."""
     test = scores[(scores["split"] == "test") & (scores["model"] == system)].set_index("task")
     tiles = []
     for task in tasks:
         score = test.loc[task]
         interval = f"{score['accuracy_ci_low']:.0%} to {score['accuracy_ci_high']:.0%}"
         tiles.append(
-            f'<div class="tile"><span>{spoken(task)}</span><b>{score["accuracy"]:.0%}</b>'
+            f'<div class="tile"><span>{escaped_name(task)}</span><b>{score["accuracy"]:.0%}</b>'
             f"<small>{interval}</small></div>"
         )
     return f'<div class="tiles">{"".join(tiles)}</div>'
 
 
 def score_table(scores: pd.DataFrame, tasks: Sequence[str]) -> str:
-    """Accuracies on test with their intervals, one row a system."""
-    head = "".join(f"<th>{spoken(task)}</th>" for task in tasks)
+    """Render the accuracies on test with their intervals, one row per system."""
+    head = "".join(f"<th>{escaped_name(task)}</th>" for task in tasks)
     rows = []
     test = scores[scores["split"] == "test"].set_index(["model", "task"])
     for system in dict.fromkeys(test.index.get_level_values("model")):
@@ -284,7 +285,7 @@ def score_table(scores: pd.DataFrame, tasks: Sequence[str]) -> str:
 
 
 def figures(pictures: Mapping[str, str]) -> str:
-    """Pictures of the report, which page.js opens large. Args: pictures: names of served plots and their titles."""
+    """Render pictures of the report, which page.js enlarges. Args: pictures: names of served plots and their titles."""
     parts = [
         f'<figure><button type="button" data-figure="/plot/{escape(name)}" aria-label="Enlarge: {escape(text)}">'
         f'<img src="/plot/{escape(name)}" alt="{escape(text)}" loading="lazy"></button></figure>'
@@ -294,7 +295,7 @@ def figures(pictures: Mapping[str, str]) -> str:
 
 
 def history_chart(points: Sequence[tuple[str, float]], title: str) -> str:
-    """A small chart of one score over commits. Args: points: names of commits and their scores, oldest first."""
+    """Render a small chart of one score over commits. Args: points: names of commits and scores, oldest first."""
     if len(points) < 2:
         return '<p class="note">The history begins with the second commit that changes the scores.</p>'
     width, height, edge = 640, 150, 28

@@ -1,5 +1,5 @@
-// What the page does in the browser itself: its state in the address, photographs shown large, many photographs at
-// once, labels to fix. Nothing is asked of another host.
+// What the page does in the browser: keeps its state in the URL, enlarges photographs, identifies many at once, and
+// reviews labels. It makes no requests to other hosts.
 
 "use strict";
 
@@ -17,14 +17,14 @@ const button = (text, onclick, more = {}) => element("button", { type: "button",
 const percent = (value) => (value < 0.005 ? "<1%" : `${Math.round(100 * value)}%`);
 const plural = (num, word) => `${num} ${word}${num === 1 ? "" : "s"}`;
 
-// -- the address ---------------------------------------------------------------------------------------------------
+// -- the URL -------------------------------------------------------------------------------------------------------
 
 const FIRST_TAB = "identify";
-let going = null; // the photograph that a search is under way for
+let pendingLike = null; // the photograph of a pending search for similar ones
 let tabReported = false;
 
 const vitrine = {
-  // Change some of the address; null removes. A change makes an entry that Back returns from, unless it replaces one.
+  // Change parts of the URL; null removes a part. A change adds an entry to the history unless it replaces the last one.
   set(changes, replace = false) {
     const query = new URLSearchParams(location.search);
     let changed = false;
@@ -38,29 +38,29 @@ const vitrine = {
     if (!changed) return false;
     const text = query.toString().replaceAll("%2F", "/");
     history[replace ? "replaceState" : "pushState"]({ opened: changes.hit }, "", text ? `?${text}` : location.pathname);
-    if (!("hit" in changes)) asked = withoutHit();
+    if (!("hit" in changes)) shownQuery = withoutHit();
     return true;
   },
-  // A tab is shown. The first one is also reported while the page loads, maybe before the tab that the address asks
-  // for is opened: that leaves the address as it is.
+  // Called when a tab is shown. The first tab is also reported while the page loads, possibly before the tab in the
+  // URL opens; that call does not change the URL.
   tab(id) {
     const loading = !tabReported;
     tabReported = true;
     if (!loading || id !== FIRST_TAB) vitrine.set({ tab: id });
   },
-  // Write what a search asked for, unless the page is on its way to another state. What the address itself asked for
-  // makes no new entry.
+  // Write a search into the URL, unless the page is already loading another state. A search that came from the URL
+  // adds no entry to the history.
   remember(tasks, fromAddress, words, model, like, ...chosen) {
     document.documentElement.dataset.ready = "";
-    if (going !== null && going !== (like || null)) return;
-    going = null;
+    if (pendingLike !== null && pendingLike !== (like || null)) return;
+    pendingLike = null;
     if (new URLSearchParams(location.search).get("tab") !== "search") return;
     const labels = Object.fromEntries(tasks.map((task, place) => [task, chosen[place]]));
     vitrine.set({ q: words, model, like, ...labels }, fromAddress);
   },
-  // Show photographs like one of the gallery: the server reads the address.
+  // Show photographs similar to one in the gallery; the server reads the URL.
   like(place) {
-    going = place;
+    pendingLike = place;
     vitrine.set({ tab: "search", like: place, q: null });
     document.querySelector("#go").click();
   },
@@ -75,13 +75,13 @@ function withoutHit() {
   return query.toString();
 }
 
-let asked = withoutHit(); // what the page below an opened photograph shows
+let shownQuery = withoutHit(); // the query that the page shows, without an opened photograph
 
 addEventListener("popstate", () => {
   if (hitOf()) openHit(hitOf(), false);
   else if (lightbox.open) lightbox.close();
-  if (withoutHit() === asked) return;
-  asked = withoutHit();
+  if (withoutHit() === shownQuery) return;
+  shownQuery = withoutHit();
   document.querySelector("#go")?.click();
 });
 
@@ -131,13 +131,13 @@ async function openHit(hit, remember = true, replace = false) {
   wanted = hit;
   const content = element("div");
   try {
-    const answer = await fetch(`/hit/${hit}`);
-    if (answer.ok) content.innerHTML = await answer.text();
-    else content.append(element("p", { textContent: (await answer.json()).error }));
+    const response = await fetch(`/hit/${hit}`);
+    if (response.ok) content.innerHTML = await response.text();
+    else content.append(element("p", { textContent: (await response.json()).error }));
   } catch {
-    content.append(element("p", { textContent: "The server does not answer. Is it still running?" }));
+    content.append(element("p", { textContent: "The server is not responding. Is it still running?" }));
   }
-  if (wanted !== hit) return; // another one was asked for meanwhile
+  if (wanted !== hit) return; // another one was opened in the meantime
   if (remember) vitrine.set({ hit }, replace);
   present(content, content.querySelector("h2")?.textContent ?? "Photograph");
 }
@@ -168,11 +168,11 @@ document.addEventListener("DOMContentLoaded", () => {
 
 // -- a clip --------------------------------------------------------------------------------------------------------
 
-// A clip that is dropped on the field for photographs goes to the field for clips, as if it had been chosen there.
+// A clip dropped on the field for photographs goes to the field for clips, as if it had been chosen there.
 document.addEventListener("drop", (event) => {
   const [file] = event.dataTransfer?.files ?? [];
-  const input = document.querySelector("input#look-clip, #look-clip input, :has(> #look-clip) > input[type=file]");
-  if (!input || !event.target.closest?.("#look-photo") || !/^video\//.test(file?.type ?? "")) return;
+  const input = document.querySelector("input#identify-clip, #identify-clip input, :has(> #identify-clip) > input[type=file]");
+  if (!input || !event.target.closest?.("#identify-photo") || !/^video\//.test(file?.type ?? "")) return;
   event.preventDefault();
   event.stopPropagation();
   const chosen = new DataTransfer();
@@ -186,11 +186,11 @@ document.addEventListener("drop", (event) => {
 async function filesOf(transfer) {
   const read = async (entry) => {
     if (entry.isFile) return [await new Promise((done, fail) => entry.file(done, fail))];
-    const reader = entry.createReader(), found = [];
+    const reader = entry.createReader(), files = [];
     for (;;) {
-      const some = await new Promise((done, fail) => reader.readEntries(done, fail));
-      if (!some.length) return found;
-      for (const each of some) found.push(...(await read(each)));
+      const batch = await new Promise((done, fail) => reader.readEntries(done, fail));
+      if (!batch.length) return files;
+      for (const each of batch) files.push(...(await read(each)));
     }
   };
   const entries = [...transfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
@@ -231,7 +231,7 @@ class Batch extends HTMLElement {
     });
     this.status = element("p", { className: "note", role: "status" });
     this.progress = element("progress", { hidden: true, ariaLabel: "Photographs identified" });
-    this.fuseButton = button("These show one item", () => this.fuse(), { className: "plain", disabled: true });
+    this.fuseButton = button("Combine as one item", () => this.fuse(), { className: "plain", disabled: true });
     this.tools = element("div", { className: "tools", hidden: true }, this.fuseButton,
       button("Save as CSV", () => this.save("csv"), { className: "plain" }),
       button("Save as JSON", () => this.save("json"), { className: "plain" }),
@@ -242,7 +242,7 @@ class Batch extends HTMLElement {
   }
 
   get model() {
-    const chosen = document.querySelector("#look-model input:checked")?.value;
+    const chosen = document.querySelector("#identify-model input:checked")?.value;
     return !chosen || chosen === "compare" ? this.dataset.model : chosen;
   }
 
@@ -282,19 +282,19 @@ class Batch extends HTMLElement {
     for (const file of row.files) form.append("photos", file, file.name);
     try {
       for (let attempt = 0; ; attempt++) {
-        const answer = await fetch(`/api/predict?model=${encodeURIComponent(this.model)}`, { method: "POST", body: form });
-        if (answer.status === 503 && attempt < 20) { // others are being answered
-          await new Promise((done) => setTimeout(done, 1000 * Number(answer.headers.get("Retry-After") || 1)));
+        const response = await fetch(`/api/predict?model=${encodeURIComponent(this.model)}`, { method: "POST", body: form });
+        if (response.status === 503 && attempt < 20) { // other predictions are running
+          await new Promise((done) => setTimeout(done, 1000 * Number(response.headers.get("Retry-After") || 1)));
           continue;
         }
-        const found = await answer.json();
-        if (!answer.ok) throw new Error(found.error ?? `error ${answer.status}`);
-        row.record = { ...found.answers[0], image_path: row.name };
+        const reply = await response.json();
+        if (!response.ok) throw new Error(reply.error ?? `error ${response.status}`);
+        row.record = { ...reply.answers[0], image_path: row.name };
         row.state = "done";
         return;
       }
     } catch (error) {
-      row.error = error instanceof TypeError ? "The server does not answer." : error.message;
+      row.error = error instanceof TypeError ? "The server is not responding." : error.message;
       row.state = "failed";
     }
   }
@@ -340,10 +340,10 @@ class Batch extends HTMLElement {
     const failed = this.rows.filter((row) => row.state === "failed").length;
     this.progress.hidden = !this.running;
     Object.assign(this.progress, { max: Math.max(total, 1), value: done });
-    const told = this.running ? [`Identifying ${Math.min(done + 1, total)} of ${total}…`] : total ? [`${plural(done - failed, "answer")}`] : [];
-    if (failed) told.push(`${plural(failed, "file")} could not be read`);
-    if (this.left) told.push(this.left);
-    this.status.textContent = told.length ? `${told.join("; ").replace(/…$/, "")}${this.running ? "…" : "."}` : "";
+    const messages = this.running ? [`Identifying ${Math.min(done + 1, total)} of ${total}…`] : total ? [`${plural(done - failed, "answer")}`] : [];
+    if (failed) messages.push(`${plural(failed, "file")} could not be read`);
+    if (this.left) messages.push(this.left);
+    this.status.textContent = messages.length ? `${messages.join("; ").replace(/…$/, "")}${this.running ? "…" : "."}` : "";
     this.tools.hidden = !total;
     this.fuseButton.disabled = this.running || this.rows.filter((row) => row.chosen).length < 2;
     this.table.replaceChildren(...(total ? [this.drawn()] : []));
@@ -375,7 +375,7 @@ class Batch extends HTMLElement {
     };
     const images = row.urls.map((src) => element("img", { src, alt: "" }));
     const cells = row.record
-      ? [element("td", { className: "said" }, row.record.answer, ...reasonOf(row.record)), ...tasks.map((task) => {
+      ? [element("td", { className: "answer-cell" }, row.record.answer, ...reasonOf(row.record)), ...tasks.map((task) => {
         const { certainty, labels: [first] } = row.record.tasks[task];
         return element("td", { title: CERTAINTIES[certainty] },
           `${vitrineNames(first.label)} ${percent(first.probability)} `,
@@ -394,18 +394,18 @@ class Batch extends HTMLElement {
     for (const record of records) {
       const { refused = "", score = "" } = record.novelty ?? {};
       lines.push([record.image_path, record.answer ?? "", refused, score, ...tasks.flatMap((task) => {
-        const found = record.tasks?.[task];
-        return found ? [found.labels[0].label, found.labels[0].probability, found.certainty] : ["", "", ""];
+        const prediction = record.tasks?.[task];
+        return prediction ? [prediction.labels[0].label, prediction.labels[0].probability, prediction.certainty] : ["", "", ""];
       }), record.error ?? ""]);
     }
     return download("vitrine.csv", lines.map((line) => line.map(cell).join(",")).join("\r\n") + "\r\n", "text/csv");
   }
 }
 
-// Why a photograph is none of the classes, below the answer.
+// Explanation, below the answer, of why a photograph is none of the classes.
 const reasonOf = ({ novelty }) => (novelty?.refused ? [element("span", { className: "reason", textContent: novelty.reason })] : []);
 
-// Labels as people read them; the server writes the list into the page.
+// Display names of labels; the server writes the list into the page.
 function vitrineNames(label) {
   vitrineNames.known ??= JSON.parse(document.querySelector("[data-names]")?.dataset.names ?? "{}");
   return vitrineNames.known[label] ?? label.replaceAll("_", " ").trim();
@@ -424,7 +424,7 @@ class Labels extends HTMLElement {
     const [model, modelSelect] = choices(this.dataset.models, "Model", () => this.load());
     Object.assign(this, { taskSelect, modelSelect });
     this.count = element("span", { className: "count", role: "status" });
-    this.progress = element("progress", { ariaLabel: "Labels looked at" });
+    this.progress = element("progress", { ariaLabel: "Labels reviewed" });
     this.card = element("div", { className: "fix", tabIndex: -1, role: "group", ariaLabel: "Label to check" });
     this.message = element("p", { className: "note", role: "status" });
     this.append(element("div", { className: "tools" }, task, model, this.count), this.progress, this.card, this.message);
@@ -435,12 +435,12 @@ class Labels extends HTMLElement {
   async load() {
     const address = `/review/${encodeURIComponent(this.modelSelect.value)}/${encodeURIComponent(this.taskSelect.value)}`;
     try {
-      const answer = await fetch(address);
-      const { items, may_correct: allowed } = await answer.json();
+      const response = await fetch(address);
+      const { items, may_correct: allowed } = await response.json();
       Object.assign(this, { items, allowed, at: 0, total: items.length, done: [] });
     } catch {
       Object.assign(this, { items: [], at: 0, total: 0, done: [] });
-      this.message.textContent = "The server does not answer. Is it still running?";
+      this.message.textContent = "The server is not responding. Is it still running?";
     }
     this.draw();
   }
@@ -448,9 +448,9 @@ class Labels extends HTMLElement {
   get item() { return this.items[this.at]; }
 
   draw(focus = false) {
-    const looked = Math.min(this.at, this.total);
-    this.count.textContent = this.total ? `${Math.min(looked + 1, this.total)} of ${this.total}` : "";
-    Object.assign(this.progress, { max: Math.max(this.total, 1), value: looked, hidden: !this.total });
+    const reviewed = Math.min(this.at, this.total);
+    this.count.textContent = this.total ? `${Math.min(reviewed + 1, this.total)} of ${this.total}` : "";
+    Object.assign(this.progress, { max: Math.max(this.total, 1), value: reviewed, hidden: !this.total });
     const undo = button("Undo (U)", () => this.undo(), { className: "plain", disabled: !this.done.length });
     if (!this.item) {
       const text = this.total ? "That was the last one." : "The model agrees with every label of val and test.";
@@ -473,7 +473,7 @@ class Labels extends HTMLElement {
         this.ask,
         element("div", { className: "actions" }, button("The label is right (K)", () => this.keep(), { className: "plain" }),
           button("Skip (S)", () => this.skip(), { className: "plain" }), undo),
-        this.allowed ? "" : element("p", { className: "note", textContent: "Labels can be corrected only where the page is bound to this machine." })));
+        this.allowed ? "" : element("p", { className: "note", textContent: "Labels can be corrected only when the server listens on localhost." })));
     if (focus) this.card.focus();
   }
 
@@ -483,17 +483,17 @@ class Labels extends HTMLElement {
     this.ask.hidden = false;
     const yes = button(`Change it to ${name}`, () => this.save(label, name), { className: "plain" });
     this.ask.replaceChildren(
-      element("p", { textContent: "This photograph is in test: changing its label changes the scores that are reported. Change it only if the label is wrong, whatever the model says." }),
+      element("p", { textContent: "This photograph is in test: changing its label changes the reported scores. Change it only if the label is wrong, regardless of the prediction." }),
       yes, button("Leave it", () => { this.ask.hidden = true; this.card.focus(); }, { className: "plain" }));
     yes.focus();
     return undefined;
   }
 
   async send(address, body) {
-    const answer = await fetch(address, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
-    const found = await answer.json();
-    if (!answer.ok) throw new Error(found.error ?? `error ${answer.status}`);
-    return found;
+    const response = await fetch(address, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
+    const reply = await response.json();
+    if (!response.ok) throw new Error(reply.error ?? `error ${response.status}`);
+    return reply;
   }
 
   async save(label, name) {
@@ -515,11 +515,11 @@ class Labels extends HTMLElement {
     this.draw(true);
   }
 
-  // To the end of the queue.
+  // Move the label to the end of the queue.
   skip() {
     this.done.push({ at: this.at, skipped: true });
     this.items.push(...this.items.splice(this.at, 1));
-    this.message.textContent = "It comes again at the end.";
+    this.message.textContent = "It will be shown again at the end.";
     this.draw(true);
   }
 
@@ -529,7 +529,7 @@ class Labels extends HTMLElement {
     try {
       if (last.corrected) {
         const { image_path: path } = await this.send("/api/corrections/undo", {});
-        this.message.textContent = `${path}: the correction was taken back.`;
+        this.message.textContent = `${path}: correction undone.`;
       }
       if (last.skipped) this.items.splice(last.at, 0, this.items.pop());
       this.done.pop();

@@ -1,8 +1,8 @@
-// Photographs to label: the queue of `vitrine label next`, labeled by keys. Uses what page.js defines.
+// Photographs to label: the queue of `vitrine label next`, with keyboard shortcuts. Requires page.js.
 
 "use strict";
 
-const REFRESH = "Look again";
+const REFRESH = "Refresh";
 
 class Queue extends HTMLElement {
   connectedCallback() {
@@ -21,15 +21,15 @@ class Queue extends HTMLElement {
 
   async ask(address, body) {
     const options = body && { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
-    let answer;
+    let response;
     try {
-      answer = await fetch(address, options);
+      response = await fetch(address, options);
     } catch {
-      throw new Error("The server does not answer. Is it still running?");
+      throw new Error("The server is not responding. Is it still running?");
     }
-    const found = await answer.json();
-    if (!answer.ok) throw new Error(found.error ?? `error ${answer.status}`);
-    return found;
+    const reply = await response.json();
+    if (!response.ok) throw new Error(reply.error ?? `error ${response.status}`);
+    return reply;
   }
 
   async load() {
@@ -46,16 +46,16 @@ class Queue extends HTMLElement {
 
   get item() { return this.waiting[0]; }
 
-  // The task to answer now: the first one without an answer, or one that was gone back to.
+  // The current task: the first one without an answer, or one that was reopened.
   get task() { return this.tasks.find(({ task }) => !(task in this.chosen)); }
 
-  // What the model says of an item, asked for once.
+  // Request the model's prediction of an item, once.
   predict(item) {
     item.prediction ??= this.ask(`/queue/prediction/${item.key}`).then((record) => { item.record = record; }, (error) => { item.fault = error.message; })
       .then(() => { if (this.item === item) this.draw(this.contains(document.activeElement)); });
   }
 
-  // The labels of a task, those that the model finds most probable first.
+  // The labels of a task, the model's most probable ones first.
   choices({ task, labels }) {
     const ranked = this.item.record?.tasks[task]?.labels ?? [], names = Object.fromEntries(labels.map(({ label, name }) => [label, name]));
     const first = ranked.filter(({ label }) => label in names).map(({ label, probability }) => ({ label, name: names[label], probability }));
@@ -100,7 +100,7 @@ class Queue extends HTMLElement {
       return [views, element("div", {}, element("h2", { textContent: item.name }), waiting, element("div", { className: "actions" }, skip, this.undoButton()))];
     }
     const steps = this.tasks.map((each) => this.drawnStep(each));
-    const note = item.fault ? `${several}The model cannot say what it is: ${item.fault}` : `${several}The model says: ${item.record.answer}.`;
+    const note = item.fault ? `${several}No prediction: ${item.fault}` : `${several}Prediction: ${item.record.answer}.`;
     return [views, element("div", {}, element("h2", { textContent: item.name }), element("p", { className: "note", textContent: note }),
       element("ol", { className: "steps" }, ...steps), element("div", { className: "actions" }, ...this.actions(), skip, this.undoButton()))];
   }
@@ -167,18 +167,18 @@ class Queue extends HTMLElement {
     this.draw(true);
   }
 
-  // To the end of the queue.
+  // Move the item to the end of the queue.
   skip() {
     if (this.saving) return;
     const item = this.waiting.shift();
     this.waiting.push(item);
     this.done.push({ item, chosen: this.chosen });
     this.chosen = {};
-    this.message.textContent = "It comes again at the end.";
+    this.message.textContent = "It will be shown again at the end.";
     this.draw(true);
   }
 
-  // Takes back the last label, or the last item that was skipped or saved, and then its last label.
+  // Undo the last label, the last skip, or the last save together with its last label.
   async undo() {
     if (this.saving) return;
     const given = Object.keys(this.chosen).at(-1), last = this.done.at(-1);

@@ -1,4 +1,4 @@
-"""What page.js asks for: photographs, the panel of one of them, labels to review, figures, the report."""
+"""The routes that page.js requests: photographs, the panel of one of them, labels to review, figures, the report."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ FOREIGN_TAGS = re.compile(rb"<meta\s+(?:property=\"og:|name=\"twitter:)[^>]*>\s*
 
 
 class OwnHead:
-    """Give Gradio's page our own head: without it, its tags advertise Gradio and name other hosts."""
+    """Replace tags in the head of Gradio's page, which advertise Gradio and name other hosts, with our own."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -75,7 +75,7 @@ class OwnHead:
 
 
 class Correction(BaseModel):
-    """A right label. Attributes: place: `SYSTEM/ROW`."""
+    """A corrected label. Attributes: place: `SYSTEM/ROW`."""
 
     place: str = Field(max_length=60)
     task: str = Field(max_length=200)
@@ -83,7 +83,7 @@ class Correction(BaseModel):
 
 
 def add_page_routes(app: fastapi.FastAPI, state: AppState) -> None:
-    """Add all that page.js asks for to the application."""
+    """Add the routes that page.js requests to the application."""
     gallery = state.gallery
     thumbnail = lru_cache(MAX_THUMBNAILS)(gallery.thumbnail)
 
@@ -126,7 +126,7 @@ def add_page_routes(app: fastapi.FastAPI, state: AppState) -> None:
     def report() -> fastapi.Response:
         path = state.root / "report/index.html"
         if not path.is_file():
-            raise HTTPException(404, "There is no report yet. Make it with: dvc repro")
+            raise HTTPException(404, "There is no report yet. Create it with: dvc repro")
         return fastapi.responses.HTMLResponse(path.read_bytes())
 
     @app.get("/review/{system}/{task}")
@@ -135,16 +135,16 @@ def add_page_routes(app: fastapi.FastAPI, state: AppState) -> None:
             raise HTTPException(404, "There is no such model or task.")
         items = [
             {
-                "place": f"{system}/{found.row}",
-                "given": display_name(found.given),
-                "probability": round(found.probability, 4),
-                "split": found.split,
+                "place": f"{system}/{each.row}",
+                "given": display_name(each.given),
+                "probability": round(each.probability, 4),
+                "split": each.split,
                 "labels": [
                     {"label": label, "name": display_name(label), "probability": round(probability, 4)}
-                    for label, probability in found.ranked
+                    for label, probability in each.ranked
                 ],
             }
-            for found in gallery.disagreements(system, task)
+            for each in gallery.disagreements(system, task)
         ]
         return fastapi.responses.JSONResponse({"may_correct": state.may_correct, "items": items})
 

@@ -1,4 +1,4 @@
-"""The web application: the page of all tabs, its photographs and plots, the programming interface, and the server."""
+"""The web application: the page with all tabs, its photographs and plots, the API, and the server."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from vitrine.app.tabs import PRIVATE, IdentifyTab, SearchTab, accuracy_tab, labe
 from vitrine.app.watch import Watch, log_as_json
 
 QUEUE = Path("queue.csv")
-"""What `vitrine label next` writes, unless it is told another name."""
+"""The default output of `vitrine label next`."""
 
 LOCAL_HOSTS = ("127.0.0.1", "localhost")
 MAX_SESSIONS = 200
 """Visitors whose choices are remembered, 0.2 MB each."""
 
 STOP_SECONDS = 10
-"""Requests that run when the server is told to stop have this long to finish."""
+"""Time that running requests have to finish when the server is stopped."""
 
 SECURITY_HEADERS = {
     # Gradio's own page needs inline scripts; nothing may come from, or go to, another host.
@@ -74,22 +74,22 @@ COLORS = {
     "input_border_color": "var(--line)",
     "input_placeholder_color": "var(--muted)",
 }
-"""Gradio's names for colors, and ours: page.css has their values, light and dark."""
+"""Gradio's names for colors, and ours; page.css defines their light and dark values."""
 
 
 log = logging.getLogger("vitrine.app")
 
 
 class LoggedTraceback:
-    """Stands in for `traceback` in Gradio, which prints what callbacks raise, and with it what visitors sent."""
+    """Replacement for `traceback` in Gradio, which prints callbacks' exceptions and with them what visitors sent."""
 
     @staticmethod
     def print_exc() -> None:
-        meant = isinstance(sys.exc_info()[1], gr.Error)  # a sentence for the visitor
-        log.log(logging.WARNING if meant else logging.ERROR, "exception in the page", exc_info=True)
+        expected = isinstance(sys.exc_info()[1], gr.Error)  # a message for the visitor
+        log.log(logging.WARNING if expected else logging.ERROR, "exception in the page", exc_info=True)
 
 
-# mypy refuses to assign to what is a module.
+# mypy rejects an assignment to a module.
 setattr(gradio.routes, "traceback", LoggedTraceback)  # noqa: B010
 
 
@@ -122,13 +122,13 @@ def create_page(state: AppState) -> gr.Blocks:
 async def create_app(
     root: Path, host: str, engines: Mapping[str, Engine] | None = None, queue: Path = QUEUE
 ) -> fastapi.FastAPI:
-    """Make the web application; models load in the background.
+    """Create the web application; models load in the background.
 
-    A coroutine, because outside of an event loop Gradio opens eight of its own and never closes them.
+    A coroutine, because outside an event loop Gradio opens eight of its own and never closes them.
 
     Args:
-        engines: what searches in place of systems' indexes.
-        queue: photographs to label, relative to `root`; it need not be there yet.
+        engines: backends that replace systems' indexes.
+        queue: file of photographs to label, relative to `root`; it need not exist yet.
 
     Raises:
         ArtifactError: the pipeline below `root` has not been run.
@@ -140,7 +140,7 @@ async def create_app(
     if local:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*LOCAL_HOSTS])
     app.add_middleware(OwnHead)
-    # No origin but our own: without it Gradio would let any web site read what a server in a network says.
+    # Only our own origin: otherwise Gradio would let any website read the responses of a server in a network.
     app.add_middleware(CORSMiddleware, allow_origins=())
     app.add_middleware(Watch, metrics=state.metrics, headers=SECURITY_HEADERS, max_body_bytes=MAX_BODY_BYTES)
     answer_errors(app)
@@ -152,7 +152,7 @@ async def create_app(
     @app.api_route("/gradio_api/call/{path:path}", methods=["GET", "POST"])
     @app.api_route("/gradio_api/api/{path:path}", methods=["GET", "POST"])
     def private(path: str) -> None:
-        raise HTTPException(404, "Programs use /api/predict and /api/search.")
+        raise HTTPException(404, "Use /api/predict and /api/search instead.")
 
     state.start()
     theme = gr.themes.Base(
@@ -175,19 +175,19 @@ async def create_app(
         allowed_paths=[],
         server_name=host,
     )
-    # Gradio refuses paths that nobody uploaded only once it "has launched", which mounting forgets to say.
+    # Gradio rejects paths that nobody uploaded only once it "has launched", a flag that mounting does not set.
     page.has_launched = True
     return mounted
 
 
 def mounted_apps(app: fastapi.FastAPI) -> list[Any]:
-    """Return the applications that Gradio mounted: one."""
+    """Return the applications that Gradio mounted (only one)."""
     mounted = [getattr(route, "app", None) for route in app.routes]
     return [each for each in mounted if hasattr(each, "stop_event")]
 
 
 class Server(uvicorn.Server):
-    """Says where it listens once it does, and ends the streams of open pages when it is told to stop."""
+    """Uvicorn server that prints its address once it listens, and ends the streams of open pages on shutdown."""
 
     def __init__(self, app: fastapi.FastAPI, host: str, port: int) -> None:
         self.app = app
@@ -213,7 +213,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def serve(root: Path, host: str, port: int, engines: Mapping[str, Engine] | None = None, queue: Path = QUEUE) -> None:
-    """Serve the page until SIGTERM or Ctrl-C; requests that run may finish.
+    """Serve the page until SIGTERM or Ctrl-C; running requests may finish.
 
     Args:
         engines, queue: as `create_app`.
@@ -224,7 +224,7 @@ def serve(root: Path, host: str, port: int, engines: Mapping[str, Engine] | None
     """
     log_as_json()
     stopped = threading.Event()
-    # Also what uvicorn gives the signal back to once it has stopped: it would end the process with the signal's code.
+    # uvicorn raises the signal again once it has stopped: the default handler would exit with the signal's code.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())
 

@@ -1,4 +1,4 @@
-"""What the page can do, without Gradio: predictors that load in the background, the gallery, searches, corrections."""
+"""What the page can do, without Gradio: predictors loaded in the background, the gallery, searches, corrections."""
 
 from __future__ import annotations
 
@@ -31,29 +31,29 @@ from vitrine.photos import PhotoError, decode_photo
 from vitrine.retrieval.index import SearchResult
 
 COMPARE = "compare"
-"""Chosen instead of a system: all networks side by side."""
+"""The choice, instead of a system, of all networks side by side."""
 
 NUM_EXAMPLES = 6
 MAX_PHOTOS = 12
 MAX_HITS = 1000
 MAX_UPLOAD_BYTES = 20 * 1024 * 1024
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
-"""Of uploads, whatever their names say: Pillow reads more, and would run Ghostscript for PostScript."""
+"""Formats of uploads, whatever their suffix: Pillow reads more, and would run Ghostscript for PostScript."""
 
 STALE_COSINE = 0.99
-"""Embeddings of one photograph by one model are equal but for rounding; below this the index is another model's."""
+"""Embeddings of one photograph by one model differ only by rounding; below this, the index is another model's."""
 
 log = logging.getLogger("vitrine")
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a system predicts of one item.
+    """A system's prediction of one item.
 
     Attributes:
-        answer: as `Predictor.to_records` gives it
-        seconds: that the prediction took
-        clip: what was predicted, unless it was photographs
+        answer: as returned by `Predictor.to_records`
+        seconds: duration of the prediction
+        clip: the input, if it was a clip
 
     Shape:
         embedding: (features,)
@@ -67,14 +67,14 @@ class Prediction:
 
 
 class AppState:
-    """All that the page knows of a finished pipeline.
+    """Everything the page knows about a finished pipeline.
 
     Attributes:
         systems: those that have an index, the ensemble first; networks: the same without the ensemble
-        plots: the evaluation's pictures by their names
+        plots: the evaluation's pictures by name
         warning: what is wrong with the models, empty if nothing
-        loaded: whether all models are, and fit the indexes
-        metrics: of the page, and of programs that call it
+        loaded: whether all models are loaded and match the indexes
+        metrics: of the page and of API clients
     """
 
     def __init__(self, root: Path, may_correct: bool, engines: Mapping[str, Engine] | None = None) -> None:
@@ -98,7 +98,7 @@ class AppState:
         self._closing = False
 
     def chosen(self, model: str) -> list[str]:
-        """Return the systems that a choice of the page stands for."""
+        """Return the systems that a choice on the page stands for."""
         return self.networks if model == COMPARE else [model]
 
     # -- predictions -----------------------------------------------------------------------------------------------
@@ -107,17 +107,17 @@ class AppState:
         with self._loading:
             if system not in self._predictors:
                 folders = self.root / "models", self.root / "exports"
-                found = Predictor.load(system, *folders, self.backend)
-                known = {"checkpoint": found.checkpoint, "backend": found.runtime.name}
-                self.metrics.models.labels(system).info(known)
-                self._predictors[system] = found
+                predictor = Predictor.load(system, *folders, self.backend)
+                info = {"checkpoint": predictor.checkpoint, "backend": predictor.runtime.name}
+                self.metrics.models.labels(system).info(info)
+                self._predictors[system] = predictor
             return self._predictors[system]
 
     def loaded_models(self) -> dict[str, dict[str, str]]:
         """Return what is loaded: each system's checkpoint and backend."""
         return {
-            name: {"checkpoint": found.checkpoint, "backend": found.runtime.name}
-            for name, found in self._predictors.copy().items()
+            name: {"checkpoint": predictor.checkpoint, "backend": predictor.runtime.name}
+            for name, predictor in self._predictors.copy().items()
         }
 
     @property
@@ -131,7 +131,7 @@ class AppState:
         self._warming.start()
 
     def warm_up(self) -> None:
-        """Load every predictor, and see with three photographs whether the indexes are of these very models."""
+        """Load every predictor, and check on three photographs that the indexes were made by the same models."""
         try:
             for system in self.systems:
                 if self._closing:
@@ -139,23 +139,23 @@ class AppState:
                 predictor, index = self.predictor(system), self.gallery.indexes[system]
                 rows = range(min(3, len(index)))
                 files = [self.gallery.file(system, row) for row in rows]
-                found = predictor.predict_files(files).embeddings
-                lengths = np.maximum(np.linalg.norm(found, axis=1), 1e-12)
-                cosines = np.sum(found * np.stack([index.embedding(row) for row in rows]), axis=1) / lengths
+                embeddings = predictor.predict_files(files).embeddings
+                lengths = np.maximum(np.linalg.norm(embeddings, axis=1), 1e-12)
+                cosines = np.sum(embeddings * np.stack([index.embedding(row) for row in rows]), axis=1) / lengths
                 if predictor.label_space != index.label_space or cosines.min() < STALE_COSINE:
-                    raise ArtifactError(f"index/{system} was made by another model")
+                    raise ArtifactError(f"index/{system} was built with a different model")
             self.loaded = True
         except (ArtifactError, PhotoError, ValueError) as error:
-            self.warning = f"The index does not fit the models: {error}. Run: dvc repro"
+            self.warning = f"The index does not match the models: {error}. Run: dvc repro"
             log.error(self.warning)
-        except Exception as error:  # a thread of its own: nobody else would learn of it
-            self.warning = f"The models cannot be loaded ({type(error).__name__}). See the log"
+        except Exception as error:  # in its own thread, where it would go unnoticed
+            self.warning = f"The models cannot be loaded ({type(error).__name__}). See the server log"
             log.exception(self.warning)
 
     def close(self, seconds: float) -> None:
-        """Wait for the prediction that runs, drop those that wait, and wait some seconds for the model that loads.
+        """Wait for the running prediction, drop waiting ones, and wait some seconds for a model that is loading.
 
-        A process that ends while another thread loads a model is aborted.
+        A process that exits while another thread loads a model aborts.
         """
         self._closing = True
         self._worker.shutdown(cancel_futures=True)
@@ -163,21 +163,22 @@ class AppState:
             self._warming.join(seconds)
 
     def decode(self, paths: Sequence[str], size_px: int) -> NDArray[np.uint8]:
-        """Decode uploads, whose names, sizes and contents may be anything.
+        """Decode uploads, whose names, sizes and contents are untrusted.
 
         Shape:
             returns: (photos, size_px, size_px, channels)
         Raises:
-            PhotoError: a file is not a photograph that we take; its name is not repeated.
+            PhotoError: a file is not a supported photograph; the message omits its name.
         """
         if len(paths) > MAX_PHOTOS:
-            raise PhotoError(f"at most {MAX_PHOTOS} photographs of one item at once")
+            raise PhotoError(f"at most {MAX_PHOTOS} photographs of one item can be combined")
         decoded = []
         for text in paths:
             path = Path(text)
             if path.suffix.lower() not in SUFFIXES:
                 known, clips = (", ".join(suffix[1:] for suffix in each) for each in (SUFFIXES, CLIP_SUFFIXES))
-                raise PhotoError(f"Can't read this file: only photographs are taken ({known}), or one clip ({clips})")
+                kinds = f"photographs ({known}) or one clip ({clips})"
+                raise PhotoError(f"Can't read this file: only {kinds} are supported")
             try:
                 if path.is_file() and path.stat().st_size > MAX_UPLOAD_BYTES:
                     raise PhotoError(f"is larger than {MAX_UPLOAD_BYTES // 1024**2} MB")
@@ -190,10 +191,10 @@ class AppState:
         return np.stack(decoded)
 
     def decode_clip(self, path: str, size_px: int) -> Clip:
-        """Read an upload that is named like a clip.
+        """Read an upload with a clip's suffix.
 
         Raises:
-            VideoError: it is no clip that we take; its name is not repeated.
+            VideoError: it is not a supported clip; the message omits its name.
         """
         try:
             if Path(path).stat().st_size > MAX_UPLOAD_BYTES:
@@ -201,11 +202,11 @@ class AppState:
             return read_clip(Path(path), size_px, self.gallery.max_megapixels)
         except VideoError as error:
             reason = str(error).removeprefix(f"{path}: ")
-            subject = "" if reason.startswith("clips need") or reason[:1].isdigit() else "it "
+            subject = "" if reason.startswith(("clips need", "its ")) or reason[:1].isdigit() else "it "
             raise VideoError(f"Can't read this clip: {subject}{reason}") from None
 
     def predict(self, paths: Sequence[str], systems: Sequence[str]) -> list[Prediction]:
-        """Predict one item from its photographs, or from one clip, with each system, when it is its turn.
+        """Predict one item from its photographs or from one clip with each system, waiting for its turn.
 
         Raises:
             PhotoError: as `decode`.
@@ -214,7 +215,7 @@ class AppState:
         return self.enqueue(paths, systems).result()
 
     def enqueue(self, paths: Sequence[str], systems: Sequence[str]) -> Future[list[Prediction]]:
-        """Do as `predict`, later: predictions run one at a time, in the order in which they were asked for."""
+        """Schedule `predict`; predictions run one at a time, in the order of the calls."""
         waiting, running = self.metrics.waiting, self.metrics.running
 
         def run() -> list[Prediction]:
@@ -230,7 +231,7 @@ class AppState:
     def _predict(self, paths: Sequence[str], systems: Sequence[str]) -> list[Prediction]:
         if len(paths) == 1 and is_clip(paths[0]):
             return self._predict_clip(paths[0], systems)
-        found = []
+        results = []
         decoded: dict[int, NDArray[np.uint8]] = {}
         for system in systems:
             predictor = self.predictor(system)
@@ -247,11 +248,11 @@ class AppState:
             answer = predictor.to_records(predictions)[0]
             if answer["novelty"] and answer["novelty"]["refused"]:
                 self.metrics.refused.labels(system).inc()
-            found.append(Prediction(system, answer, seconds, predictions.embeddings[0]))
-        return found
+            results.append(Prediction(system, answer, seconds, predictions.embeddings[0]))
+        return results
 
     def _predict_clip(self, path: str, systems: Sequence[str]) -> list[Prediction]:
-        found = []
+        results = []
         decoded: dict[int, Clip] = {}
         for system in systems:
             predictor = self.predictor(system)
@@ -262,15 +263,15 @@ class AppState:
             answer, fused = answer_clip(predictor, decoded[side], "clip")
             seconds = time.perf_counter() - began
             self.metrics.predict_seconds.labels(system).observe(seconds)
-            found.append(Prediction(system, answer, seconds, fused.embeddings[0], decoded[side]))
-        return found
+            results.append(Prediction(system, answer, seconds, fused.embeddings[0], decoded[side]))
+        return results
 
     # -- search ----------------------------------------------------------------------------------------------------
 
     def search(
         self, system: str, words: str, labels: Mapping[str, Sequence[str]], photo: str | None, like: str, num: int
     ) -> Page:
-        """Search by words, an uploaded photograph, or an indexed one (`SYSTEM/ROW`) to be like, and by labels."""
+        """Search by words, by similarity to an uploaded or an indexed photograph (`SYSTEM/ROW`), and by labels."""
         embedding = None
         if photo:
             embedding = self.predict([photo], [system])[0].embedding
@@ -285,27 +286,27 @@ class AppState:
     def search_index(
         self, system: str, words: str, like: NDArray[np.floating] | None, top_k: int, by_item: bool
     ) -> SearchResult:
-        """Search as `Index.search` does, for programs: without filters and their counts."""
+        """Search like `Index.search`, for API clients: without filters and their counts."""
         with self.metrics.search_seconds.labels(system).time():
             return self.gallery.backend(system).search(words, like=like, top_k=top_k, by_item=by_item)
 
     def locate(self, picked: str) -> tuple[str, int]:
-        """Read `SYSTEM/ROW` as the page sends it. Raises: ArtifactError when there is no such photograph."""
+        """Parse `SYSTEM/ROW` as sent by the page. Raises: ArtifactError: there is no such photograph."""
         match = re.fullmatch(r"(\w{1,40})/(\d{1,9})", picked)
         if match and match[1] in self.gallery.indexes and int(match[2]) < len(self.gallery.indexes[match[1]]):
             return match[1], int(match[2])
         raise ArtifactError("There is no such photograph.")
 
     def correct(self, picked: str, task: str, label: str) -> str:
-        """Write a correction; return the photograph's path. Raises: ArtifactError: it is not allowed or not known."""
+        """Write a correction; return the photograph's path. Raises: ArtifactError: it is not allowed or not valid."""
         if not self.may_correct:
-            raise ArtifactError("Labels can be corrected only where the page is bound to this machine.")
+            raise ArtifactError("Labels can be corrected only when the server listens on localhost.")
         system, row = self.locate(picked)
         with self._correcting:
             return self.gallery.correct(system, row, task, label)
 
     def undo(self) -> str:
-        """Take the last correction back; return the photograph's path. Raises: ArtifactError: there is none."""
+        """Undo the last correction; return the photograph's path. Raises: ArtifactError: there is none."""
         with self._correcting:
             return self.gallery.undo()
 
@@ -323,7 +324,7 @@ class AppState:
 
 
 def check_format(path: Path) -> None:
-    """Read a file's header. Raises: PhotoError when it is of a format that is not taken, whatever its name."""
+    """Check the format in a file's header. Raises: PhotoError: it is not supported, whatever the file's name."""
     try:
         with Image.open(path, formats=FORMATS):
             pass
@@ -331,6 +332,6 @@ def check_format(path: Path) -> None:
         if path.stat().st_size:
             raise PhotoError(f"{path}: is not an image that can be read") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning, FileNotFoundError):
-        return  # `decode_photo` says it, with the limit
-    except Exception as error:  # the decoders raise whatever their formats provoke
+        return  # `decode_photo` reports it, with the limit
+    except Exception as error:  # decoders may raise anything
         raise PhotoError(f"{path}: cannot be decoded ({type(error).__name__})") from error

@@ -1,4 +1,4 @@
-"""The page's tabs, one class each: `__init__` lays it out and connects it, the other methods answer events."""
+"""The page's tabs, one class each: `__init__` lays it out and connects it, the other methods handle events."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from vitrine.photos import PhotoError, decode_photo
 
 PAGE_SIZE = 24
 EXAMPLE_PX = 256
-NO_PHOTO = "Add a photograph, choose a clip, or take an example; the answer appears here."
+NO_PHOTO = "Add a photograph, choose a clip, or pick an example; the answer appears here."
 
 PICKED = """element.addEventListener('click', (event) => {
   const button = event.target.closest('button[data-picked]');
@@ -44,24 +44,24 @@ SHOW_ON_PHONES = """() => {
 }"""
 
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "minimal", "queue": False}
-"""Every event is a request of its own: Gradio's queue sends all answers through one stream, and loses those to events
-that begin while it ends the stream. Predictions take turns in AppState, and heat maps in Explainers."""
+"""Every event is a request of its own: Gradio's queue sends all responses through one stream, and loses those to events
+that start while it closes the stream. AppState runs predictions one at a time, and Explainers heat maps."""
 
 
 def _refuse_addresses(move: Any) -> Any:
     async def take(self: Any, path: Any) -> Any:
         if str(path).lower().startswith(("http:", "https:")):
-            raise gr.Error("Send the photograph itself, not its address.")
+            raise gr.Error("Send the photograph itself, not its URL.")
         return await move(self, path)
 
     return take
 
 
 def take_raw_uploads() -> None:
-    """Make Gradio's image fields hand over the uploaded file itself, so that only our own code decodes it.
+    """Make Gradio's image fields pass on the uploaded file itself, so that only our own code decodes it.
 
-    Nor do they fetch an address that somebody sends instead of a photograph. This changes the class: Gradio makes new
-    fields for a visitor whose page it updates, and a subclass would make it write a stub file beside this one.
+    The fields also refuse URLs sent instead of a photograph. This patches the class: Gradio creates new fields when it
+    updates a visitor's page, and a subclass would make it write a stub file next to this one.
     """
     for field in (gr.Image, gr.UploadButton):
         field.async_move_resource_to_block_cache = _refuse_addresses(field.async_move_resource_to_block_cache)  # type: ignore[method-assign]
@@ -72,12 +72,12 @@ take_raw_uploads()
 
 
 def model_choices(state: AppState) -> list[tuple[str, str]]:
-    """Return the systems to choose from, by the names that people see."""
+    """Return the systems to choose from, with their display names."""
     return [(html.NAMES.get(name, name), name) for name in state.systems]
 
 
 def comparable_choices(state: AppState) -> list[tuple[str, str]]:
-    """Return the same and, with several networks, all of them side by side."""
+    """Return `model_choices` and, if there are several networks, all of them side by side."""
     return [*model_choices(state), *([("Side by side", COMPARE)] if len(state.networks) > 1 else [])]
 
 
@@ -86,21 +86,21 @@ def label_choices(labels: Iterable[str]) -> list[tuple[str, str]]:
 
 
 class IdentifyTab:
-    """A photograph: what is on it, and what in the gallery is like it. Below, many photographs at once."""
+    """Identify a photograph and show similar ones from the gallery. Below, many photographs at once."""
 
     def __init__(self, state: AppState) -> None:
         self.state = state
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
                 sources: Any = ["upload", "clipboard", "webcam"]
-                self.photo = gr.Image(label="Photograph", sources=sources, height=320, elem_id="look-photo")
+                self.photo = gr.Image(label="Photograph", sources=sources, height=320, elem_id="identify-photo")
                 self.model = gr.Radio(
-                    comparable_choices(state), value=state.systems[0], label="Model", elem_id="look-model"
+                    comparable_choices(state), value=state.systems[0], label="Model", elem_id="identify-model"
                 )
                 self.clip = gr.UploadButton(
                     "Or choose a clip of one item",
                     file_types=[*CLIP_SUFFIXES],
-                    elem_id="look-clip",
+                    elem_id="identify-clip",
                     elem_classes="quiet",
                 )
                 gr.HTML('<p class="note">Examples that no model was trained on</p>')
@@ -131,12 +131,12 @@ class IdentifyTab:
         examples.select(self.take_example, None, self.photo, **PRIVATE)
 
     def show_waiting(self, by_photo: bool, by_clip: bool, photo: str | None, clip: str | None) -> tuple[Any, ...]:
-        """Empty the panels of what was shown last before this is answered; then the photograph and the clip to keep.
+        """Clear the panels while a prediction runs; return them, then the photograph and the clip to keep.
 
         Args:
             by_photo, by_clip: what changed, if not the model.
         """
-        if by_photo and not photo and clip:  # the clip that took its place is answered already
+        if by_photo and not photo and clip:  # the clip that replaced it already has its answer
             return tuple(gr.skip() for _ in range(5))
         kept: tuple[Any, Any] = (None if by_clip else gr.skip(), None if by_photo and clip else gr.skip())
         return *self.panels(html.waiting("Identifying…") if photo or clip else None), *kept
@@ -153,13 +153,13 @@ class IdentifyTab:
         if by_photo and not photo:
             return gr.skip(), gr.skip(), gr.skip()
         try:
-            found = self.state.predict([shown], self.state.chosen(model))
-            system, gallery = found[0].system, self.state.gallery
-            hits = gallery.similar(system, found[0].embedding, NUM_SIMILAR)
+            predictions = self.state.predict([shown], self.state.chosen(model))
+            system, gallery = predictions[0].system, self.state.gallery
+            hits = gallery.similar(system, predictions[0].embedding, NUM_SIMILAR)
         except (PhotoError, ArtifactError) as error:
             return self.panels(html.empty("No answer for this file", str(error)))
-        like = html.similar(gallery, system, hits, len(found) > 1)
-        return self.panels(html.answers(found), strip(found) + like, shown == photo)
+        like = html.similar(gallery, system, hits, len(predictions) > 1)
+        return self.panels(html.answers(predictions), strip(predictions) + like, shown == photo)
 
     def take_example(self, event: gr.EventData) -> NDArray[np.uint8]:
         try:
@@ -170,9 +170,9 @@ class IdentifyTab:
 
 
 class SearchTab:
-    """Words, labels to choose, a photograph to be like: what the gallery has of it.
+    """Search the gallery by words, by labels, and by similarity to a photograph.
 
-    The address has the search's state: page.js writes it after every search, and `restore` reads it.
+    The URL holds the search's state: page.js writes it after every search, and `restore` reads it.
     """
 
     def __init__(self, state: AppState) -> None:
@@ -203,34 +203,34 @@ class SearchTab:
                 clear = gr.Button("Clear photo", visible=False, elem_classes="quiet")
                 results = gr.HTML("", elem_id="results")
                 further = gr.Button("Show more", visible=False, elem_classes="quiet")
-        # A state would not reach page.js, which writes it into the address.
+        # A gr.State would not reach page.js, which writes the value into the URL.
         like, num = gr.Textbox("", visible="hidden", label="Like"), gr.State(PAGE_SIZE)
         self.inputs = [words, self.model, self.like_photo, like, num, *boxes]
         self.outputs = [results, count, further, clear, *boxes]
         self.restored = [words, self.model, self.like_photo, like, num, *boxes]
         self._remembered = [words, self.model, like, *boxes]
 
-        asked = (words.submit, button.click, *(box.input for box in boxes))
-        for trigger in (*asked, self.model.input, self.like_photo.change):
+        triggers = (words.submit, button.click, *(box.input for box in boxes))
+        for trigger in (*triggers, self.model.input, self.like_photo.change):
             self.then_search(trigger(lambda: PAGE_SIZE, None, num, **PRIVATE))
         self.then_search(further.click(lambda num: num + PAGE_SIZE, num, num, **PRIVATE))
         self.then_search(chips.select(picked_words, None, words, **PRIVATE))
         self.then_search(clear.click(lambda: ("", None), None, [like, self.like_photo], **PRIVATE))
 
     def then_search(self, event: Any, from_address: bool = False) -> None:
-        """Search after an event, then write what was asked into the address."""
+        """Search after an event, then write the search into the URL."""
         shown = event.then(self.show_results, self.inputs, self.outputs, **PRIVATE)
         fixed = f"{json.dumps(self.state.gallery.label_space.tasks)}, {json.dumps(from_address)}"
         shown.then(None, self._remembered, js=f"(...values) => vitrine.remember({fixed}, ...values)")
 
     def connect(self, tabs: gr.Tabs, identify: IdentifyTab) -> None:
-        """Bring the photograph of the other tab here."""
+        """Let the other tab send its photograph here."""
         identify.search_like.click(self.take_along, identify.photo, [self.like_photo, self.like_fold, tabs], **PRIVATE)
 
     def show_results(
         self, words: str | None, model: str, photo: str | None, like: str, num: int, *chosen: list[str]
     ) -> tuple[Any, ...]:
-        """Return results, the line above them, the buttons below, and each filter with its labels counted."""
+        """Return the results, the line above them, the buttons below, and the filters with their label counts."""
         words, gallery = words or "", self.state.gallery
         labels = dict(zip(gallery.label_space.tasks, chosen, strict=True))
         try:
@@ -245,21 +245,21 @@ class SearchTab:
         parts = []
         for name, page in pages.items():
             advice = "Remove a filter or a word." if any(chosen) else page.result.message or "Try other words."
-            found = html.results(gallery, name, page) if page.result.hits else html.empty("Nothing found", advice)
-            parts.append((name, html.count_line(page, what) if page.result.hits else "", found))
+            content = html.results(gallery, name, page) if page.result.hits else html.empty("Nothing found", advice)
+            parts.append((name, html.count_line(page, what) if page.result.hits else "", content))
         first = next(iter(pages.values()))
         line, results = (parts[0][1], parts[0][2]) if len(parts) == 1 else ("", html.side_by_side(parts))
         understood = (first.result.message or "") if first.result.hits and words.strip() else ""
-        told = f'<p class="count" role="status"><b>{escape(line)}</b> {escape(understood)}</p>'
+        summary = f'<p class="count" role="status"><b>{escape(line)}</b> {escape(understood)}</p>'
         updates = [
             gr.update(choices=[(f"{display_name(label)} ({first.facets[task][label]})", label) for label in names])
             for task, names in gallery.label_space.labels.items()
         ]
         more = gr.update(visible=num < min(first.num_found, MAX_HITS))
-        return results, told, more, gr.update(visible=bool(photo or like)), *updates
+        return results, summary, more, gr.update(visible=bool(photo or like)), *updates
 
     def take_along(self, photo: str | None) -> tuple[Any, Any, Any]:
-        """Bring an uploaded photograph here, as its pixels alone."""
+        """Copy an uploaded photograph, as its pixels alone, into the search, and open the tab."""
         if not photo:
             raise gr.Error(NO_PHOTO)
         try:
@@ -273,15 +273,15 @@ TABS = ("identify", "search", "accuracy", "labels")
 
 
 def restore(state: AppState, loading: bool, address: str) -> tuple[Any, ...]:
-    """Read the part of an address after `?`: return the tab, both models, and what SearchTab.restored lists.
+    """Parse a URL's query: return the tab, the model of IdentifyTab, and the values of SearchTab.restored.
 
-    What is unknown there is left out: an address is typed by anybody. A page that loads without a state of its own is
-    left as it is, so that nothing is taken from who types already.
+    Unknown values are ignored because anybody can type a URL. A page that loads without state in its URL is left
+    unchanged, so that a visitor who is already typing loses nothing.
     """
-    asked = parse_qs(address.lstrip("?")[:4000])
-    if loading and not asked.keys() & {"tab", "q", "model", "like", *state.gallery.label_space.tasks}:
+    query = parse_qs(address.lstrip("?")[:4000])
+    if loading and not query.keys() & {"tab", "q", "model", "like", *state.gallery.label_space.tasks}:
         return tuple(gr.skip() for _ in range(7 + len(state.gallery.label_space.tasks)))
-    first = {key: values[0] for key, values in asked.items()}
+    first = {key: values[0] for key, values in query.items()}
     tab = first.get("tab") if first.get("tab") in TABS else TABS[0]
     choices = [name for _, name in comparable_choices(state)]
     model = first.get("model") if first.get("model") in choices else state.systems[0]
@@ -290,7 +290,7 @@ def restore(state: AppState, loading: bool, address: str) -> tuple[Any, ...]:
     except ArtifactError:
         like = ""
     boxes = [
-        [label for label in asked.get(task, []) if label in labels]
+        [label for label in query.get(task, []) if label in labels]
         for task, labels in state.gallery.label_space.labels.items()
     ]
     words = first.get("q", "")[:500]
@@ -302,9 +302,9 @@ def picked_words(event: gr.EventData) -> str:
 
 
 def labels_tab(state: AppState) -> None:
-    """Labels that a model disagrees with, one after the other: page.js asks for them and sends corrections.
+    """Review labels that a model disagrees with, one by one: page.js requests them and sends corrections.
 
-    Beside them, photographs without labels: queue.js asks for them and sends labels.
+    The tab also shows photographs without labels: queue.js requests them and sends labels.
     """
     gr.HTML(
         f'{MODES}<section data-mode="check"><p class="note">Val and test photographs whose label a model does not '
@@ -312,22 +312,22 @@ def labels_tab(state: AppState) -> None:
         "<code>dvc repro</code> applies it.</p>"
         f'<vitrine-labels data-tasks="{html.json_attribute(label_choices(state.gallery.label_space.tasks))}" '
         f'data-models="{html.json_attribute(model_choices(state))}"></vitrine-labels></section>'
-        '<section data-mode="queue"><p class="note">Photographs without labels that are worth labeling next, as '
-        "<code>vitrine label next</code> chose them. The labels are written into its table; <code>vitrine label add"
+        '<section data-mode="queue"><p class="note">Unlabeled photographs worth labeling next, as chosen by '
+        "<code>vitrine label next</code>. The labels are written into its table; <code>vitrine label add"
         "</code> copies them into your dataset.</p><vitrine-queue></vitrine-queue></section>"
     )
 
 
 MODES = (
-    '<div class="modes" role="radiogroup" aria-label="What to look at">'
+    '<div class="modes" role="radiogroup" aria-label="What to review">'
     '<label><input type="radio" name="labels" value="check" checked> Labels to check</label>'
     '<label><input type="radio" name="labels" value="queue"> Photographs to label</label></div>'
 )
-"""What is shown of the tab: queue.css hides the other part."""
+"""Which part of the tab is shown; queue.css hides the other."""
 
 
 def accuracy_tab(state: AppState) -> None:
-    """The scores and pictures of the last evaluation, and what was trained on."""
+    """Show the scores and pictures of the last evaluation, and how much was trained on."""
     try:
         scores = read_score_table(state.root / "plots/evaluate/scores.csv")
         split = read_json(state.root / "data/splits/counts.json")
@@ -337,22 +337,22 @@ def accuracy_tab(state: AppState) -> None:
     photos, items, tasks = split["photos"], split["items"], state.gallery.label_space.tasks
     best = state.systems[0]
     texts = {
-        f"confusion_{best}.png": "Which classes are mixed up",
-        "calibration.png": "Whether confidence can be believed",
-        f"pca_{best}.png": "Photographs by what the model sees in them",
+        f"confusion_{best}.png": "Which classes are confused",
+        "calibration.png": "Whether confidence is calibrated",
+        f"pca_{best}.png": "Photographs in embedding space",
         "curves.png": "How training went",
     }
     pictures = {name: text for name, text in texts.items() if name in state.plots}
     history = f"Class accuracy of {html.NAMES.get(best, best)}"
     points = score_history(state.root, f"metrics/evaluate/{best}.json", CLASS_TASK)
-    told = (
+    summary = (
         f"{html.name_of(best)}, on {photos['test']} test photographs of {items['test']} items that no model saw; "
         f"trained on {photos['train']} photographs of {items['train']} others."
     )
     link = '<a href="/report" target="_blank" rel="noopener">Read the whole report</a>'
     gr.HTML(
         f'<h2 class="section">How often the answers are right</h2>{html.scorecard(scores, best, tasks)}'
-        f'<p class="note">{told} {link if state.has_report else ""}</p>'
+        f'<p class="note">{summary} {link if state.has_report else ""}</p>'
         f'<details class="howto"><summary>How to read this</summary><p>{READING}</p></details>'
         f'<h2 class="section">All systems</h2>{html.score_table(scores, tasks)}'
         f'<h2 class="section">In pictures</h2>{html.figures(pictures)}'
@@ -363,6 +363,6 @@ def accuracy_tab(state: AppState) -> None:
 READING = (
     "Each number is the share of test photographs whose most probable label is right. Views of one item are alike, so "
     "the 95 % intervals beside them count items, not photographs: two systems whose intervals overlap widely cannot be "
-    "told apart by this test. A task is called not reliable on this data where val shows no confidence from which on "
-    "its answers are right often enough (evaluate.sure_accuracy)."
+    "distinguished by this test. A task is marked not reliable on this data if no confidence threshold makes its "
+    "answers on val right often enough (evaluate.sure_accuracy)."
 )

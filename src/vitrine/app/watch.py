@@ -1,4 +1,4 @@
-"""What an operator sees of the server: metrics for Prometheus, and one JSON line a request or fault."""
+"""What an operator sees of the server: metrics for Prometheus, and one JSON line per request or error."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 STOPPED = 499
-"""Logged for a request that was cut off when the server stopped; nobody receives it."""
+"""Status logged for a request that was cut off when the server stopped; it is never sent."""
 
-FAILED = "The server has failed. Its log says why."
+FAILED = "Internal server error. See the server log."
 
 log = logging.getLogger("vitrine.app")
 
 
 class Metrics:
-    """What is counted and timed, in a registry of its own, so that two apps in one process do not mix."""
+    """Counters and timers in a registry of their own, so that two apps in one process do not share them."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
@@ -38,11 +38,11 @@ class Metrics:
             "vitrine_requests", "Requests by route and status.", ["route", "status"], registry=registry
         )
         self.request_seconds = Histogram(
-            "vitrine_request_seconds", "Seconds a request took.", ["route"], buckets=SECONDS, registry=registry
+            "vitrine_request_seconds", "Seconds per request.", ["route"], buckets=SECONDS, registry=registry
         )
         self.predict_seconds = Histogram(
             "vitrine_predict_seconds",
-            "Seconds a prediction took, without waiting, of the page and of programs.",
+            "Seconds per prediction, without waiting, of the page and of API clients.",
             ["system"],
             buckets=SECONDS,
             registry=registry,
@@ -52,20 +52,20 @@ class Metrics:
         )
         self.search_seconds = Histogram(
             "vitrine_search_seconds",
-            "Seconds a search of an index took, of the page and of programs.",
+            "Seconds per search of an index, of the page and of API clients.",
             ["system"],
             buckets=SECONDS,
             registry=registry,
         )
-        self.waiting = Gauge("vitrine_predictions_waiting", "Predictions that wait for their turn.", registry=registry)
-        self.running = Gauge("vitrine_predictions_running", "Predictions that run now, 0 or 1.", registry=registry)
-        self.models = Info("vitrine_model", "Systems that are loaded.", ["system"], registry=registry)
+        self.waiting = Gauge("vitrine_predictions_waiting", "Predictions waiting for their turn.", registry=registry)
+        self.running = Gauge("vitrine_predictions_running", "Predictions running now, 0 or 1.", registry=registry)
+        self.models = Info("vitrine_model", "Loaded systems.", ["system"], registry=registry)
 
 
 class Watch:
-    """ASGI middleware: counts, times and logs each request, adds headers, and answers what nobody caught with 500.
+    """ASGI middleware: counts, times and logs each request, adds headers, and answers unhandled exceptions with 500.
 
-    Requests that change something or upload are refused if another web site makes them, or if they are too large.
+    Requests that change something or upload are rejected if they come from another website or are too large.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics, headers: dict[str, str], max_body_bytes: int) -> None:
@@ -101,7 +101,7 @@ class Watch:
                     await answer(500, FAILED)
         except asyncio.CancelledError:
             status = STOPPED
-        except FormParserError:  # of Gradio's upload; Starlette's own forms answer it themselves
+        except FormParserError:  # from Gradio's upload; Starlette's own forms handle it themselves
             await answer(400, "The form cannot be read.")
         except Exception:
             request = uuid.uuid4().hex
@@ -116,12 +116,12 @@ class Watch:
             return None
         headers = Headers(scope=scope)
         if is_cross_site(headers):
-            return 403, "Requests from other web sites are refused."
+            return 403, "Requests from other websites are refused."
         length = headers.get("content-length", "")
         if not length.isdecimal() or "transfer-encoding" in headers:
-            return 411, "Say in Content-Length how long the request is."
+            return 411, "The Content-Length header is required."
         if len(length) > 12 or int(length) > self.max_body_bytes:
-            return 413, f"A request may have at most {self.max_body_bytes // 1024**2} MB."
+            return 413, f"A request must be at most {self.max_body_bytes // 1024**2} MB."
         return None
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
@@ -142,7 +142,7 @@ class Watch:
 
 
 def errors_as_json(send: Send) -> Send:
-    """Send refusals that Gradio and Starlette write as plain text as JSON, as all others are; hold back their 500."""
+    """Convert plain-text errors of Gradio and Starlette to JSON, like all others; suppress their 500."""
     start: Message = {}
     text = bytearray()
 
@@ -166,7 +166,7 @@ def errors_as_json(send: Send) -> Send:
 
 
 def is_cross_site(headers: Headers) -> bool:
-    """Say whether a browser sends a request for another web site; other programs send neither header."""
+    """Return whether a browser sends a request on behalf of another website; other clients send neither header."""
     origin = headers.get("origin")
     try:
         foreign = origin is not None and urlsplit(origin).netloc.lower() != headers.get("host", "").lower()
@@ -176,9 +176,9 @@ def is_cross_site(headers: Headers) -> bool:
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line.
+    """Format each record as one line of JSON.
 
-    Of an exception its type and where it was raised: its message may repeat what a visitor sent.
+    Exceptions are logged by type and location only: their messages may repeat what a visitor sent.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -193,7 +193,7 @@ class JsonLines(logging.Formatter):
 
 
 def log_as_json() -> None:
-    """Send all logs of this process to standard error as JSON: requests, and warnings of libraries."""
+    """Send all logs of this process to standard error as JSON, including requests and library warnings."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)

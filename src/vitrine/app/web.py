@@ -21,7 +21,7 @@ from PIL import Image
 from vitrine.app.gallery import Gallery
 from vitrine.artifacts import ArtifactError, read_json
 from vitrine.data.catalog import DataParams
-from vitrine.inference.package import new_folder, store_weights_as_float16, taken_export
+from vitrine.inference.package import check_export, new_folder, store_weights_as_float16
 from vitrine.inference.runtimes import DESCRIPTION
 from vitrine.labels import CLASS_TASK, display_name
 from vitrine.params import read_section
@@ -35,19 +35,19 @@ THUMBNAIL_PX = 192
 
 
 def package_web(out: Path, system: str, root: Path = Path()) -> list[Path]:
-    """Write the page into a new folder, whole or not at all, and return its files.
+    """Write the page into a new folder, all or nothing, and return its files.
 
-    Its gallery holds the photographs of index/SYSTEM, evenly picked if there are more than MAX_PHOTOS: whoever gets the
-    page gets their thumbnails.
+    Its gallery holds the photographs of index/SYSTEM, evenly sampled if there are more than MAX_PHOTOS: anyone who has
+    the page has their thumbnails.
 
     Raises:
-        ArtifactError: the folder holds files, there is no export of these very models, no index of this system, or
-            the runtime for browsers is not available.
+        ArtifactError: the folder is not empty, there is no export of the current models or no index of this system,
+            or the runtime for browsers is not available.
     """
-    taken_export(system, root / "models", root / "exports")
+    check_export(system, root / "models", root / "exports")
     gallery = Gallery.load(root, read_section("data", DataParams, root / "params.yaml"))
     if system not in gallery.indexes:
-        raise ArtifactError(f"{root / 'index'}: holds no index of {system}. Run: dvc repro")
+        raise ArtifactError(f"{root / 'index'}: contains no index of {system}. Run: dvc repro")
     with new_folder(out) as folder:
         for file in sorted(Path(__file__).with_name("static").iterdir()):
             shutil.copyfile(file, folder / file.name)
@@ -95,7 +95,7 @@ def fetch_runtime() -> dict[str, bytes]:
     Raises:
         ArtifactError: npm is missing or cannot fetch it, or the file is not the pinned one.
     """
-    beside = Path(sys.executable).parent  # of an environment that is not activated
+    beside = Path(sys.executable).parent  # in case the environment is not activated
     npm = shutil.which("npm") or shutil.which("npm", path=str(beside))
     if npm is None:
         raise ArtifactError(
@@ -109,12 +109,12 @@ def fetch_runtime() -> dict[str, bytes]:
             raise ArtifactError(f"npm cannot fetch {RUNTIME} ({reason}). Check the network and npm's registry")
         content = archives[0].read_bytes()
     if base64.b64encode(hashlib.sha512(content).digest()).decode() != RUNTIME_SHA512:
-        raise ArtifactError(f"{RUNTIME}: its SHA-512 is not the pinned one; it was not used")
+        raise ArtifactError(f"{RUNTIME}: its SHA-512 does not match the pinned one; it was not used")
     with tarfile.open(fileobj=io.BytesIO(content)) as archive:
         members = {name: archive.extractfile(f"package/dist/{name}") for name in RUNTIME_FILES}
         license_file = archive.extractfile("package/LICENSE") if "package/LICENSE" in archive.getnames() else None
-        found = {name: member.read() for name, member in members.items() if member is not None}
-        return found | ({"LICENSE": license_file.read()} if license_file else {})
+        files = {name: member.read() for name, member in members.items() if member is not None}
+        return files | ({"LICENSE": license_file.read()} if license_file else {})
 
 
 def _fill_in_worker(folder: Path) -> None:

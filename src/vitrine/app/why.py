@@ -1,4 +1,4 @@
-"""Heat maps of what an answer rests on, beside the answer. PyTorch is loaded when they are first asked for."""
+"""Heat maps that explain an answer, shown next to it. PyTorch is loaded when one is first requested."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ WITHOUT_TORCH = "Heat maps need PyTorch, which is not installed here."
 
 
 class Explainers:
-    """Explainers of systems, each loaded when it is first asked for. Attributes: turn: held while one explains."""
+    """The systems' explainers, each loaded on first use. Attributes: lock: held while one of them runs."""
 
     def __init__(self, state: AppState) -> None:
         self.models = state.root / "models"
         self._loading, self._loaded = threading.Lock(), dict[str, "Explainer"]()
-        self.turn = threading.Lock()
+        self.lock = threading.Lock()
         self._reasons: dict[tuple[str, str], str | None] = {}
 
     def get(self, system: str) -> Explainer:
-        """Raises: ArtifactError: PyTorch is not installed, or a checkpoint is missing or broken."""
+        """Load an explainer. Raises: ArtifactError: PyTorch is not installed, or a checkpoint is missing or broken."""
         with self._loading:
             if system not in self._loaded:
                 try:
@@ -48,7 +48,7 @@ class Explainers:
             return self._loaded[system]
 
     def reason_hidden(self, system: str, task: str) -> str | None:
-        """Do as `heatmaps.reason_hidden`; the models of a running server stay what they are."""
+        """Cache `heatmaps.reason_hidden`; the models of a running server do not change."""
         with self._loading:
             if (system, task) not in self._reasons:
                 self._reasons[system, task] = reason_hidden(system, task, self.models)
@@ -56,7 +56,7 @@ class Explainers:
 
 
 class WhyPanel:
-    """A switch, the task to explain, and a heat map for every system that answers."""
+    """A switch, the task to explain, and a heat map for every chosen system."""
 
     def __init__(self, state: AppState) -> None:
         self.state, self.explainers = state, Explainers(state)
@@ -67,7 +67,7 @@ class WhyPanel:
             self.picture = gr.HTML("", elem_id="why-picture")
 
     def connect(self, photo: Any, model: Any, options: dict[str, Any]) -> None:
-        """Show heat maps where the switch or the task is changed; `follow` does so where the photograph is."""
+        """Show heat maps when the switch or the task changes; `follow` does so when the photograph changes."""
         self._inputs, self._options = [self.switch, self.task, photo, model], options
         for trigger in (self.switch.input, self.task.input):
             self.follow(trigger(self.show_waiting, [self.switch, photo], [self.picture, self.task], **options))
@@ -76,7 +76,7 @@ class WhyPanel:
         event.then(self.show, self._inputs, self.picture, **self._options)
 
     def show_waiting(self, wanted: bool, photo: str | None) -> tuple[str, Any]:
-        text = html.waiting("Looking for what the answer rests on…") if wanted and photo else ""
+        text = html.waiting("Computing the heat map…") if wanted and photo else ""
         return text, gr.update(visible=wanted)
 
     def show(self, wanted: bool, task: str, photo: str | None, model: str) -> str:
@@ -86,31 +86,31 @@ class WhyPanel:
             parts = [self.explained(system, task, photo) for system in self.state.chosen(model)]
         except VitrineError as error:
             return html.empty("No heat map", str(error))
-        return f'<div class="why">{"".join(parts)}</div>'
+        return f'<div class="heatmaps">{"".join(parts)}</div>'
 
     def explained(self, system: str, task: str, photo: str) -> str:
-        """Return one system's heat map of the label that it gives a photograph, or why there is none."""
+        """Return one system's heat map of the label that it predicts, or why there is none."""
         reason = self.explainers.reason_hidden(system, task)
         if reason:
             return (
-                f'<p class="note hidden-why" role="status">No heat map for {html.spoken(task)} by '
+                f'<p class="note hidden-why" role="status">No heat map for {html.escaped_name(task)} by '
                 f"{html.name_of(system)}: {escape(reason)}.</p>"
             )
         label = self.state.predict([photo], [system])[0].answer["tasks"][task]["labels"][0]["label"]
         explainer = self.explainers.get(system)
         decoded = self.state.decode([photo], explainer.decoding.photo_size_px)
-        with self.explainers.turn:
+        with self.explainers.lock:
             began = time.perf_counter()
-            found = explainer.explain(decoded, [task], {task: label})[0][task]
+            explanation = explainer.explain(decoded, [task], {task: label})[0][task]
             seconds = time.perf_counter() - began
-        drawn = Image.fromarray(overlay(self.state.decode([photo], PICTURE_PX)[0], found.heatmap))
+        drawn = Image.fromarray(overlay(self.state.decode([photo], PICTURE_PX)[0], explanation.heatmap))
         packed = io.BytesIO()
         drawn.save(packed, "WEBP", quality=WEBP_QUALITY)
         source = f"data:image/webp;base64,{base64.b64encode(packed.getvalue()).decode()}"
-        what = f"{html.spoken(task)}: {html.spoken(label)}"
+        what = f"{html.escaped_name(task)}: {html.escaped_name(label)}"
         return (
             f'<figure><img src="{source}" alt="Heat map of {html.name_of(system)} for {what}">'
-            f'<figcaption><span class="ramp" aria-hidden="true"></span>Bright is what <b>{html.spoken(label)}</b> '
-            f'({html.spoken(task)}) rests on. <span class="note">{html.name_of(system)}, {1000 * seconds:.0f} ms'
-            "</span></figcaption></figure>"
+            f'<figcaption><span class="ramp" aria-hidden="true"></span>Bright regions support '
+            f"<b>{html.escaped_name(label)}</b> ({html.escaped_name(task)}). "
+            f'<span class="note">{html.name_of(system)}, {1000 * seconds:.0f} ms</span></figcaption></figure>'
         )

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Engine(StrEnum):
-    """What predicts."""
+    """Where predictions are computed."""
 
     local = "local"
     ray = "ray"
@@ -29,26 +29,25 @@ class Engine(StrEnum):
 
 def index_build(
     source: Annotated[str, typer.Argument(help="A folder, a table (.csv, .parquet) with a column path, or a URI.")],
-    out: Annotated[Path, typer.Argument(help="A new or an empty folder, or one that this command wrote.")],
+    out: Annotated[Path, typer.Argument(help="A new or empty folder, or one that this command wrote.")],
     model: Model = "ensemble",
-    engine: Annotated[Engine, typer.Option(help="What predicts: this process, or actors of Ray.")] = Engine.local,
+    engine: Annotated[Engine, typer.Option(help="Where to predict: in this process, or in Ray actors.")] = Engine.local,
     address: Annotated[
-        str | None, typer.Option(help="A Ray cluster, such as ray://HOST:10001; without it one is started here.")
+        str | None, typer.Option(help="A Ray cluster, such as ray://HOST:10001. Default: start one on this machine.")
     ] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Actors of Ray; without it, one a processor.")] = None,
-    shard_photos: Annotated[int, typer.Option(min=1, help="Photographs of a Parquet file.")] = 512,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that object storage may stay silent.")] = 20.0,
+    workers: Annotated[int | None, typer.Option(min=1, help="Ray actors to start. Default: one per processor.")] = None,
+    shard_photos: Annotated[int, typer.Option(min=1, help="Photographs per Parquet file.")] = 512,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for a response from object storage.")] = 20.0,
     _quiet: Quiet = False,
     _verbose: Verbose = False,
 ) -> None:
     """Index many photographs: Parquet files in OUT/parquet, their index in OUT/index. Needs the extra [scale].
 
-    The result is the same with every engine and number of workers. Killed, it continues where it was when you run it
-    again. Photographs that cannot be read become rows with an error, are named on standard error, and the exit code is
-    then 1.
+    The result does not depend on the engine or the number of workers. If interrupted, run the command again to resume.
+    Unreadable photographs become rows with an error and are reported on standard error; the exit code is then 1.
     """
     if engine is Engine.local and (address or workers):
-        raise fail(ValueError("--address and --workers belong to --engine ray"))
+        raise fail(ValueError("--address and --workers require --engine ray"))
     start = time.perf_counter()
     try:
         if engine is Engine.ray and find_spec("ray") is None:
@@ -65,7 +64,7 @@ def index_build(
     access, place = Access(timeout), session().from_here(out)
     photos, num_repeated = read_source(source if "://" in source else str(session().from_here(source)), access)
     if num_repeated:
-        say(f"{counted(num_repeated, 'row')} of {source} repeat a path, and count once.")
+        say(f"Ignored {counted(num_repeated, 'row')} of {source} with a repeated path.")
     predictor = load_predictor(model)
 
     def predict(shards: Sequence[Shard]) -> Iterator[tuple[str, bytes]]:

@@ -1,4 +1,4 @@
-"""`vitrine explain`: heat maps of what the answers rest on."""
+"""`vitrine explain`: heat maps that explain predictions."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 OUT = Path("explanations")
 SCALE_PX = 512
-"""Shorter side of the pictures that are written, at most."""
+"""Side of the pictures that are written."""
 
 COLUMNS = ("image_path", "model", "task", "label", "probability", "heatmap", "seconds")
 
@@ -41,18 +41,18 @@ def explain(
         typer.Argument(metavar="PHOTO", help="Files, folders, patterns, or - for paths on standard input."),
     ],
     task: Annotated[
-        list[str] | None, typer.Option(help="Such as color; several times for several. Without it all that are shown.")
+        list[str] | None, typer.Option(help="A task, such as color. Repeat for several. Default: all that are shown.")
     ] = None,
     model: Model = "ensemble",
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the pictures go.")] = OUT,
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for the pictures.")] = OUT,
     layout: OutputFormat = Format.table,
     _quiet: Quiet = False,
     _verbose: Verbose = False,
 ) -> None:
-    """Show which parts of photographs the answers rest on: a picture for every photograph and task.
+    """Show which parts of photographs the predictions rely on: one picture per photograph and task.
 
-    Heat maps are shown only where they were measured to say what the answer rests on (docs/explain.md). The networks
-    themselves are needed, an export is not enough. Photographs that cannot be read are named; the exit code is then 1.
+    Heat maps are shown only for tasks where they were measured to be faithful (docs/explain.md). This needs the PyTorch
+    models; an export is not enough. Unreadable photographs are reported; the exit code is then 1.
     """
     from vitrine.commands.files import find_photos
     from vitrine.photos import PhotoError
@@ -62,7 +62,7 @@ def explain(
     for name, fault in faults:
         skip(name, fault)
     if not names:
-        say("No photographs: the folders hold no files.")
+        say("No photographs: the folders contain no files.")
         raise typer.Exit(1)
     explainer = load_explainer(model)
     folder, records, num_faults = session().from_here(out), [], len(faults)
@@ -70,14 +70,14 @@ def explain(
         raise ProjectError(f"{out}: is a file. Choose a folder with --out")
     for number, name in enumerate(names):
         try:
-            found = explain_file(explainer, name, tasks, folder, f"{number + 1:03d}_" if len(names) > 1 else "", out)
+            results = explain_file(explainer, name, tasks, folder, f"{number + 1:03d}_" if len(names) > 1 else "", out)
         except PhotoError as error:
             skip(name, str(error).removeprefix(f"{session().from_here(name)}: "))
             num_faults += 1
             continue
         if layout is Format.jsonl:
-            print_json_lines(found)
-        records += found
+            print_json_lines(results)
+        records += results
     if layout is Format.json:
         print_json(records)
     elif layout is Format.csv:
@@ -85,27 +85,27 @@ def explain(
     elif layout is Format.table and records:
         _print_table(records)
     if records:
-        say(f"Wrote {len(records)} {'picture' if len(records) == 1 else 'pictures'} into {out}.")
+        say(f"Wrote {len(records)} {'picture' if len(records) == 1 else 'pictures'} to {out}.")
     if num_faults:
         raise typer.Exit(1)
 
 
 def chosen_tasks(model: str, wanted: Sequence[str] | None) -> list[str]:
-    """Return the tasks to explain: those that the user names, or all whose heat maps are shown.
+    """Return the tasks to explain: those given by the user, or all with heat maps that are shown.
 
     Raises:
-        ExplanationError: there is no such task, or no heat map is shown for it.
+        ExplanationError: a task does not exist, or no heat map is shown for it.
     """
     from vitrine.inference.heatmaps import ExplanationError, check_shown, reason_hidden
     from vitrine.inference.systems import load_systems
 
     systems = load_systems(Path("models/systems.json"))
     if model not in systems:
-        raise ProjectError(f"models: no system '{model}'. There are: {', '.join(systems)}")
+        raise ProjectError(f"models: no system '{model}'. Available: {', '.join(systems)}")
     known = list(systems[model].members)
     for task in wanted or []:
         if task not in known:
-            raise ExplanationError(f"--task {task}: no such task. There are: {', '.join(known)}")
+            raise ExplanationError(f"--task {task}: no such task. Available: {', '.join(known)}")
         check_shown(model, task)
     reasons = {task: reason_hidden(model, task) for task in wanted or known}
     tasks = [task for task, reason in reasons.items() if reason is None]
@@ -120,8 +120,8 @@ def load_explainer(model: str) -> Explainer:
     except ImportError as error:
         raise fail(
             ValueError(
-                f"{error.name} cannot be imported. Heat maps need PyTorch, an export is not enough: install the "
-                "project with pip install -e ."
+                f"{error.name} cannot be imported. Heat maps need PyTorch; an export is not enough. Install the "
+                "project with: pip install -e ."
             )
         ) from None
     return Explainer.load(model)
@@ -133,7 +133,7 @@ def explain_file(
     """Explain a file, write a picture for every task, and return a record for each.
 
     Args:
-        folder: where the pictures go, as it opens from here; named: the same as the user named it.
+        folder: where the pictures go, relative to the current folder; named: the same folder as typed by the user.
 
     Raises:
         PhotoError: the file is not a readable photograph.
@@ -145,12 +145,12 @@ def explain_file(
     from vitrine.photos import decode_photo
 
     path, limit = session().from_here(name), explainer.decoding.max_megapixels
-    began = time.perf_counter()
-    found = explainer.explain_files([path], tasks)[0]
-    seconds = round(time.perf_counter() - began, 4)
+    start = time.perf_counter()
+    explanations = explainer.explain_files([path], tasks)[0]
+    seconds = round(time.perf_counter() - start, 4)
     large = decode_photo(path, SCALE_PX, limit)
     records = []
-    for task, explanation in found.items():
+    for task, explanation in explanations.items():
         file = f"{prefix}{Path(name).stem}_{task}_{explainer.name}.png"
         with atomic_path(folder / file) as temporary:
             Image.fromarray(overlay(large, explanation.heatmap)).save(temporary, "PNG")

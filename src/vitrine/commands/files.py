@@ -1,4 +1,4 @@
-"""The photographs that arguments name: files, folders, patterns, and paths on standard input."""
+"""List the photographs given as arguments: files, folders, patterns, and paths on standard input."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from typing import Any
 from vitrine.commands.session import session
 
 Named = tuple[str, str | None]
-"""A file as the user would name it, and what is wrong with it, if anything is known to be."""
+"""A file as the user would name it, and its fault, or None if none is known."""
 
 
 def find_photos(arguments: Sequence[Path], recursive: bool) -> tuple[list[str], list[tuple[str, str]]]:
-    """List the files that arguments name, each once, in order.
+    """List the files given as arguments, in order and without duplicates.
 
-    Of a folder these are its files whose names do not begin with a dot, whatever their endings.
+    A folder stands for all its files, with any suffix, whose names do not start with a dot.
 
     Args:
-        arguments: files, folders, patterns such as `photos/*.jpg`, or `-` for paths on standard input, one a line.
-        recursive: take the folders in a folder, too.
+        arguments: files, folders, patterns such as `photos/*.jpg`, or `-` for paths on standard input, one per line.
+        recursive: include subfolders.
 
     Returns:
-        files as they are named from the working folder, and (name, what is wrong) of what is no file
+        files as named from the working folder, and (name, fault) of everything that is not a readable file
     """
     found: dict[str, str | None] = {}
     for argument in arguments:
@@ -40,7 +40,7 @@ def find_photos(arguments: Sequence[Path], recursive: bool) -> tuple[list[str], 
 
 
 def file_fault(name: str) -> str | None:
-    """Say why a path cannot be a photograph, without reading it; None if nothing is known."""
+    """Return why a path cannot be a photograph, without reading it; None if no fault is known."""
     return next((fault for _, fault in _check(name, allow_folder=False)), None)
 
 
@@ -48,7 +48,7 @@ def _expand(name: str, recursive: bool) -> Iterator[Named]:
     if has_magic(name) and not os.path.lexists(session().from_here(name)):
         matches = sorted(glob(name, root_dir=session().here, recursive=True))
         if not matches:
-            yield name, "matches no file"
+            yield name, "matches no files"
         for match in matches:
             yield from _check(match, allow_folder=True, recursive=recursive)
     else:

@@ -1,4 +1,4 @@
-"""`vitrine index`: show an index, add photographs to it, remove some, cut it into shards."""
+"""`vitrine index`: show an index, add or remove photographs, split it into shards."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
     from vitrine.labels import LabelSpace
     from vitrine.retrieval.index import Index, MatchRule
 
-index_app = typer.Typer(help="Show an index, add photographs to it, remove some, cut it into shards.", **APP)
+index_app = typer.Typer(help="Show an index, add or remove photographs, split it into shards.", **APP)
 
 
 def index_folder(folder: Path | None, model: str) -> Path:
-    """Return where an index lies: where the user says, else where the pipeline wrote the one of a system.
+    """Return the folder of an index: the user's, else the one of a system that the pipeline wrote.
 
     Raises:
-        ProjectError: the user names a file.
+        ProjectError: the path is a file.
     """
     if folder is None:
         return Path("index") / model
@@ -47,7 +47,7 @@ def index_folder(folder: Path | None, model: str) -> Path:
 
 
 def dataset_folder() -> Path:
-    """Return params.yaml's data.path, below which photographs of the pipeline's indexes lie; the project without it."""
+    """Return data.path of params.yaml, the root of photographs in the pipeline's indexes, or the project without it."""
     import yaml
 
     try:
@@ -57,7 +57,7 @@ def dataset_folder() -> Path:
 
 
 def photo_file(image_path: str, dataset: Path) -> str | None:
-    """Return how an indexed photograph opens from the working folder: of the dataset, or one that was added."""
+    """Return the path of an indexed photograph from the working folder: in the dataset, or one that was added."""
     for path in (dataset / image_path, Path(image_path)):
         with suppress(OSError):
             if path.is_file():
@@ -67,7 +67,7 @@ def photo_file(image_path: str, dataset: Path) -> str | None:
 
 @index_app.command("info")
 def index_info(model: Model = "ensemble", folder: IndexFolder = None) -> None:
-    """Say what an index holds."""
+    """Print a summary of an index."""
     from vitrine.retrieval.backend import load_index
     from vitrine.retrieval.index import Index
 
@@ -96,16 +96,14 @@ def index_add(
     ],
     model: Model = "ensemble",
     folder: IndexFolder = None,
-    recursive: Annotated[
-        bool, typer.Option("--recursive/--no-recursive", "-r", help="Take the folders in a folder, too.")
-    ] = True,
+    recursive: Annotated[bool, typer.Option("--recursive/--no-recursive", "-r", help="Include subfolders.")] = True,
     _quiet: Quiet = False,
     _verbose: Verbose = False,
 ) -> None:
-    """Add photographs to an index, or to a new one, each as an item of its own; known paths are replaced.
+    """Add photographs to a new or existing index, each as its own item; paths already indexed are replaced.
 
-    Files that cannot be read are named on standard error, and the exit code is then 1. Killed, it leaves the old index
-    as it was, and the next call continues where it was. A folder that holds other files and no index is refused.
+    Unreadable files are reported on standard error; the exit code is then 1. An interrupted run leaves the old index
+    unchanged, and the next run resumes. A folder that contains other files but no index is rejected.
     """
     import shutil
 
@@ -122,7 +120,7 @@ def index_add(
     old = load_index(place) if holds_index(place) else None
     names, faults = find_photos(photos, recursive)
     if not names and not faults:
-        raise ProjectError(f"{', '.join(map(str, photos))}: no photographs there. Nothing was added")
+        raise ProjectError(f"{', '.join(map(str, photos))}: no photographs found. Nothing was added")
     for name, fault in faults:
         skip(name, fault)
     num_faults, num_added, num_refused = len(faults), 0, 0
@@ -131,38 +129,40 @@ def index_add(
         predictor = load_predictor(old.name if old else model)
         synonyms = old.vocabulary.synonyms if old else read_synonyms(Path("data/synonyms.yaml"))
         rule = old.rule if old else pipeline_rule(predictor.name, predictor.label_space)
-        say_more(f"A hit is a match from a score of {rule.least_score:.3f}.")
+        say_more(f"A hit is a match if its score is at least {rule.least_score:.3f}.")
 
         def predicted() -> Iterator[Index]:
             nonlocal num_faults, num_added, num_refused
             with tqdm(total=len(stored), unit="photo", disable=session().quiet or None) as bar:
-                for found, wrong, num in predict_stream(predictor, [Path(path) for path in stored], place / ".adding"):
+                for predictions, unreadable, num in predict_stream(
+                    predictor, [Path(path) for path in stored], place / ".adding"
+                ):
                     with tqdm.external_write_mode():
-                        for path, fault in wrong:
+                        for path, fault in unreadable:
                             skip(stored[path], fault)
-                    num_faults += len(wrong)
-                    num_added += len(found)
-                    num_refused += predictor.num_refused(found)
-                    if len(found):
-                        yield Index.build(predictor.name, found, found.image_paths, synonyms, rule)
+                    num_faults += len(unreadable)
+                    num_added += len(predictions)
+                    num_refused += predictor.num_refused(predictions)
+                    if len(predictions):
+                        yield Index.build(predictor.name, predictions, predictions.image_paths, synonyms, rule)
                     bar.update(num)
 
         add_photos(place, predicted())
     shutil.rmtree(place / ".adding", ignore_errors=True)
     with suppress(OSError):
-        place.rmdir()  # a new folder in which there is nothing to keep
+        place.rmdir()  # a new folder that is still empty
     if not session().quiet:
         where = session().to_here(place) if folder is None else folder
         typer.echo(f"Added {counted(num_added, 'photograph')} to {where}, skipped {counted(num_faults, 'file')}.")
         if num_refused:
-            look = "looks" if num_refused == 1 else "look"
-            typer.echo(f"{counted(num_refused, 'photograph')} of these {look} like none of the classes.")
+            verb = "looks" if num_refused == 1 else "look"
+            typer.echo(f"{counted(num_refused, 'photograph')} of these {verb} like none of the classes.")
     if num_faults or not num_added:
         raise typer.Exit(1)
 
 
 def pipeline_rule(name: str, label_space: LabelSpace) -> MatchRule:
-    """Return from when on a hit is a match in the pipeline's index of a system with these labels, or the default."""
+    """Return the match rule of the pipeline's index of a system with these labels, or the default rule."""
     from vitrine.artifacts import ArtifactError
     from vitrine.retrieval.backend import load_index
     from vitrine.retrieval.index import MatchRule
@@ -176,25 +176,25 @@ def pipeline_rule(name: str, label_space: LabelSpace) -> MatchRule:
 
 @index_app.command("remove")
 def index_remove(
-    paths: Annotated[list[str], typer.Argument(help="Paths as `vitrine search` shows them.")],
+    paths: Annotated[list[str], typer.Argument(help="Paths as shown by `vitrine search`.")],
     model: Model = "ensemble",
     folder: IndexFolder = None,
     _quiet: Quiet = False,
     _verbose: Verbose = False,
 ) -> None:
-    """Remove photographs from an index; the files stay."""
+    """Remove photographs from an index; the files are kept."""
     from vitrine.artifacts import ArtifactError
     from vitrine.retrieval.backend import load_index, remove_photos
 
     place = index_folder(folder, model)
     index, roots = load_index(place), (dataset_folder(), Path())
     files = {path: os.path.abspath(session().here / path) for path in paths}
-    meant = {
+    candidates = {
         path: [path, *(Path(os.path.relpath(file, root)).as_posix() for root in roots), Path(file).as_posix()]
         for path, file in files.items()
     }
-    known = {name for names in meant.values() for name in names}.intersection(index.paths())
-    chosen = {path: next((name for name in names if name in known), None) for path, names in meant.items()}
+    known = {name for names in candidates.values() for name in names}.intersection(index.paths())
+    chosen = {path: next((name for name in names if name in known), None) for path, names in candidates.items()}
     unknown = sorted(path for path, name in chosen.items() if name is None)
     shown = session().to_here(place) if folder is None else folder
     if unknown:
@@ -212,14 +212,14 @@ def index_compact(
     model: Model = "ensemble",
     folder: IndexFolder = None,
     shard_photos: Annotated[
-        int, typer.Option("--photos", min=1, help="Photographs of a full shard: what a change rewrites at most.")
+        int, typer.Option("--photos", min=1, help="Photographs per full shard: the most that a change rewrites.")
     ] = 1_000_000,
     _quiet: Quiet = False,
     _verbose: Verbose = False,
 ) -> None:
-    """Cut an index into shards; of one that has shards, merge small neighbors and split large ones.
+    """Split an index into shards; if it has shards, merge small neighbors and split large ones.
 
-    What a search finds does not change. Killed, it leaves the old index as it was.
+    Search results do not change. An interrupted run leaves the old index unchanged.
     """
     from vitrine.retrieval.backend import compact_index
 
@@ -228,4 +228,4 @@ def index_compact(
     if not session().quiet:
         where = session().to_here(place) if folder is None else folder
         num = counted(len(index), "photograph")
-        typer.echo(f"{where}: {counted(len(index.shards), 'shard')} of {num} together.")
+        typer.echo(f"{where}: {counted(len(index.shards), 'shard')} with {num} in total.")

@@ -1,4 +1,4 @@
-"""Predict the files of `vitrine predict`: photographs in chunks, clips one by one, in the order in which they came."""
+"""Predict the files of `vitrine predict`, in their order: photographs in chunks, clips one by one."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def answer_files(
     """Predict files.
 
     Args:
-        named: how the user names each path.
+        named: each path as typed by the user.
 
     Yields:
-        records, and what is wrong with files that cannot be read; a clip alone, or some photographs
+        records, and faults of unreadable files, for one clip or a chunk of photographs
     """
     for are_clips, group in groupby(named, key=is_clip):
         paths = list(group)
@@ -35,9 +35,9 @@ def answer_files(
                     yield [], [(path, str(error).removeprefix(f"{path}: "))]
             continue
         chunks = [paths[begin : begin + CHUNK] for begin in range(0, len(paths), CHUNK)]
-        # A single photograph is decoded here, which is faster; one that kills its decoder must not end more.
+        # A single photograph is decoded in this process, which is faster; a crash of its decoder affects no others.
         size = predictor.photo_size_px, predictor.max_megapixels
-        alone = len(named) == 1
-        for decoded, found, wrong in [decode_files(paths, *size)] if alone else decode_ahead(chunks, predictor):
-            names = [named[path] for path in found]
-            yield predictor.predict_records(decoded, names, top_k) if found else [], wrong
+        is_single = len(named) == 1
+        for decoded, readable, faults in [decode_files(paths, *size)] if is_single else decode_ahead(chunks, predictor):
+            names = [named[path] for path in readable]
+            yield predictor.predict_records(decoded, names, top_k) if readable else [], faults

@@ -1,4 +1,4 @@
-"""Answers and hits as tables, JSON, JSON Lines and CSV."""
+"""Print predictions and hits as tables, JSON, JSON Lines and CSV."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from vitrine.retrieval.index import Hit, SearchResult
 
 UNBOUNDED = 10_000
-"""Width where nobody says how wide a line may be: what goes into a file or a pipe is never cut."""
+"""Line width if no limit is known: output to a file or a pipe is never truncated."""
 
 LEAST_WHY = 24
-"""Characters that the reasons of a hit need beside its path; with fewer they go below it."""
+"""Least width of the reasons of a hit next to its path, in characters; with less room, they go below it."""
 
 PLAIN: dict[str, Any] = {"box": None, "pad_edge": False}
 PREDICTION_COLUMNS = (
@@ -36,12 +36,12 @@ HIT_COLUMNS = (
 
 
 def width() -> int:
-    """Return the width of the terminal, or what COLUMNS says; without both there is no limit."""
+    """Return the width of the terminal, or the value of COLUMNS; without either, there is no limit."""
     return Console().width if sys.stdout.isatty() or os.environ.get("COLUMNS") else UNBOUNDED
 
 
 def show(renderable: RenderableType, at_least: int = 0) -> None:
-    """Print a table or a text without the spaces that Rich leaves at the ends of lines."""
+    """Print a table or a text without Rich's trailing spaces."""
     console = Console(width=max(width(), at_least), highlight=False)
     if console.is_terminal:
         console.print(renderable)
@@ -52,7 +52,7 @@ def show(renderable: RenderableType, at_least: int = 0) -> None:
 
 
 def abbreviate(text: str, length: int) -> str:
-    """Shorten a text from its middle, as both ends of a metric's name tell something."""
+    """Shorten a text in its middle, as both ends of a metric's name are informative."""
     if len(text) <= length:
         return text
     head = max(length - 1, 1) // 2
@@ -79,10 +79,10 @@ def print_csv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], header:
 
 
 def print_answers(records: Sequence[Mapping[str, Any]], layout: Format, first: bool) -> None:
-    """Print prediction records as they come: as a table, as JSON Lines or as CSV.
+    """Print a batch of prediction records as a table, as JSON Lines or as CSV.
 
     Args:
-        first: these are the first ones, so that a header or no empty line is due.
+        first: whether this is the first batch, which starts with a header (CSV) or without an empty line (table).
     """
     if layout is Format.csv:
         print_csv([row for record in records for row in _label_rows(record)], PREDICTION_COLUMNS, first)
@@ -100,9 +100,9 @@ def _label_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     novelty = record["novelty"] or {}
     known |= {"refused": novelty.get("refused"), "novelty": novelty.get("score")}
     return [
-        {**known, "task": task, "certainty": found["certainty"], "rank": rank, **label}
-        for task, found in record["tasks"].items()
-        for rank, label in enumerate(found["labels"], start=1)
+        {**known, "task": task, "certainty": prediction["certainty"], "rank": rank, **label}
+        for task, prediction in record["tasks"].items()
+        for rank, label in enumerate(prediction["labels"], start=1)
     ]
 
 
@@ -118,8 +118,8 @@ def _print_answer(record: Mapping[str, Any]) -> None:
 
         show(_indented(Text(clip_sentence(record["clip"])), 2))
     table = Table(show_header=False, **PLAIN)
-    for task, found in record["tasks"].items():
-        best, *others = (f"{display_name(each['label'])} {each['probability']:.0%}" for each in found["labels"])
+    for task, prediction in record["tasks"].items():
+        best, *others = (f"{display_name(label['label'])} {label['probability']:.0%}" for label in prediction["labels"])
         table.add_row(display_name(task), best, Text(", ".join(others), style="dim"))
     show(_indented(table, 4))
 
@@ -132,11 +132,11 @@ def _indented(renderable: RenderableType, num: int) -> Padding:
 
 
 def print_result(result: SearchResult, files: Sequence[str | None], sought: str, noun: str, layout: Format) -> None:
-    """Print hits; in a table, a sentence first that says how many photographs match.
+    """Print hits; before a table, print the number of matches.
 
     Args:
-        files: how every hit's photograph opens from the working folder; None where it is gone.
-        sought: what was searched for, in words.
+        files: path of each hit's photograph from the working folder; None if it is missing.
+        sought: description of the query.
         noun: `photograph`, or `item` if the search was by item.
     """
     rows = [
@@ -153,13 +153,13 @@ def print_result(result: SearchResult, files: Sequence[str | None], sought: str,
         print_csv(rows, HIT_COLUMNS)
     elif result.hits:
         verb = "matches" if result.num_matches == 1 else "match"
-        found = f"{counted(result.num_matches, noun)} {verb} {sought}."
-        show(Text(found if result.num_matches else "No confident match; closest:"))
+        sentence = f"{counted(result.num_matches, noun)} {verb} {sought}."
+        show(Text(sentence if result.num_matches else "No confident match; closest:"))
         _print_hits(result.hits, [file or hit.image_path for hit, file in zip(result.hits, files, strict=True)])
 
 
 def _print_hits(hits: Sequence[Hit], paths: Sequence[str]) -> None:
-    """Print a table whose paths are never cut, as they are there to be copied; reasons go below if they must."""
+    """Print a table that never truncates paths, so that they can be copied; reasons go below if they do not fit."""
     reasons = [", ".join(_reasons(hit)) for hit in hits]
     longest = max(map(len, paths))
     others = len("match  score  ") + 2

@@ -16,10 +16,13 @@ if TYPE_CHECKING:
 Qdrant = Annotated[
     str | None, typer.Option(metavar="URL", help="Search in this Qdrant server, such as http://127.0.0.1:6333.")
 ]
-Collection = Annotated[str | None, typer.Option(help="Name of the collection; without it vitrine_MODEL.")]
+Collection = Annotated[str | None, typer.Option(help="Name of the collection. Default: vitrine_MODEL.")]
 
 Approximate = Annotated[
-    bool, typer.Option("--approximate", help="In Qdrant, search likeness in its graph, which may miss photographs.")
+    bool,
+    typer.Option(
+        "--approximate", help="In Qdrant, use approximate (HNSW) similarity search, which may miss photographs."
+    ),
 ]
 
 
@@ -30,15 +33,15 @@ def not_installed(error: ModuleNotFoundError) -> typer.Exit:
 def open_collections(
     url: str | None, collection: str | None, approximate: bool, systems: Iterable[str]
 ) -> list[QdrantIndex]:
-    """Open the collection that the user names, or that of each system; none without a server.
+    """Open the given collection, or that of each system; none without a server.
 
     Raises:
-        ProjectError: there is an option of a search in a server, and no server.
-        QdrantError: the server does not answer, or a collection is not there or not an index.
+        ProjectError: an option needs a server, and none is given.
+        QdrantError: the server does not respond, or a collection is missing or not an index.
     """
     if url is None:
         if collection is not None or approximate:
-            raise ProjectError("--collection and --approximate: name the server, too, with --qdrant")
+            raise ProjectError("--collection and --approximate require a server; add --qdrant URL")
         return []
     try:
         from vitrine.retrieval.qdrant import QdrantIndex, connect
@@ -50,7 +53,7 @@ def open_collections(
 
 
 def collection_of(system: str) -> str:
-    """Return the name of a system's collection where the user gives none."""
+    """Return the default name of a system's collection."""
     return f"vitrine_{system}"
 
 
@@ -63,10 +66,10 @@ def index_push(
     _quiet: Quiet = False,
     _verbose: Verbose = False,
 ) -> None:
-    """Write an index into a Qdrant collection; only what differs is sent. Needs the extra [qdrant].
+    """Write an index to a Qdrant collection; only differences are sent. Needs the extra [qdrant].
 
-    The collection then holds the index's photographs and no others. The same command resumes a push that was
-    interrupted. A collection of another system, or with other labels, is refused.
+    The collection then contains exactly the photographs of the index. Run the command again to resume an interrupted
+    push. A collection of another system, or with other labels, is rejected.
     """
     from tqdm import tqdm
 

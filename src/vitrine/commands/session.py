@@ -1,4 +1,4 @@
-"""What all commands share: the project, the working folder, how much is printed, and how a command ends on an error."""
+"""Shared by all commands: the project, the working folder, verbosity, and error handling."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 PARAMS = "params.yaml"
 MAIN_PIPELINE = re.compile(r"^serving:", re.MULTILINE)
-"""A section that params.yaml of the project has, and params.yaml of the pipelines in its sub-folders have not."""
+"""A section of the project's params.yaml, which those of the pipelines in its subfolders do not have."""
 
 
 class ProjectError(VitrineError):
@@ -35,12 +35,12 @@ class ProjectError(VitrineError):
 
 @dataclass
 class Session:
-    """State of one call of the command.
+    """State of one run of the command.
 
     Attributes:
         here: the working folder; paths that the user types are relative to it
         project: current folder of the process while a command runs
-        as_records: errors are printed as JSON, a line each
+        as_records: errors are printed as JSON, one per line
     """
 
     here: Path
@@ -50,15 +50,15 @@ class Session:
     as_records: bool = False
 
     def from_here(self, path: Path | str) -> Path:
-        """Return where a path that the user typed is, as it opens from the project."""
+        """Convert a path typed by the user to one that opens from the project."""
         return Path(path) if self.here == self.project else self.here / path
 
     def to_here(self, path: Path) -> str:
-        """Return how a path of the project opens from the working folder."""
+        """Convert a path of the project to one that opens from the working folder."""
         return str(path) if self.here == self.project or path.is_absolute() else os.path.relpath(path, self.here)
 
     def in_project(self, path: Path | str) -> Path:
-        """Return a path that the user typed, relative to the project if it is inside, else absolute."""
+        """Return a path typed by the user relative to the project if it is inside, else absolute."""
         absolute = Path(os.path.abspath(self.here / path))
         return absolute.relative_to(self.project) if absolute.is_relative_to(self.project) else absolute
 
@@ -76,10 +76,10 @@ def open_session(folder: Path | None) -> Iterator[Session]:
     """Make a project the current folder while a command runs.
 
     Args:
-        folder: of the project; without it, the nearest one at or above the current folder.
+        folder: the project's folder; without it, the nearest one at or above the current folder.
 
     Raises:
-        ProjectError: the given folder holds no params.yaml.
+        ProjectError: the given folder does not contain params.yaml.
     """
     global _session
     here = Path.cwd()
@@ -87,7 +87,7 @@ def open_session(folder: Path | None) -> Iterator[Session]:
     if folder is None:
         project = next((each for each in (here, *here.parents) if _is_project(each)), here)
     elif not (folder / PARAMS).is_file():
-        raise ProjectError(f"{folder}: holds no {PARAMS}. Choose the folder of a project")
+        raise ProjectError(f"{folder}: does not contain {PARAMS}. Choose the folder of a project")
     else:
         project = folder.resolve()
     _session = Session(here, project)
@@ -118,12 +118,12 @@ def say_more(text: str) -> None:
 
 
 def skip(name: str, fault: str) -> None:
-    """Name a file that cannot be read on standard error."""
+    """Report a file that cannot be read on standard error."""
     _complain(f"Skipped {name}: {fault}", {"error": fault, "image_path": name})
 
 
 def fail(error: Exception) -> typer.Exit:
-    """Print an error's message alone; the exit code is 2."""
+    """Print an error's message, and return an exit with code 2."""
     message = str(error)
     if isinstance(error, OSError) and error.strerror:
         message = ": ".join(part for part in (_names(error), error.strerror) if part)
@@ -137,11 +137,11 @@ def fail(error: Exception) -> typer.Exit:
 
 
 def _where() -> str:
-    """Say to which folder paths in a message are relative, unless it is the working folder."""
+    """Return a note on the folder that paths in a message are relative to, unless it is the working folder."""
     if _session.here != _session.project:
         return f" (in the project {_session.project})"
     is_project = (_session.project / PARAMS).is_file()
-    return "" if is_project else " (this is no project; choose one with --project DIR)"
+    return "" if is_project else " (this is not a project; choose one with --project DIR)"
 
 
 def _names(error: OSError) -> str:
@@ -156,7 +156,7 @@ def _complain(text: str, record: dict[str, Any]) -> None:
 
 
 class Commands(TyperGroup):
-    """Commands that end on an error of the project, or of the file system, with its message alone."""
+    """Command group that prints only the message of errors of the project or the file system."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -164,7 +164,7 @@ class Commands(TyperGroup):
         except VitrineError as error:
             raise fail(error) from None
         except (OSError, UnicodeError) as error:
-            if getattr(error, "errno", None) == errno.EPIPE:  # whoever reads the output has seen enough
+            if getattr(error, "errno", None) == errno.EPIPE:  # the reader has closed the pipe
                 raise
             raise fail(error) from None
 
@@ -178,7 +178,7 @@ def counted(number: int, noun: str, plural: str | None = None) -> str:
 
 
 class Format(StrEnum):
-    """How answers are printed."""
+    """How predictions and hits are printed."""
 
     table = "table"
     json = "json"
@@ -208,17 +208,17 @@ APP: dict[str, Any] = {
 }
 Quiet = Annotated[
     bool,
-    typer.Option("--quiet", "-q", callback=_set_quiet, help="Print answers and errors only, no notes."),
+    typer.Option("--quiet", "-q", callback=_set_quiet, help="Print results and errors only, no notes."),
 ]
 Verbose = Annotated[
     bool,
-    typer.Option("--verbose", "-v", callback=_set_verbose, help="Say what is loaded, and where an error comes from."),
+    typer.Option("--verbose", "-v", callback=_set_verbose, help="Report what is loaded, and print tracebacks."),
 ]
 OutputFormat = Annotated[
-    Format, typer.Option("--format", callback=_set_format, help="How to print; docs/schema.json describes the JSON.")
+    Format, typer.Option("--format", callback=_set_format, help="Output format; docs/schema.json describes the JSON.")
 ]
-Model = Annotated[str, typer.Option(help="efficientnet, deit, mobilevit or ensemble: a system that `dvc repro` made.")]
-IndexFolder = Annotated[Path | None, typer.Option("--index", help="Folder of the index; without it index/MODEL.")]
+Model = Annotated[str, typer.Option(help="efficientnet, deit, mobilevit or ensemble: a system built by `dvc repro`.")]
+IndexFolder = Annotated[Path | None, typer.Option("--index", help="Folder of the index. Default: index/MODEL.")]
 
 
 def load_predictor(model: str) -> Predictor:

@@ -1,4 +1,4 @@
-"""From labels.csv to a checked table: one row a photograph, one column a task. All faults are reported at once."""
+"""Read labels.csv into a validated table with a row per photograph and a column per task; report all faults at once."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ RESERVED_TASKS = (
     *(CLASS_TASK, "row", "image_path", "split", "instance_id", "caption"),
     *("all_tasks", "epoch", "intervals", "items", "loss", "macro_f1"),
 )
-"""Names of columns and of metrics, which tasks may not have."""
+"""Names of columns and metrics, which tasks must not use."""
 
 CORRECTIONS = Path("data/corrections.csv")
 CORRECTION_COLUMNS = ("dataset", "image_path", "task", "label")
 
 
 class CatalogError(VitrineError):
-    """A dataset breaks the data contract. `faults` holds one text for each fault."""
+    """A dataset breaks the data contract. `faults` holds one message per fault."""
 
     def __init__(self, place: Path, faults: list[str]) -> None:
         self.faults = faults
         number = f"{len(faults)} fault" + ("s" if len(faults) > 1 else "")
         lines = "\n".join(f"  {fault}" for fault in faults)
-        super().__init__(f"{place}: {number}. Nothing was written. data/README.md has the contract.\n{lines}")
+        super().__init__(f"{place}: {number}. Nothing was written. See data/README.md for the contract.\n{lines}")
 
 
 class DataParams(Section):
@@ -58,14 +58,14 @@ class DataParams(Section):
 
 
 def read_catalog(folder: Path, params: DataParams) -> pd.DataFrame:
-    """Read and check labels.csv, apart from the photographs and what depends on the split.
+    """Read and validate labels.csv, except for the photographs and for what depends on the split.
 
     Returns:
-        image_path, split (absent if the file has none), instance_id, caption, and a column for every task; labels
-        after aliases; a missing or masked label is None. `table.index` holds the lines of the file.
+        image_path, split (absent if the file has none), instance_id, caption, and a column per task with its labels
+        after aliases, None where missing or masked. The index holds the line numbers of the file.
 
     Raises:
-        CatalogError: the file breaks the contract; all faults, by line and column.
+        CatalogError: the file breaks the contract; lists all faults by line and column.
     """
     path = folder / "labels.csv"
     raw = read_table(path)
@@ -95,19 +95,19 @@ def read_catalog(folder: Path, params: DataParams) -> pd.DataFrame:
 
 
 def read_table(path: Path, allow_empty: bool = False) -> pd.DataFrame:
-    """Read all fields as stripped text; the index becomes the line where a row starts (the header is line 1)."""
+    """Read all fields as stripped text; the index is the line where each row starts (the header is line 1)."""
     if not path.is_file():
         advice = (
             "write its header: " + ",".join(CORRECTION_COLUMNS)
             if allow_empty
-            else "set data.path to a folder that holds labels.csv and its images"
+            else "set data.path to a folder that contains labels.csv and its images"
         )
         raise CatalogError(path, [f"not found; {advice}"])
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise CatalogError(path, [f"not UTF-8 (byte {error.start}); save it as UTF-8"]) from None
-    # A stream's lines end at line breaks alone; those of str.splitlines also at U+2028 and the like in a caption.
+    # StringIO splits at line breaks only; str.splitlines also splits at characters such as U+2028 in a caption.
     reader = csv.reader(io.StringIO(text), strict=True)
     rows, line = [], 1
     try:
@@ -116,16 +116,16 @@ def read_table(path: Path, allow_empty: bool = False) -> pd.DataFrame:
                 rows.append((line, [field.strip() for field in row]))
             line = reader.line_num + 1
     except csv.Error as error:
-        raise CatalogError(path, [f"line {line}: the row that starts here is not CSV ({error})"]) from None
+        raise CatalogError(path, [f"line {line}: the row that starts here is not valid CSV ({error})"]) from None
     if len(rows) < (1 if allow_empty else 2):
-        raise CatalogError(path, ["holds no photographs; expected a header and one line a photograph"])
+        raise CatalogError(path, ["contains no photographs; expected a header and one line per photograph"])
     header = rows[0][1]
     for separator in (";", "\t", "|"):
         if len(header) == 1 and separator in header[0]:
             raise CatalogError(path, [f"line 1: fields are separated by {separator!r}; save the table with commas"])
     faults = [f"line 1: duplicate column '{name}'" for name in sorted({n for n in header if header.count(n) > 1})]
     faults += [
-        f"line {line}: {len(row)} fields where the header has {len(header)}"
+        f"line {line}: {len(row)} fields, but the header has {len(header)}"
         for line, row in rows[1:]
         if len(row) != len(header)
     ]
@@ -137,7 +137,7 @@ def read_table(path: Path, allow_empty: bool = False) -> pd.DataFrame:
 
 
 def column_faults(raw: pd.DataFrame) -> list[str]:
-    """Name the required columns that a table lacks, if any."""
+    """Report the required columns that are missing from a table, if any."""
     missing = [column for column in REQUIRED_COLUMNS if column not in raw.columns]
     return [f"line 1: column missing: {', '.join(missing)}; found {', '.join(raw.columns)}"] if missing else []
 
@@ -154,17 +154,17 @@ def _schema(folder: Path, has_split: bool) -> pa.DataFrameSchema:
                 filled,
                 check(
                     lambda value: _is_inside(folder, value),
-                    "leaves the dataset's folder; write a path below it, with /",
+                    "is not inside the dataset's folder; use a relative path with /",
                 ),
                 pa.Check(lambda column: ~column.duplicated(keep=False), error="is listed more than once"),
             ],
         ),
         "class_label": pa.Column(object, filled),
-        "attributes": pa.Column(object, check(_is_well_formed, "is not key:value;key:value with every key once")),
+        "attributes": pa.Column(object, check(_is_well_formed, "is not key:value;key:value with unique keys")),
         "instance_id": pa.Column(object, filled),
     }
     if has_split:
-        columns["split"] = pa.Column(object, check(lambda value: value in SPLITS, f"is none of {', '.join(SPLITS)}"))
+        columns["split"] = pa.Column(object, check(lambda value: value in SPLITS, f"is not one of {', '.join(SPLITS)}"))
     return pa.DataFrameSchema(columns, strict=False)
 
 
@@ -184,9 +184,9 @@ def _schema_faults(schema: pa.DataFrameSchema, table: pd.DataFrame) -> list[str]
 
 
 def parse_attributes(text: str) -> dict[str, str]:
-    """Parse `key:value;key:value`; what is malformed is left out (the schema reports it).
+    """Parse `key:value;key:value`; skip malformed parts, which the schema reports.
 
-    An attribute with an empty value, and an empty text, mean that the label is missing.
+    An empty value or an empty text means that the label is missing.
     """
     pairs = (part.split(":", 1) for part in text.split(";") if ":" in part)
     return {key.strip(): value.strip() for key, value in pairs if value.strip()}
@@ -206,14 +206,18 @@ def _is_inside(folder: Path, text: str) -> bool:
 
 
 def _params_faults(params: DataParams) -> list[str]:
-    faults = [f"data.attributes: '{name}' cannot name a task" for name in params.attributes if name in RESERVED_TASKS]
+    faults = [
+        f"data.attributes: '{name}' is reserved and cannot be a task"
+        for name in params.attributes
+        if name in RESERVED_TASKS
+    ]
     faults += [
         f"data.attributes: duplicate '{name}'"
         for name in sorted({n for n in params.attributes if params.attributes.count(n) > 1})
     ]
     for key, named in (("aliases", params.aliases), ("masked_labels", params.masked_labels)):
         faults += [
-            f"data.{key}: '{task}' is no task; expected one of {', '.join(params.tasks)}"
+            f"data.{key}: '{task}' is not a task; expected one of {', '.join(params.tasks)}"
             for task in named
             if task not in params.tasks
         ]
@@ -221,21 +225,21 @@ def _params_faults(params: DataParams) -> list[str]:
 
 
 def _clean(label: str | None, task: str, params: DataParams) -> str | None:
-    """Apply aliases, then masks, to one label; None is a missing label."""
+    """Apply aliases, then masks, to a label; None means missing."""
     label = params.aliases.get(task, {}).get(label, label) if label else None
     return None if label in params.masked_labels.get(task, []) else label
 
 
 def check_table(path: Path, table: pd.DataFrame, tasks: Iterable[str]) -> None:
-    """Check that every split has photographs, items are whole, and every task can be learned and judged.
+    """Check that every split has photographs, items are consistent, and every task can be learned and evaluated.
 
     Raises:
-        CatalogError: all that is wrong.
+        CatalogError: a check fails; lists all faults.
     """
     faults = [f"split '{split}' has no photographs" for split in SPLITS if not (table["split"] == split).any()]
-    faults += _item_faults(table) + _spelling_faults(table, "instance_id", "write both alike")
+    faults += _item_faults(table) + _spelling_faults(table, "instance_id", "use the same spelling")
     for task in tasks:
-        faults += _spelling_faults(table, task, "join them in data.aliases") + _task_faults(table, task)
+        faults += _spelling_faults(table, task, "merge them in data.aliases") + _task_faults(table, task)
     if faults:
         raise CatalogError(path, faults)
 
@@ -258,9 +262,9 @@ def _spelling_faults(table: pd.DataFrame, column: str, advice: str) -> list[str]
     """Find values that differ only in case."""
     spellings = table[column].dropna().drop_duplicates()
     faults = []
-    for _, alike in spellings.groupby(spellings.str.casefold()):
-        if len(alike) > 1:
-            names = " and ".join(f"'{name}' (line {line})" for line, name in sorted(alike.items()))
+    for _, variants in spellings.groupby(spellings.str.casefold()):
+        if len(variants) > 1:
+            names = " and ".join(f"'{name}' (line {line})" for line, name in sorted(variants.items()))
             faults.append(f"{column} {names} differ only in case: {advice}")
     return faults
 
@@ -270,15 +274,16 @@ def _task_faults(table: pd.DataFrame, task: str) -> list[str]:
     seen = set(table.loc[table["split"] == "train", task].dropna())
     if len(seen) < 2:
         found = f"only the label '{seen.pop()}'" if seen else "no label"
-        return [f"{task}: train has {found}, but learning takes two; add photographs with others{removal}"]
-    judged = set(table.loc[table[task].notna(), "split"])
+        needed = "but training needs at least two; add photographs with other labels"
+        return [f"{task}: train has {found}, {needed}{removal}"]
+    labeled_splits = set(table.loc[table[task].notna(), "split"])
     faults = [
-        f"{task}: no photograph of {split} has a label, so it cannot be judged; add some{removal}"
+        f"{task}: no photograph in {split} has a label, so it cannot be evaluated; add labels{removal}"
         for split in ("val", "test")
-        if split in set(table["split"]) - judged
+        if split in set(table["split"]) - labeled_splits
     ]
     return faults + [
-        f"{task} '{label}' is never seen in train ({_lines(rows)}): move an item with it to train, add an alias in "
+        f"{task} '{label}' does not occur in train ({_lines(rows)}): move an item with it to train, add an alias in "
         "data.aliases, or list it in data.masked_labels"
         for label, rows in table.groupby(task)
         if label not in seen
@@ -286,7 +291,7 @@ def _task_faults(table: pd.DataFrame, task: str) -> list[str]:
 
 
 def _lines(rows: pd.DataFrame) -> str:
-    """Name the first lines of some rows: "line 2", "lines 2, 5"."""
+    """Format the line numbers of the first rows: "line 2", "lines 2, 5"."""
     shown = ", ".join(str(line) for line in rows.index[:5]) + (", ..." if len(rows) > 5 else "")
     return f"line{'s' if len(rows) > 1 else ''} {shown}"
 
@@ -297,7 +302,7 @@ def decode_photos(folder: Path, table: pd.DataFrame, size_px: int, max_megapixel
     Shape:
         returns: (photos, size_px, size_px, channels)
     Raises:
-        CatalogError: files that cannot be used; all of them, by line.
+        CatalogError: files are unusable; lists all of them by line.
     """
     photos = np.zeros((len(table), size_px, size_px, 3), dtype=np.uint8)
 
@@ -321,10 +326,10 @@ def decode_photos(folder: Path, table: pd.DataFrame, size_px: int, max_megapixel
 
 
 def read_corrections(path: Path) -> pd.DataFrame:
-    """Read labels that replace those of labels.csv: one a line, of any dataset; a later line wins.
+    """Read labels that replace those of labels.csv: one per line, for any dataset; later lines win.
 
     Raises:
-        CatalogError: the file is missing or is no such table.
+        CatalogError: the file is missing or malformed.
     """
     table = read_table(path, allow_empty=True)
     if tuple(table.columns) != CORRECTION_COLUMNS:
@@ -333,37 +338,37 @@ def read_corrections(path: Path) -> pd.DataFrame:
 
 
 def dataset_name(root: Path, path: str) -> str:
-    """Return how corrections name a dataset: its path from the project's root, however params or people write it."""
+    """Return the name of a dataset in corrections: its path relative to the project's root, in normal form."""
     return Path(os.path.relpath(root / path, root)).as_posix()
 
 
 def apply_corrections(root: Path, table: pd.DataFrame, params: DataParams) -> pd.DataFrame:
-    """Return the table with the labels replaced that data/corrections.csv corrects, after aliases and masks.
+    """Return the table with corrected labels from data/corrections.csv, after aliases and masks.
 
-    Corrections of other datasets are left alone, if there are such datasets: a folder with labels.csv, with the
-    dvc.yaml that makes it, or with its .dvc file beside it.
+    Corrections of other datasets are ignored if the dataset exists: a folder with labels.csv, with the dvc.yaml that
+    creates it, or with its .dvc file next to it.
 
     Args:
         root: the project's root.
     Raises:
-        CatalogError: the file is missing or broken, or a correction matches no dataset, photograph or task.
+        CatalogError: the file is missing or malformed, or a correction matches no dataset, photograph or task.
     """
     corrected, faults = table.copy(), []
     rows = {name: line for line, name in table["image_path"].items()}
-    this = dataset_name(root, params.path)
+    current = dataset_name(root, params.path)
     for line, fields in read_corrections(root / CORRECTIONS).iterrows():
         dataset, name, task, label = dataset_name(root, fields["dataset"]), *fields[1:]
         known = (root / place for place in (f"{dataset}/labels.csv", f"{dataset}/dvc.yaml", f"{dataset}.dvc"))
         empty = [column for column in CORRECTION_COLUMNS if not fields[column]]
         if empty:
             faults.append(f"line {line}: {', '.join(empty)} empty")
-        elif dataset != this:
+        elif dataset != current:
             if not any(file.is_file() for file in known):
-                faults.append(f"line {line}, column dataset: '{dataset}' is no dataset; data.path is {this}")
+                faults.append(f"line {line}, column dataset: '{dataset}' is not a dataset; data.path is {current}")
         elif name not in rows:
-            faults.append(f"line {line}, column image_path: '{name}' is not in {this}/labels.csv")
+            faults.append(f"line {line}, column image_path: '{name}' is not in {current}/labels.csv")
         elif task not in params.tasks:
-            faults.append(f"line {line}, column task: '{task}' is none of {', '.join(params.tasks)}")
+            faults.append(f"line {line}, column task: '{task}' is not one of {', '.join(params.tasks)}")
         else:
             corrected.loc[rows[name], task] = _clean(label, task, params)
     if faults:

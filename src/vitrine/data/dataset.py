@@ -1,4 +1,4 @@
-"""Start a dataset: write labels.csv for a folder of class folders, and describe a table that is there."""
+"""Start a dataset: write labels.csv from class folders, or describe an existing table."""
 
 from __future__ import annotations
 
@@ -29,32 +29,32 @@ from vitrine.data.splits import perceptual_hash, similar_pairs
 from vitrine.photos import PhotoError, decode_photo
 
 HASHED_SIZE_PX = 64
-"""Side to which photographs are decoded to be hashed; a perceptual hash reads 32."""
+"""Side to which photographs are decoded for hashing; a perceptual hash uses 32."""
 
 MAX_PHOTOS_PER_ITEM = 24
-"""A prefix that more files share on average is a camera's or a class's, such as IMG_, and no item's."""
+"""A prefix shared by more files on average identifies a camera or a class, such as IMG_, rather than an item."""
 
 MAX_LABELS = 40
 """An attribute with more labels, such as a serial number, is not proposed as a task."""
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-"""Of files that are taken for photographs, in lower case."""
+"""Suffixes of files that are treated as photographs, in lower case."""
 
 VIEW = re.compile(r"[ _.-]*(?:\(\d+\)|\d+|(?:view|front|back|side|top|left|right|bottom)[ _-]?\d*)$", re.IGNORECASE)
-"""The end of a file's name that tells views of one item apart."""
+"""Suffix of a file name that distinguishes views of one item."""
 
 CAMERA = re.compile(r"(?:img|dsc[nf]?|pxl|dcim|image|photo|picture|p|whatsapp image.*|screenshot.*)?", re.IGNORECASE)
-"""Beginnings of names that cameras and telephones write; they name no item."""
+"""Prefixes of file names from cameras and phones, which do not identify an item."""
 
 
 @dataclass(frozen=True)
 class Guess:
-    """How the items of a new table were told apart.
+    """How the items of a new table were inferred.
 
     Attributes:
-        named_classes: classes whose items come from the beginnings of file names
-        joined: pairs of photographs of one item because they look alike
-        unreadable: files left out, each with the reason
+        named_classes: classes whose items come from prefixes of file names
+        joined: pairs of photographs assigned to one item because they look alike
+        unreadable: skipped files, each with the reason
     """
 
     named_classes: tuple[str, ...]
@@ -63,10 +63,10 @@ class Guess:
 
 
 def table_from_folders(folder: Path, max_megapixels: float, near_duplicate_bits: int) -> tuple[pd.DataFrame, Guess]:
-    """Make the table of labels.csv from images/CLASS/*.jpg, or from images/train/CLASS/*.jpg, val/... and test/...
+    """Build the table of labels.csv from images/CLASS/*.jpg, or from images/train/CLASS/*.jpg, val/... and test/...
 
     Returns:
-        image_path, class_label, attributes (empty), split (only where folders say it), instance_id
+        image_path, class_label, attributes (empty), split (only if there are folders for it), instance_id
     Raises:
         CatalogError: there are no photographs in class folders.
     """
@@ -74,7 +74,8 @@ def table_from_folders(folder: Path, max_megapixels: float, near_duplicate_bits:
     if not images.is_dir():
         advice = f"mkdir new && mv {folder} new/images && mv new {folder}"
         raise CatalogError(
-            folder, [f"has no folder images; expected images/CLASS/*.jpg. If the class folders lie in it: {advice}"]
+            folder,
+            [f"contains no folder images; expected images/CLASS/*.jpg. If the class folders are in it: {advice}"],
         )
     files = sorted(path.relative_to(images) for path in images.rglob("*") if path.suffix.lower() in SUFFIXES)
     files = [path for path in files if not any(part.startswith(".") for part in path.parts)]
@@ -82,7 +83,7 @@ def table_from_folders(folder: Path, max_megapixels: float, near_duplicate_bits:
     depth = 1 if has_splits else 0
     stray = [path.as_posix() for path in files if len(path.parts) < depth + 2]
     if not files or stray:
-        found = f"'{stray[0]}' is in no class folder" if stray else "no photographs"
+        found = f"'{stray[0]}' is not in a class folder" if stray else "no photographs"
         raise CatalogError(images, [f"{found}; expected CLASS/*.jpg or train/CLASS/*.jpg"])
     hashes, unreadable = _hashes(images, files, max_megapixels)
     kept = [path for path in files if path in hashes]
@@ -114,7 +115,7 @@ def _split(path: Path) -> str | None:
 
 
 def _prefix(path: Path) -> str:
-    """Return a file's path without what tells views apart, or nothing if its name is nothing else."""
+    """Return a file's path without its view suffix; empty if the rest does not identify an item."""
     stem = VIEW.sub("", path.stem)
     return "" if CAMERA.fullmatch(stem) else (path.parent / stem).as_posix()
 
@@ -130,13 +131,13 @@ def _hashes(
         return perceptual_hash(photo)
 
     with ThreadPoolExecutor() as pool:
-        found = list(tqdm(pool.map(hashed, files), "read", len(files), unit="photo", disable=None))
-    hashes = {path: each for path, each in zip(files, found, strict=True) if not isinstance(each, str)}
-    return hashes, tuple(each for each in found if isinstance(each, str))
+        results = list(tqdm(pool.map(hashed, files), "read", len(files), unit="photo", disable=None))
+    hashes = {path: result for path, result in zip(files, results, strict=True) if not isinstance(result, str)}
+    return hashes, tuple(result for result in results if isinstance(result, str))
 
 
 def _join(items: pd.Series, groups: pd.DataFrame, pairs: Sequence[tuple[int, int, int]]) -> list[tuple[int, int]]:
-    """Give photographs that look alike one item, where class and split agree; change `items`, return the pairs."""
+    """Merge the items of similar photographs if class and split agree; modify `items` in place, return the pairs."""
     joined = []
     for first, second, _ in pairs:
         if items[first] != items[second] and tuple(groups.loc[first]) == tuple(groups.loc[second]):
@@ -146,21 +147,21 @@ def _join(items: pd.Series, groups: pd.DataFrame, pairs: Sequence[tuple[int, int
 
 
 def write_table(folder: Path, table: pd.DataFrame) -> None:
-    """Write labels.csv. Raises: CatalogError: there is one."""
+    """Write labels.csv. Raises: CatalogError: the file exists."""
     path = folder / "labels.csv"
     if path.exists():
-        raise CatalogError(path, ["is there already and is never overwritten; move it away to make another"])
+        raise CatalogError(path, ["already exists and is never overwritten; move it away to create a new one"])
     write_csv(path, table)
 
 
 @dataclass(frozen=True)
 class Description:
-    """What a table holds.
+    """Summary of a table.
 
     Attributes:
-        attributes: of each attribute, the number of photographs of every label, commonest first
-        proposed: attributes that can be tasks, the most often labeled first
-        faults: where the table breaks the data contract
+        attributes: number of photographs per label of each attribute, most common first
+        proposed: attributes that can be tasks, most often labeled first
+        faults: violations of the data contract
     """
 
     num_photos: int
@@ -173,10 +174,10 @@ class Description:
 
 
 def describe_table(folder: Path) -> Description:
-    """Read labels.csv and say what it holds; nothing is written.
+    """Read labels.csv and summarize it; nothing is written.
 
     Raises:
-        CatalogError: it is missing or is no table of this kind at all.
+        CatalogError: the file is missing, malformed or lacks required columns.
     """
     path = folder / "labels.csv"
     raw = read_table(path)

@@ -1,4 +1,4 @@
-"""Where the object is in each photograph: masks that a dataset may have beside its table."""
+"""Object masks of photographs, which a dataset may have next to its table."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ MASKS = "masks.png"
 
 
 def read_masks(folder: Path, image_paths: Sequence[str], size_px: int) -> dict[str, NDArray[np.bool_]]:
-    """Read the masks of some photographs of a dataset; none of a photograph that has none, or if there is no file.
+    """Read the masks of photographs in a dataset; omit photographs without a mask, or all if there is no file.
 
-    `masks.png` has square masks below each other, one bit a pixel, in the order of the rows of labels.csv.
+    `masks.png` has square masks stacked vertically, one bit per pixel, in the row order of labels.csv.
 
     Args:
-        size_px: side to which the masks are scaled: that of the decoded photographs.
+        size_px: side of the decoded photographs, to which the masks are scaled.
 
     Shape:
         returns: {image path: (size_px, size_px)}
     Raises:
-        ArtifactError: the file is not a picture of square masks, or there are more masks than rows.
+        ArtifactError: the file is not an image of square masks, or there are more masks than rows.
     """
     path = folder / MASKS
     if not path.is_file():
@@ -40,7 +40,7 @@ def read_masks(folder: Path, image_paths: Sequence[str], size_px: int) -> dict[s
     if len(stack) % side or num > len(rows):
         raise ArtifactError(
             f"{path}: {side} x {len(stack)} px are not square masks for the {len(rows)} rows of labels.csv. Delete the "
-            "file, or write one mask a row, below each other"
+            "file, or write one mask per row, stacked vertically"
         )
     masks = stack.reshape(num, side, side)
     place = {name: row for row, name in enumerate(rows[:num])}

@@ -1,4 +1,4 @@
-"""Pictures of things that are none of the classes: photographs that a table lists, and pictures made from a seed."""
+"""Pictures that belong to none of the classes: photographs listed in a table, and pictures generated from a seed."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from vitrine.labels import display_name, label_words
 from vitrine.photos import Decoding, decode_photo
 
 NUM_GENERATED = 20
-"""Pictures of each kind that is made, not photographed; each counts as an item."""
+"""Number of pictures of each generated kind; each picture counts as an item."""
 
 
 @dataclass(frozen=True)
 class Outliers:
-    """Decoded pictures of things that are none of the classes.
+    """Decoded pictures that belong to none of the classes.
 
     Shape:
         photos: (pictures, height, width, channels)
-        kinds: (pictures,), what is on them
-        items: (pictures,), which thing is on them; names are unique across kinds
+        kinds: (pictures,), what they show
+        items: (pictures,), the items that they show; names are unique across kinds
     """
 
     photos: NDArray[np.uint8]
@@ -33,10 +33,10 @@ class Outliers:
 
 
 def read_outliers(folder: Path, kinds: Sequence[str], decoding: Decoding, seed: int) -> Outliers:
-    """Read the kinds that the folder's labels.csv (image_path, kind, instance_id) lists, and make `blank` and `noise`.
+    """Read kinds listed in the folder's labels.csv (image_path, kind, instance_id), and generate `blank` and `noise`.
 
     Raises:
-        ArtifactError: the table is missing, lacks a column, or knows a kind no better than this module.
+        ArtifactError: the table is missing or lacks a column, or a kind is neither listed nor generated.
         PhotoError: a photograph cannot be read.
     """
     photos: list[NDArray[np.uint8]] = []
@@ -52,13 +52,13 @@ def read_outliers(folder: Path, kinds: Sequence[str], decoding: Decoding, seed: 
         if unknown:
             known = sorted({*table["kind"], *GENERATED})
             raise ArtifactError(
-                f"{path}: lists no {', '.join(unknown)}. Choose kinds of these in params.yaml: {', '.join(known)}"
+                f"{path}: does not list {', '.join(unknown)}. Choose among these in params.yaml: {', '.join(known)}"
             )
     for kind in kinds:
         if kind in GENERATED:
-            made = GENERATED[kind](np.random.default_rng([seed, len(kind)]), decoding.photo_size_px)
-            photos += made
-            names += [(kind, f"{kind}-{number}") for number in range(len(made))]
+            generated = GENERATED[kind](np.random.default_rng([seed, len(kind)]), decoding.photo_size_px)
+            photos += generated
+            names += [(kind, f"{kind}-{number}") for number in range(len(generated))]
         elif table is not None:
             for image_path, item in table.loc[table["kind"] == kind, ["image_path", "instance_id"]].to_numpy():
                 photos.append(decode_photo(folder / image_path, decoding.photo_size_px, decoding.max_megapixels))
@@ -69,7 +69,7 @@ def read_outliers(folder: Path, kinds: Sequence[str], decoding: Decoding, seed: 
 
 
 def unnamed_kinds(kinds: Sequence[str], classes: Sequence[str]) -> list[str]:
-    """Leave out kinds that a class is named after: pictures of mugs are no outliers where a class is `coffee_mug`."""
+    """Drop kinds that occur in the name of a class: mugs are not outliers if a class is `coffee_mug`."""
     words = {
         word.lower() for name in classes for text in (label_words(name), display_name(name)) for word in text.split()
     }
@@ -77,29 +77,29 @@ def unnamed_kinds(kinds: Sequence[str], classes: Sequence[str]) -> list[str]:
 
 
 def blank_pictures(rng: np.random.Generator, side: int) -> list[NDArray[np.uint8]]:
-    """Make pictures of nothing: gray, white and black first, then other colors, every other one with a slight slope."""
-    made = []
+    """Generate blank pictures: gray, white and black, then other colors, every other one with a slight gradient."""
+    pictures = []
     for number in range(NUM_GENERATED):
         color = rng.uniform(0, 255, 3) if number >= 3 else np.full(3, (128.0, 255.0, 0.0)[number])
         slope = rng.uniform(-30, 30, 2) if number >= 3 and number % 2 else np.zeros(2)
         across, down = np.meshgrid(np.linspace(-0.5, 0.5, side), np.linspace(-0.5, 0.5, side))
         picture = color + (slope[0] * across + slope[1] * down)[..., None]
-        made.append(np.clip(np.rint(picture), 0, 255).astype(np.uint8))
-    return made
+        pictures.append(np.clip(np.rint(picture), 0, 255).astype(np.uint8))
+    return pictures
 
 
 def noise_pictures(rng: np.random.Generator, side: int) -> list[NDArray[np.uint8]]:
-    """Make pictures of noise: gray or colored cells of random brightness, from single pixels to eighths of the side."""
-    made = []
+    """Generate noise: gray or colored cells of random brightness, from single pixels to an eighth of the side."""
+    pictures = []
     for number in range(NUM_GENERATED):
         cells = max(1, side // (1, 2, 4, 8, max(1, side // 8))[number % 5])
         low = rng.uniform(0, 155) if number >= 5 else 0.0
         high = rng.uniform(low + 100, 255) if number >= 5 else 255.0
         values = rng.uniform(low, high, (cells, cells, 3 if number % 2 else 1))
-        at = np.arange(side) * cells // side
-        picture = np.broadcast_to(values[at][:, at], (side, side, 3))
-        made.append(np.rint(picture).astype(np.uint8))
-    return made
+        cell = np.arange(side) * cells // side
+        picture = np.broadcast_to(values[cell][:, cell], (side, side, 3))
+        pictures.append(np.rint(picture).astype(np.uint8))
+    return pictures
 
 
 GENERATED = {"blank": blank_pictures, "noise": noise_pictures}

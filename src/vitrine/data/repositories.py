@@ -1,4 +1,4 @@
-"""Photographs in public git repositories: some paths at a pinned commit, and nothing else."""
+"""Fetch photographs from public git repositories: only some paths, at a pinned commit."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def checkout_files(url: str, commit: str, paths: Sequence[str], folder: Path, ot
     """Check out paths of a repository at a commit into an empty folder.
 
     Args:
-        otherwise: what to do where there is no network, for the error.
+        otherwise: what to do without a network, for the error message.
     Raises:
-        FetchError: git cannot.
+        FetchError: git fails.
     """
     commands = [
         ["init", "--quiet"],
@@ -38,4 +38,4 @@ def checkout_files(url: str, commit: str, paths: Sequence[str], folder: Path, ot
         )
         if result.returncode != 0:
             reason = (result.stderr.strip().splitlines() or ["no reason given"])[-1]
-            raise FetchError(f"cannot fetch {url} at {commit[:12]} ({reason}). With no network, {otherwise}")
+            raise FetchError(f"cannot fetch {url} at {commit[:12]} ({reason}). Without network access, {otherwise}")

@@ -1,4 +1,4 @@
-"""Split photographs by item, and look for photographs that are on both sides of a split."""
+"""Split photographs by item, and find duplicates in different splits."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from vitrine.photos import HIGHEST_MAX_MEGAPIXELS
 
 
 class SplitError(VitrineError):
-    """The photographs cannot be split as asked, or the split leaks."""
+    """The photographs cannot be split as requested, or the split leaks."""
 
 
 class SplitParams(Section):
@@ -38,7 +38,7 @@ class SplitParams(Section):
 
 
 def assign_folds(table: pd.DataFrame, num_folds: int, seed: int) -> NDArray[np.int64]:
-    """Number the fold of every photograph: whole items, classes as even as can be. Shape: (photos,).
+    """Assign photographs to folds by item, stratified by class. Shape: (photos,).
 
     Raises:
         SplitError: a class has fewer items than there are folds.
@@ -46,7 +46,8 @@ def assign_folds(table: pd.DataFrame, num_folds: int, seed: int) -> NDArray[np.i
     fewest = table.groupby(CLASS_TASK)["instance_id"].nunique()
     if fewest.min() < num_folds:
         raise SplitError(
-            f"{num_folds} folds need as many items of every class; '{fewest.idxmin()}' has {fewest.min()}. Add items"
+            f"{num_folds} folds need at least {num_folds} items of every class; '{fewest.idxmin()}' has "
+            f"{fewest.min()}. Add items"
         )
     folds = np.full(len(table), -1, dtype=np.int64)
     splitter = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed)
@@ -56,32 +57,32 @@ def assign_folds(table: pd.DataFrame, num_folds: int, seed: int) -> NDArray[np.i
 
 
 def split_items(table: pd.DataFrame, tasks: list[str], params: SplitParams) -> pd.Series:
-    """Draw a split of whole items, with every class in the same shares everywhere; the same seed, the same split.
+    """Split items at random, stratified by class; the same seed gives the same split.
 
-    An item that alone (or with one other) carries a label goes to train: elsewhere the label could not be learned.
+    The items of a label that only one or two items have go to train: elsewhere the label could not be learned.
 
     Returns:
         train, val or test for every row of the table.
     Raises:
-        SplitError: there are too few items for the shares asked for.
+        SplitError: there are too few items for the fractions.
     """
     classes = table.groupby("instance_id")[CLASS_TASK].first()
     fixed = _rare_items(table, tasks)
     split = pd.Series("train", index=classes.index)
     for number, (name, fraction) in enumerate((("test", params.test_fraction), ("val", params.val_fraction))):
-        wanted = round(fraction * len(classes))
+        num_items = round(fraction * len(classes))
         free = classes[(split == "train") & ~classes.index.isin(fixed)]
-        if not 0 < wanted <= len(free):
+        if not 0 < num_items <= len(free):
             raise SplitError(
-                f"split.{name}_fraction: {fraction:g} of {len(classes)} items is {wanted}, and {len(free)} are free "
-                f"({len(fixed)} stay in train, where every label must be seen): change the fraction or add items"
+                f"split.{name}_fraction: {fraction:g} of {len(classes)} items is {num_items}, and {len(free)} are free "
+                f"({len(fixed)} stay in train, where every label must occur): change the fraction or add items"
             )
-        split[_spread_over_classes(free, wanted, np.random.default_rng([params.seed, number]))] = name
+        split[_spread_over_classes(free, num_items, np.random.default_rng([params.seed, number]))] = name
     return table["instance_id"].map(split)
 
 
 def _spread_over_classes(classes: pd.Series, num: int, rng: np.random.Generator) -> pd.Index:
-    """Draw items so that every class gives its share, up to one item: evenly spaced draws from a random start.
+    """Sample items in proportion to class sizes, to within one item: evenly spaced draws from a random start.
 
     Source:
         systematic sampling within strata; Cochran, Sampling Techniques, chapter 8.
@@ -94,7 +95,7 @@ def _spread_over_classes(classes: pd.Series, num: int, rng: np.random.Generator)
 
 
 def _rare_items(table: pd.DataFrame, tasks: list[str]) -> set[str]:
-    """Find, for every label, the first item that carries it, until each label has one in train."""
+    """Select items to keep in train so that every label occurs there."""
     fixed: set[str] = set()
     for task in tasks:
         for _, rows in table.dropna(subset=[task]).groupby(task, sort=True):
@@ -107,7 +108,7 @@ def _rare_items(table: pd.DataFrame, tasks: list[str]) -> set[str]:
 
 
 def exact_duplicates(folder: Path, table: pd.DataFrame) -> pd.DataFrame:
-    """List pairs of files with the same bytes in different splits; see `near_duplicates` for the columns."""
+    """List pairs of identical files in different splits; see `near_duplicates` for the columns."""
     digests = [hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in table["image_path"]]
     return _pairs(table, [(first, second, 0) for first, second in _equal_pairs(digests)])
 
@@ -122,15 +123,15 @@ def _equal_pairs(keys: list[str]) -> list[tuple[int, int]]:
 
 
 def perceptual_hash(photo: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Return the 64 bits of a photograph's perceptual hash. Shape: (height, width, channels) -> (64,)."""
+    """Return the 64-bit perceptual hash of a photograph. Shape: (height, width, channels) -> (64,)."""
     return np.asarray(imagehash.phash(Image.fromarray(photo)).hash).ravel()
 
 
 def similar_pairs(bits: NDArray[np.bool_], max_bits: int) -> list[tuple[int, int, int]]:
-    """List pairs of rows that differ in few bits, and in how many. Shape: bits: (photos, 64)."""
+    """List pairs of rows that differ in at most `max_bits` bits, with their distance. Shape: bits: (photos, 64)."""
     pairs = []
     for row in range(len(bits)):
-        # Bits that differ, for all later photographs at once.
+        # Hamming distances to all later photographs at once.
         distances = (bits[row] != bits[row + 1 :]).sum(axis=1)
         pairs += [
             (row, row + 1 + int(offset), int(distances[offset])) for offset in np.flatnonzero(distances <= max_bits)
@@ -139,7 +140,7 @@ def similar_pairs(bits: NDArray[np.bool_], max_bits: int) -> list[tuple[int, int
 
 
 def near_duplicates(photos: NDArray[np.uint8], table: pd.DataFrame, max_bits: int) -> pd.DataFrame:
-    """List pairs of photographs in different splits that look alike: whose perceptual hashes differ in few bits.
+    """List pairs of photographs in different splits whose perceptual hashes differ in at most `max_bits` bits.
 
     Shape:
         photos: (photos, height, width, channels), in the table's order
@@ -158,24 +159,24 @@ def _pairs(table: pd.DataFrame, pairs: list[tuple[int, int, int]]) -> pd.DataFra
 
 
 def check_duplicates(exact: pd.DataFrame) -> None:
-    """Raises: SplitError when the same file is in two splits."""
+    """Check that no file is in two splits. Raises: SplitError: there are such files."""
     if len(exact):
         lines = [
             f"  {row.image_path_a} ({row.split_a}) = {row.image_path_b} ({row.split_b})" for row in exact.itertuples()
         ]
         raise SplitError(
-            "the same photograph is in two splits; remove one of each pair from labels.csv, or give both one "
-            "instance_id and one split:\n" + "\n".join(lines)
+            "the same photograph is in two splits; remove one of each pair from labels.csv, or give both the "
+            "same instance_id and split:\n" + "\n".join(lines)
         )
 
 
 def training_table(table: pd.DataFrame, tasks: Sequence[str]) -> pd.DataFrame:
-    """Keep what training may know: the photographs of train and val, by row, without their paths, items or captions.
+    """Keep only what training may use: the photographs of train and val, by row, without paths, items or captions.
 
-    So a corrected test label, or an edited caption, leaves the file and with it the trained models as they are.
+    So correcting a test label or editing a caption changes neither the file nor the models trained on it.
 
     Columns:
-        row (position in the table), split, and one a task
+        row (position in the table), split, and one per task
     """
     numbered = table.reset_index(drop=True).rename_axis("row").reset_index()
     return numbered.loc[numbered["split"] != "test", ["row", "split", *tasks]]

@@ -1,4 +1,4 @@
-"""Frames of a video clip: evenly spread, upright, without those that are blurred or repeat another. Needs PyAV."""
+"""Frames of a video clip: evenly spaced, upright, without blurred frames and duplicates. Needs PyAV."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ CLIP_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
 NUM_FRAMES = 16
 MAX_FRAMES = 64
 MAX_SECONDS = 600.0
-"""Of a clip: a longer one shows more than one item."""
+"""Longest duration of a clip; a longer one shows more than one item."""
 
 MAX_DECODED_MEGAPIXELS = 10_000.0
-"""Of one clip: five minutes of 1080p if no more than a tenth of it must be decoded. What needs more is refused."""
+"""Limit per clip: five minutes of 1080p if at most a tenth of it must be decoded. Clips that need more are rejected."""
 
 SEEK_SECONDS = 1.0
-"""Frames that are no further away than this are reached by decoding on: seeking goes back to the last key frame."""
+"""Frames at most this far ahead are reached by decoding on, as seeking goes back to the previous key frame."""
 
 MIN_SHARPNESS = 0.25
-"""Of the clip's median; frames with less are blurred. On val clips it finds 95 % of the shaken frames and no others."""
+"""Fraction of a clip's median; frames below are blurred. On val clips, this finds only shaken frames, 95 % of them."""
 
 DUPLICATE_BITS = 4
-"""As `split.near_duplicate_bits`: frames whose 64-bit perceptual hashes differ in no more bits repeat each other."""
+"""Like `split.near_duplicate_bits`: frames are duplicates if at most this many of 64 perceptual hash bits differ."""
 
 BLURRED, DUPLICATE = "blurred", "duplicate"
 
-# A playlist that is named like a clip would make FFmpeg open other files and addresses.
+# Otherwise, a playlist that is named like a clip could make FFmpeg open other files and URLs.
 OPTIONS = {
     "protocol_whitelist": "file",
     "format_whitelist": "avi,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2",
@@ -42,19 +42,19 @@ OPTIONS = {
 
 
 class VideoError(PhotoError):
-    """A file is missing, or is no clip that can be used."""
+    """A file is missing or is not a usable clip."""
 
 
 @dataclass(frozen=True)
 class Clip:
-    """Frames of a clip in the order of time.
+    """Frames of a clip in chronological order.
 
     Attributes:
         duration: in seconds
-        dropped: by frame why it does not count, `blurred` or `duplicate`; None if it does
+        dropped: why each frame is dropped, `blurred` or `duplicate`; None if it is kept
 
     Shape:
-        seconds: (frames,), since the beginning; photos: (frames, size_px, size_px, channels)
+        seconds: (frames,), since the start; photos: (frames, size_px, size_px, channels)
     """
 
     duration: float
@@ -64,23 +64,23 @@ class Clip:
 
     @property
     def kept(self) -> NDArray[np.int64]:
-        """Rows of the frames that count; never none."""
+        """Rows of the frames that are kept; never empty."""
         return np.flatnonzero([reason is None for reason in self.dropped])
 
 
 def is_clip(path: Path | str) -> bool:
-    """Say whether a file is named like a clip."""
+    """Return whether a file has the suffix of a clip."""
     return Path(path).suffix.lower() in CLIP_SUFFIXES
 
 
 def read_clip(path: Path, size_px: int, max_megapixels: float, num_frames: int = NUM_FRAMES) -> Clip:
-    """Read frames at the centers of equal parts of a clip, and find those that are blurred or repeat another.
+    """Read frames at the centers of equal parts of a clip, and flag blurred frames and duplicates.
 
-    Frames are turned upright and cut and scaled as `decode_photo` does with photographs. A clip that has fewer frames
-    gives all it has. What is not needed is not decoded, but for what lies between a key frame and a frame.
+    Frames are rotated upright, then cropped and scaled as in `decode_photo`. A clip with fewer frames returns all of
+    them. Other frames are decoded only if they lie between a key frame and a frame to read.
 
     Raises:
-        VideoError: the file is missing, empty, truncated, no video, without pictures, too large or too long; or PyAV
+        VideoError: the file is missing, empty, truncated, not a video, without frames, too large or too long; or PyAV
             is not installed.
     """
     duration, seconds, photos = read_frames(path, size_px, max_megapixels, num_frames)
@@ -105,7 +105,7 @@ def read_frames(
             _check_size(path, stream.width, stream.height, max_megapixels)
             duration = _duration(container, stream)
             if duration > MAX_SECONDS:
-                raise VideoError(f"{path}: {duration:.0f} s are longer than the limit of {MAX_SECONDS:.0f} s; cut it")
+                raise VideoError(f"{path}: {duration:.0f} s is longer than the limit of {MAX_SECONDS:.0f} s; trim it")
             stream.thread_type = "AUTO"
             start = float((stream.start_time or 0) * stream.time_base)
             parts = (np.arange(num_frames) + 0.5) / num_frames
@@ -116,11 +116,11 @@ def read_frames(
                     photos[round(frame.time - start, 3)] = _square(frame, size_px)
     except VideoError:
         raise
-    except Exception as error:  # the demuxers and decoders raise whatever their formats provoke
+    except Exception as error:  # demuxers and decoders raise exceptions of many types
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise VideoError(f"{path}: is not a video that can be read, or is cut off ({reason})") from error
+        raise VideoError(f"{path}: is not a video that can be read, or is truncated ({reason})") from error
     if not photos:
-        raise VideoError(f"{path}: holds no frames")
+        raise VideoError(f"{path}: contains no frames")
     seconds, part = np.array(list(photos)), duration / num_frames
     if duration - seconds[-1] > 2 * part + 0.25:
         raise VideoError(f"{path}: ends after {seconds[-1]:.1f} of {duration:.1f} s; copy or record it again")
@@ -130,11 +130,11 @@ def read_frames(
 def _video_stream(path: Path, container: Any) -> Any:
     from av.stream import Disposition
 
-    # The cover of a song is a video stream, too.
-    streams = [each for each in container.streams.video if not each.disposition & Disposition.attached_pic]
+    # The cover art of an audio file is a video stream, too.
+    streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
     if not streams:
         has_sound = bool(container.streams.audio)
-        raise VideoError(f"{path}: holds {'sound' if has_sound else 'streams'} but no video")
+        raise VideoError(f"{path}: contains {'sound' if has_sound else 'streams'} but no video")
     return streams[0]
 
 
@@ -146,7 +146,7 @@ def _check_size(path: Path, width: int, height: int, max_megapixels: float) -> N
 
 
 def _duration(container: Any, stream: Any) -> float:
-    """Return the length of a stream in seconds; where no header says it, its packets do, which are not decoded."""
+    """Return the duration of a stream in seconds, from its packets (without decoding) if no header has it."""
     if stream.duration:
         return float(stream.duration * stream.time_base)
     if container.duration:
@@ -157,10 +157,10 @@ def _duration(container: Any, stream: Any) -> float:
 
 
 def _frames_at(path: Path, container: Any, stream: Any, targets: list[float]) -> Iterator[Any]:
-    """Yield the frame that is shown at each time, in seconds and in order; none beyond the last frame.
+    """Yield the frame that is shown at each target time, in ascending seconds; past the end, repeat the last frame.
 
     Raises:
-        VideoError: too much would have to be decoded, or frames have no times.
+        VideoError: too much would have to be decoded, or frames have no timestamps.
     """
     length = float(1 / stream.average_rate) if stream.average_rate else 0.0
     decoded, may_seek = 0.0, True
@@ -176,32 +176,33 @@ def _frames_at(path: Path, container: Any, stream: Any, targets: list[float]) ->
             if following is None:
                 break
             if following.time is None:
-                raise VideoError(f"{path}: its frames have no times; save it as MP4")
-            if is_far:  # key frames so rare that seeking goes back: what follows is reached by decoding on
+                raise VideoError(f"{path}: its frames have no timestamps; convert it to MP4")
+            if is_far:  # if key frames are so rare that seeking goes back, only decode from here on
                 may_seek, is_far = frame is None or following.time > frame.time, False
             frame = following
             decoded += frame.width * frame.height / 1e6
             if decoded > MAX_DECODED_MEGAPIXELS:
-                raise VideoError(f"{path}: takes too long to decode; save it shorter, smaller or with more key frames")
+                advice = "shorten it, lower its resolution, or encode it with more key frames"
+                raise VideoError(f"{path}: takes too long to decode; {advice}")
         if frame is None:
             return
         yield frame
 
 
 def _length(frame: Any, otherwise: float) -> float:
-    """Return for how many seconds a frame is shown."""
+    """Return how long a frame is shown, in seconds."""
     return float(frame.duration * frame.time_base) if frame.duration else otherwise
 
 
 def _square(frame: Any, size_px: int) -> NDArray[np.uint8]:
-    """Turn a frame upright, and cut and scale it as photographs are. Shape: (size_px, size_px, channels)."""
+    """Rotate a frame upright, then crop and scale it like a photograph. Shape: (size_px, size_px, channels)."""
     upright = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90) % 4)
     image = ImageOps.fit(Image.fromarray(np.ascontiguousarray(upright)), (size_px, size_px), Image.Resampling.BICUBIC)
     return np.asarray(image, dtype=np.uint8)
 
 
 def sharpness(photo: NDArray[np.uint8]) -> float:
-    """Return the variance of the Laplacian of the brightness, at the size that networks see.
+    """Return the variance of the Laplacian of the brightness, at the networks' input size.
 
     Shape:
         photo: (height, width, channels)
@@ -214,9 +215,9 @@ def sharpness(photo: NDArray[np.uint8]) -> float:
 
 
 def drop_frames(photos: NDArray[np.uint8]) -> tuple[str | None, ...]:
-    """Say which frames are much less sharp than the clip's median, and which of the others repeat an earlier one.
+    """Flag frames that are much less sharp than the clip's median, and duplicates among the others.
 
-    The sharpest half always counts, so that at least one frame does.
+    The sharper half is never flagged as blurred, so at least one frame is kept.
 
     Shape:
         photos: (frames, height, width, channels)
@@ -224,7 +225,7 @@ def drop_frames(photos: NDArray[np.uint8]) -> tuple[str | None, ...]:
     from vitrine.data.splits import perceptual_hash
 
     sharp = np.array([sharpness(photo) for photo in photos])
-    reasons: list[str | None] = [BLURRED if each < MIN_SHARPNESS * np.median(sharp) else None for each in sharp]
+    reasons: list[str | None] = [BLURRED if value < MIN_SHARPNESS * np.median(sharp) else None for value in sharp]
     seen: list[NDArray[np.bool_]] = []
     for row, photo in enumerate(photos):
         if reasons[row] is None:

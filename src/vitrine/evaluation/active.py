@@ -1,4 +1,4 @@
-"""Does choosing what to label help? Train labels are hidden, and revealed as a strategy asks for them."""
+"""Simulate active learning: training labels are hidden and revealed as a strategy queries them."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ def simulate(
     label_space: LabelSpace,
     params: ActiveParams,
 ) -> pd.DataFrame:
-    """Label batch after batch in every fold, refit heads on frozen features, and score the fold's photographs.
+    """Label batches of items in every fold, refit heads on frozen features, and score the held-out photographs.
 
-    All strategies of a repeat start from the same random items. The features' principal components are those of the
-    fold's pool, whose labels are hidden but whose photographs are not.
+    All strategies of a repeat start from the same random items. Principal components are fitted on the fold's pool,
+    whose labels are hidden but whose photographs are available.
 
     Columns:
         repeat, strategy, num_items (labeled so far), item, accuracy (share of the item's photographs whose class is
-        right); one row for each item that the repeat holds out, which is every item once
+        right); one row per held-out item; a repeat holds out every item once
 
     Shape:
-        features: (photos, features); codes[task], items: (photos,), numbers from 0
+        features: (photos, features); codes[task], items: (photos,), numbered from 0
     """
     num_items, rows = int(items.max()) + 1, []
     for repeat in range(params.repeats):
@@ -70,20 +70,20 @@ def simulate(
                 labeled = np.zeros(len(pool_items), dtype=bool)
                 labeled[first] = True
                 for _ in range(params.rounds):
-                    rows_of, said = labeled[number], {}
+                    rows_of, predicted = labeled[number], {}
                     fit_on = known[rows_of]
                     tasks = label_space if "margin" in strategy else [CLASS_TASK]
                     for task in tasks:
                         known_codes = codes[task][pool][rows_of]
                         num = label_space.num_labels(task)
-                        said[task] = linear_probe_probs(fit_on, known_codes, np.concatenate([known, unseen]), num)
-                    right = said[CLASS_TASK][len(known) :].argmax(axis=1) == codes[CLASS_TASK][test]
+                        predicted[task] = linear_probe_probs(fit_on, known_codes, np.concatenate([known, unseen]), num)
+                    right = predicted[CLASS_TASK][len(known) :].argmax(axis=1) == codes[CLASS_TASK][test]
                     for item in np.unique(items[test]):
                         accuracy = float(right[items[test] == item].mean())
                         rows.append((repeat, strategy, int(labeled.sum()), int(item), accuracy))
                     if labeled.all():
                         break
-                    unsure = margins({task: probs[: len(known)] for task, probs in said.items()}, number)
+                    unsure = margins({task: probs[: len(known)] for task, probs in predicted.items()}, number)
                     num_classes = len(np.unique(codes[CLASS_TASK][pool][rows_of]))
                     labeled[_choose(strategy, whole, unsure, labeled, order, num_classes, params, repeat)] = True
     return pd.DataFrame(rows, columns=["repeat", "strategy", "num_items", "item", "accuracy"])
@@ -113,12 +113,12 @@ def learning_curves(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def gains(found: pd.DataFrame) -> pd.DataFrame:
-    """Compare the areas under the curves with random choice, item by item.
+    """Compare the areas under the curves with that of random selection, item by item.
 
     The area is the mean accuracy over the numbers of labeled items.
 
     Columns:
-        strategy, area, gain (over random), gain_ci_low, gain_ci_high (95 %, from leaving out items)
+        strategy, area, gain (over random), gain_ci_low, gain_ci_high (95 %, jackknife over items)
     """
     areas = found.groupby(["item", "strategy"])["accuracy"].mean().unstack("strategy")
     rows: list[dict[str, Any]] = []

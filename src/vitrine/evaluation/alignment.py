@@ -1,4 +1,4 @@
-"""Other people's labels in the words of a model: labels.csv of any folder, its tasks and labels matched by name."""
+"""Align the labels.csv of any folder with a model's label space by matching task and label names."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from vitrine.data.catalog import CatalogError, DataParams, column_faults, parse_
 from vitrine.labels import CLASS_TASK, LabelSpace
 
 Aliases = Mapping[str, Mapping[str, str]]
-"""By task: a label of the folder, and the label of the model that it stands for."""
+"""By task: labels of the folder, mapped to labels of the model."""
 
 
 @dataclass(frozen=True)
 class TaskLabels:
-    """What the labels of a folder are to a model, in one task; all counts are of photographs.
+    """How a folder's labels match a model's in one task; all counts are of photographs.
 
     Attributes:
         known: with a label that the model knows
         missing: without a label
-        unknown: by label that the model does not know, most frequent first
-        renamed: labels of the folder that are spelled otherwise than the model's, each with the model's label
+        unknown: counts by label that the model does not know, most frequent first
+        renamed: labels that the folder spells differently, each with the model's label
     """
 
     known: int
@@ -36,15 +36,15 @@ class TaskLabels:
 
 @dataclass(frozen=True)
 class AlignedTable:
-    """The table of a folder in the label space of a model.
+    """A folder's table in a model's label space.
 
     Attributes:
-        photos: image_path, instance_id, and a column for every task of the model; a label that is missing or unknown
-            is None. Every line of labels.csv is a row
-        unknown: as `photos`, but with the labels that the model does not know, and None elsewhere
-        labels: what became of the labels, by task; only of tasks that the folder has
+        photos: image_path, instance_id, and a column for every task of the model; missing and unknown labels are
+            None. One row per line of labels.csv
+        unknown: like `photos`, but with the labels that the model does not know; None elsewhere
+        labels: how the labels match, by task; only tasks that the folder has
         absent_tasks: tasks of the model that the folder has no labels for
-        unused_attributes: attributes of the folder that are no task of the model
+        unused_attributes: attributes of the folder that are not tasks of the model
     """
 
     photos: pd.DataFrame
@@ -55,12 +55,12 @@ class AlignedTable:
 
 
 def read_aligned(folder: Path, label_space: LabelSpace, aliases: Aliases) -> AlignedTable:
-    """Read labels.csv of a folder in the data contract, and match its tasks and labels with a model's by name.
+    """Read labels.csv from a folder in the data contract, and match its tasks and labels with a model's by name.
 
     Names match regardless of case, underscores and spaces, unless several labels of the model would match.
 
     Raises:
-        CatalogError: the folder or its labels.csv is missing, or breaks the contract; all faults, by line.
+        CatalogError: the folder or its labels.csv is missing, or violates the contract; lists all faults by line.
     """
     path = find_table(folder)
     raw = read_table(path)
@@ -99,12 +99,14 @@ def read_aligned(folder: Path, label_space: LabelSpace, aliases: Aliases) -> Ali
 
 
 def find_table(folder: Path) -> Path:
-    """Return the labels.csv of a folder. Raises: CatalogError: there is none."""
+    """Return the path of a folder's labels.csv. Raises: CatalogError: there is none."""
     if not folder.is_dir():
-        raise CatalogError(folder, ["not a folder; name one that holds labels.csv and its images"])
+        raise CatalogError(folder, ["not a folder; pass a folder that contains labels.csv and its images"])
     path = folder / "labels.csv"
     if not path.is_file():
-        raise CatalogError(folder, ["holds no labels.csv; `vitrine init` makes one for folders images/CLASS/*.jpg"])
+        raise CatalogError(
+            folder, ["contains no labels.csv; `vitrine init` creates one from folders images/CLASS/*.jpg"]
+        )
     return path
 
 
@@ -113,13 +115,13 @@ def _mapped(labels: pd.Series, names: Mapping[str, str | None]) -> pd.Series:
 
 
 def match_label(label: str, labels: Iterable[str], aliases: Mapping[str, str]) -> str | None:
-    """Return the label of a model that a label stands for: after aliases, by name; None if the model has none."""
+    """Return the model's label that a label stands for, by name after applying aliases; None if there is none."""
     spelled = match_name(label, aliases)
     return match_name(aliases[spelled] if spelled is not None else label, labels)
 
 
 def match_name(name: str, names: Iterable[str]) -> str | None:
-    """Return the name that is the same, else the only one that is so but for case, underscores and spaces."""
+    """Return the exact match, else the only match that ignores case, underscores and spaces."""
     names = list(names)
     if name in names:
         return name

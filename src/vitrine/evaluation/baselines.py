@@ -1,4 +1,4 @@
-"""Systems that learn no features: the commonest label, a support vector machine, a linear probe, neighbors."""
+"""Systems that learn no features: the most common label, a support vector machine, a linear probe, neighbors."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from vitrine.params import Section
 FEATURE_SIZE_PX, CELL_PX = 96, 16
 HISTOGRAM_BINS = (4, 8, 8)
 LAB_RANGE = ((0, 100), (-80, 80), (-80, 80))
-"""Pure blue and the like lie outside; they count in the outermost bins."""
+"""Colors outside this range, such as pure blue, count in the outermost bins."""
 
 COLOR_WEIGHT = 0.5
-"""Length of the colors' part where the gradients' is 1: 0.5 was best for the class on Team 13's train and val."""
+"""Norm of the color features relative to the gradients': 0.5 was best for the class on Team 13's train and val."""
 
 
 PROBE_SIZE_PX = 224
@@ -32,16 +32,16 @@ PROBE_SIZE_PX = 224
 
 
 class BaselineParams(Section):
-    """Settings of the machine and of the neighbors."""
+    """Settings of the support vector machine and nearest neighbors."""
 
     svm_c: Annotated[float, Field(gt=0)]
     neighbors: Annotated[int, Field(ge=1)]
 
 
 def classical_features(photos: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Describe shape by histograms of oriented gradients and color by histograms in Lab, whole and center.
+    """Describe shape by histograms of oriented gradients and color by Lab histograms, of the whole and the center.
 
-    Each part has a fixed length. Standardized features would be noise for the machine: most bins are almost empty.
+    Each part has a fixed norm. Standardizing would amplify noise, as most bins are almost empty.
 
     Shape:
         photos: (photos, height, width, channels); returns: (photos, features)
@@ -54,7 +54,7 @@ def classical_features(photos: NDArray[np.uint8]) -> NDArray[np.float64]:
         shape = hog(small, 9, (CELL_PX, CELL_PX), (2, 2), channel_axis=-1)
         lab = rgb2lab(small).clip(*np.transpose(LAB_RANGE))
         quarter = FEATURE_SIZE_PX // 4
-        parts = [shape / (np.linalg.norm(shape) + 1e-3)]  # a photograph of one color has no gradients but rounding
+        parts = [shape / (np.linalg.norm(shape) + 1e-3)]  # for one color, gradients are only rounding errors
         for region in (lab, lab[quarter:-quarter, quarter:-quarter]):
             counts, _ = np.histogramdd(region.reshape(-1, 3), HISTOGRAM_BINS, LAB_RANGE)
             parts.append(COLOR_WEIGHT * np.sqrt(counts.ravel() / counts.sum() / 2))
@@ -63,7 +63,7 @@ def classical_features(photos: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 
 def majority_probs(train_codes: NDArray[np.int64], num_labels: int, num: int) -> NDArray[np.float32]:
-    """Predict the shares of the labels in train, equal ones if it has none. Shape: returns (num, labels)."""
+    """Predict the label frequencies of train, equal ones if it has no labels. Shape: returns (num, labels)."""
     counts = np.bincount(train_codes[train_codes != MISSING], minlength=num_labels).astype(np.float32)
     shares = counts / counts.sum() if counts.any() else np.full(num_labels, 1 / num_labels, dtype=np.float32)
     return np.tile(shares, (num, 1))
@@ -72,10 +72,10 @@ def majority_probs(train_codes: NDArray[np.int64], num_labels: int, num: int) ->
 def svm_probs(
     train: NDArray[np.floating], codes: NDArray[np.int64], test: NDArray[np.floating], num_labels: int, c: float
 ) -> NDArray[np.float32]:
-    """Fit an RBF support vector machine; votes of its pairs of labels, normalized, stand for probabilities.
+    """Fit an RBF support vector machine; the softmax of its pairwise votes stands in for probabilities.
 
-    With fewer than two labels in train there is nothing to fit, and the answer is that of `majority_probs`: a fold may
-    hold out all items with the others.
+    With fewer than two labels in train, as when a fold holds out all items with the others, it predicts as
+    `majority_probs` does.
 
     Shape:
         train: (photos, features); codes: (photos,); test: (others, features); returns: (others, labels)
@@ -114,7 +114,7 @@ def neighbor_probs(
 
 
 def _spread(probs: NDArray[np.floating], classes: NDArray[np.int64], num_labels: int) -> NDArray[np.float32]:
-    """Give labels that were not in train the probability 0. Shape: (photos, seen) -> (photos, labels)."""
+    """Assign probability 0 to labels absent from train. Shape: (photos, seen) -> (photos, labels)."""
     whole = np.zeros((len(probs), num_labels), dtype=np.float32)
     whole[:, classes] = probs
     return whole
@@ -128,16 +128,16 @@ def baseline_probs(
     train: NDArray[np.bool_],
     svm_c: float,
 ) -> dict[str, dict[str, NDArray[np.float32]]]:
-    """Fit the linear probe and the machine on the training photographs, task by task, and predict all.
+    """Fit the linear probe and the SVM on the training photographs, task by task, and predict all photographs.
 
     Shape:
         photos: (photos, height, width, channels); features: (photos, features), of the frozen network
         codes[task], train: (photos,); returns: {system: {task: (photos, labels)}}
     """
     classical = classical_features(photos)
-    found: dict[str, dict[str, NDArray[np.float32]]] = {"linear_probe": {}, "svm": {}}
+    probs: dict[str, dict[str, NDArray[np.float32]]] = {"linear_probe": {}, "svm": {}}
     for task in label_space:
         known, num = codes[task][train], label_space.num_labels(task)
-        found["linear_probe"][task] = linear_probe_probs(features[train], known, features, num)
-        found["svm"][task] = svm_probs(classical[train], known, classical, num, svm_c)
-    return found
+        probs["linear_probe"][task] = linear_probe_probs(features[train], known, features, num)
+        probs["svm"][task] = svm_probs(classical[train], known, classical, num, svm_c)
+    return probs

@@ -1,4 +1,4 @@
-"""Judge systems by grouped cross-validation: pooled predictions, scores, comparisons, labels that look wrong."""
+"""Evaluate systems by grouped cross-validation: pooled predictions, scores, comparisons, suspicious labels."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BASELINES = ("linear_probe", "svm", "neighbors", "majority")
 
 
 class JudgeParams(Section):
-    """How to judge."""
+    """Evaluation settings."""
 
     calibration_bins: Annotated[int, Field(ge=1, le=50)]
 
@@ -34,7 +34,7 @@ Probs = dict[str, NDArray[np.float32]]
 def out_of_fold_probs(
     folder: Path, table: pd.DataFrame, folds: NDArray[np.int64], codes: Mapping[str, NDArray[np.int64]]
 ) -> dict[str, Probs]:
-    """Read every system's predictions of the photographs it was not trained on, calibrate them, add the ensemble.
+    """Read every system's out-of-fold predictions, calibrate them, and add the ensemble.
 
     The temperature of a fold and the members of its ensemble are chosen on the other folds.
 
@@ -59,15 +59,15 @@ def out_of_fold_probs(
 
 
 def _ensemble(networks: Mapping[str, Probs], folds: NDArray[np.int64], codes: Mapping[str, NDArray[np.int64]]) -> Probs:
-    mixed = {}
+    merged = {}
     for task, values in codes.items():
         by_network = {name: probs[task] for name, probs in networks.items()}
-        mixed[task] = np.empty_like(next(iter(by_network.values())))
+        merged[task] = np.empty_like(next(iter(by_network.values())))
         for fold in np.unique(folds):
             others = folds != fold
             members = best_members({name: each[others] for name, each in by_network.items()}, values[others])
-            mixed[task][~others] = ensemble_probs([by_network[name][~others] for name in members])
-    return mixed
+            merged[task][~others] = ensemble_probs([by_network[name][~others] for name in members])
+    return merged
 
 
 def _cross_calibrated(probs: Probs, folds: NDArray[np.int64], codes: Mapping[str, NDArray[np.int64]]) -> Probs:
@@ -102,25 +102,25 @@ def suspicious_labels(
     Columns:
         image_path, instance_id, label, looks_like, probability (of the label), row (position in the table)
     Source:
-        confident learning (Northcutt et al., JAIR 2021), as cleanlab has it.
+        confident learning (Northcutt et al., JAIR 2021), as implemented in cleanlab.
     """
     labels = label_space.labels[CLASS_TASK]
     counts = np.bincount(codes[codes != MISSING], minlength=len(labels))
-    known = np.flatnonzero(counts >= MIN_PHOTOS)  # cleanlab wants them numbered without gaps
+    known = np.flatnonzero(counts >= MIN_PHOTOS)  # cleanlab expects codes without gaps
     rows = np.flatnonzero(np.isin(codes, known))
-    found = rows[:0]
+    suspicious = rows[:0]
     if len(known) > 1:
         share = probs[np.ix_(rows, known)].astype(np.float64)
         share /= np.maximum(share.sum(axis=1, keepdims=True), 1e-12)
         numbered = np.searchsorted(known, codes[rows])
-        found = rows[find_label_issues(numbered, share, return_indices_ranked_by="self_confidence", n_jobs=1)]
+        suspicious = rows[find_label_issues(numbered, share, return_indices_ranked_by="self_confidence", n_jobs=1)]
     return pd.DataFrame(
         {
-            "image_path": table["image_path"].to_numpy()[found],
-            "instance_id": table["instance_id"].to_numpy()[found],
-            "label": [labels[code] for code in codes[found]],
-            "looks_like": [labels[code] for code in probs[found].argmax(axis=1)],
-            "probability": probs[found, codes[found]].astype(np.float64),
-            "row": found,
+            "image_path": table["image_path"].to_numpy()[suspicious],
+            "instance_id": table["instance_id"].to_numpy()[suspicious],
+            "label": [labels[code] for code in codes[suspicious]],
+            "looks_like": [labels[code] for code in probs[suspicious].argmax(axis=1)],
+            "probability": probs[suspicious, codes[suspicious]].astype(np.float64),
+            "row": suspicious,
         }
     )

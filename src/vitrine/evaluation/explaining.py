@@ -1,4 +1,4 @@
-"""Judge the heat maps of all systems against controls, on photographs that no network was trained on."""
+"""Evaluate the heat maps of all systems against controls, on photographs that no network was trained on."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Values = Mapping[str, NDArray[np.float64]]
 
 
 class Explains(Protocol):
-    """What explains a system: `vitrine.inference.explanations.Explainer`, whose methods are described there."""
+    """Protocol of a system's explainer; `vitrine.inference.explanations.Explainer` describes the methods."""
 
     @property
     def view_px(self) -> int: ...
@@ -58,8 +58,8 @@ class Judged:
     """Heat maps of some photographs, what they explain, and how faithful they are.
 
     Attributes:
-        codes: the predicted labels, which are explained
-        rows: the columns of `measure_rows`, and model and task
+        codes: the predicted labels, which the heat maps explain
+        rows: the columns of `measure_rows`, plus model and task
         means: by system and measure, the mean over tasks with its 95 % interval over items
 
     Shape:
@@ -74,7 +74,7 @@ class Judged:
 
 
 def first_views(table: pd.DataFrame, split: str, views_per_item: int) -> NDArray[np.int64]:
-    """Return rows of the first views of every item of a split. Args: table: as photos.csv."""
+    """Return the rows of the first views of every item in a split. Args: table: contents of photos.csv."""
     of_split = table[table["split"] == split]
     return np.asarray(of_split.index[of_split.groupby("instance_id").cumcount() < views_per_item], dtype=np.int64)
 
@@ -91,20 +91,20 @@ def judge_heatmaps(
 ) -> Judged:
     """Measure the heat maps of every system and task, and those of the controls.
 
-    A network with random weights is judged by its heat map of the first task for all tasks: untrained heads are alike.
+    A network with random weights uses the heat map of its first task for all tasks: untrained heads are equivalent.
 
     Args:
-        masks: where the object is; None where that is not known.
-        untrained: the same systems of networks with random weights.
-        predict: from photographs to the probabilities of all systems and tasks.
+        masks: object masks; None where unknown.
+        untrained: the same systems with random weights.
+        predict: maps photographs to the probabilities of all systems and tasks.
 
     Shape:
         photos: (photos, side, side, channels); items: (photos,); masks: (side, side) each; mean_color: (channels,)
     """
     baselines, side = baseline_photos(photos, mean_color), photos.shape[1]
-    seen = min(each.view_px for each in explainers.values())
-    noise = within_view(random_maps(len(photos), side, SEED), seen)
-    controls = {RANDOM: noise, GAUSSIAN: within_view(np.repeat(gaussian_map(side)[None], len(photos), axis=0), seen)}
+    view_px = min(each.view_px for each in explainers.values())
+    noise = within_view(random_maps(len(photos), side, SEED), view_px)
+    controls = {RANDOM: noise, GAUSSIAN: within_view(np.repeat(gaussian_map(side)[None], len(photos), axis=0), view_px)}
     ends = predict_ends(photos, baselines, predict)
     codes = {key: each.whole.argmax(axis=1) for key, each in ends.items()}
     shared = {
@@ -118,20 +118,20 @@ def judge_heatmaps(
     for name, explainer in explainers.items():
         tasks = [task for system, task in ends if system == name]
 
-        found = explainer.heatmaps(photos, {task: codes[name, task] for task in tasks})
-        blind = untrained[name].heatmaps(photos, {tasks[0]: codes[name, tasks[0]]})[tasks[0]]
-        of_blind = perturbation_curves(
-            photos, baselines, pixel_ranks(blind, noise), num_steps, _all_tasks(name, explainer)
+        heatmaps = explainer.heatmaps(photos, {task: codes[name, task] for task in tasks})
+        untrained_maps = untrained[name].heatmaps(photos, {tasks[0]: codes[name, tasks[0]]})[tasks[0]]
+        untrained_curves = perturbation_curves(
+            photos, baselines, pixel_ranks(untrained_maps, noise), num_steps, _all_tasks(name, explainer)
         )
         by_task: dict[str, dict[str, Values]] = {}
         for task in tasks:
             key = name, task
-            maps[key] = found[task]
-            ranks, predict_task = pixel_ranks(found[task], noise), _one_task(name, explainer, task)
+            maps[key] = heatmaps[task]
+            ranks, predict_task = pixel_ranks(heatmaps[task], noise), _one_task(name, explainer, task)
             explained = perturbation_curves(photos, baselines, ranks, num_steps, predict_task)[key]
             inner = {EXPLAINED: explained, **{each: shared[each][key] for each in controls}}
-            inner[RANDOM_NETWORK] = of_blind[key]
-            heats = {EXPLAINED: found[task], **controls, RANDOM_NETWORK: blind}
+            inner[RANDOM_NETWORK] = untrained_curves[key]
+            heats = {EXPLAINED: heatmaps[task], **controls, RANDOM_NETWORK: untrained_maps}
             by_task[task] = {
                 method: curve_measures(inner[method], ends[key], codes[key])
                 | (mask_measures(heats[method][masked], inside) if inside is not None else {})
@@ -156,19 +156,19 @@ def _one_task(name: str, explainer: Explains, task: str) -> Predict:
 
 
 def _means(
-    found: Sequence[Values], items: NDArray[np.int64], masked: NDArray[np.bool_]
+    by_task: Sequence[Values], items: NDArray[np.int64], masked: NDArray[np.bool_]
 ) -> dict[str, tuple[float, float, float]]:
     """Average measures over tasks, with intervals over items."""
     means = {}
-    for measure in found[0]:
-        values = np.mean([each[measure] for each in found], axis=0)
+    for measure in by_task[0]:
+        values = np.mean([each[measure] for each in by_task], axis=0)
         known = items[masked] if measure in MASK_MEASURES else items
         means[measure] = mean_with_interval(values, known, (-1.0, 1.0) if measure == FAITHFULNESS else (0.0, 1.0))
     return means
 
 
 def split_rows(rows: pd.DataFrame, split: str, shown: Mapping[Key, bool]) -> pd.DataFrame:
-    """Return rows of one split as they are written; of val only what decides which heat maps are shown.
+    """Return the rows to write for one split; for val, only those that decide which heat maps are shown.
 
     Columns:
         as `Judged.rows`, split, and shown: whether heat maps of this model are shown for this task
@@ -182,11 +182,11 @@ def split_rows(rows: pd.DataFrame, split: str, shown: Mapping[Key, bool]) -> pd.
 def headline_metrics(
     judged: Judged, shown: Mapping[Key, bool]
 ) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
-    """Pick the few numbers that `dvc metrics show` compares: means over tasks of each system, and their intervals.
+    """Return the metrics that `dvc metrics show` compares: each system's means over tasks, and their intervals.
 
-    Also `num_shown`: how many pairs of system and task have heat maps to show.
+    Also `num_shown`: the number of (system, task) pairs whose heat maps are shown.
     """
     measures = [name for name in (FAITHFULNESS, *MASK_MEASURES) if name in next(iter(judged.means.values()))]
-    found = {f"{system}_{name}": values[name] for system, values in judged.means.items() for name in measures}
-    metrics: dict[str, float] = {name: value for name, (value, _, _) in found.items()}
-    return metrics | {"num_shown": sum(shown.values())}, {name: (low, high) for name, (_, low, high) in found.items()}
+    picked = {f"{system}_{name}": values[name] for system, values in judged.means.items() for name in measures}
+    metrics: dict[str, float] = {name: value for name, (value, _, _) in picked.items()}
+    return metrics | {"num_shown": sum(shown.values())}, {name: (low, high) for name, (_, low, high) in picked.items()}

@@ -1,4 +1,4 @@
-"""Judge the systems of a project on other people's photographs, without training: scores, honesty, shift, leakage."""
+"""Evaluate a project's systems on external photographs, without training: scores, calibration, shift, leakage."""
 
 from __future__ import annotations
 
@@ -39,24 +39,24 @@ from vitrine.photos import Decoding, PhotoError, decode_photo
 from vitrine.predictions import Predictions
 
 CHUNK = 256
-"""Photographs that are decoded, or predicted, before the next ones are."""
+"""Photographs that are decoded or predicted at a time."""
 
 FAR_QUANTILE = 0.95
-"""Of the distances of val's photographs to their nearest training photograph; what is farther is called far."""
+"""Quantile of val's distances to the nearest training photograph beyond which a photograph is far."""
 
 MAX_NAMED = 10
-"""Names that a message lists before it says how many more there are."""
+"""Maximum number of names that a message lists."""
 
 Numbers = Mapping[str, float | None]
 """Measured values by name; None where nothing could be measured."""
 
 
 class ExternalError(VitrineError):
-    """Nothing in a folder can be judged."""
+    """A folder cannot be evaluated."""
 
 
 class LeakageError(ExternalError):
-    """Photographs of a folder are among those that the models learned from. `twins` has all of them."""
+    """A folder has photographs that the models were trained or tuned on; `twins` lists all of them."""
 
     def __init__(self, folder: Path, twins: Sequence[Twin], is_project: bool) -> None:
         self.twins = list(twins)
@@ -65,14 +65,14 @@ class LeakageError(ExternalError):
         one = len(lines) == 1
         super().__init__(
             f"{folder}: {len(lines)} {'photograph is' if one else 'photographs are'} also in train or val of this "
-            f"project, so {'its score says' if one else 'their scores say'} nothing about new photographs{own}. "
-            f"Remove {'it' if one else 'them'}, or leave {'it' if one else 'them'} out with --allow-leakage:\n"
-            + first_names(lines)
+            f"project, so {'its score does' if one else 'their scores do'} not measure performance on new "
+            f"photographs{own}. Remove {'it' if one else 'them'}, or leave {'it' if one else 'them'} out with "
+            "--allow-leakage:\n" + first_names(lines)
         )
 
 
 def first_names(names: Sequence[str]) -> str:
-    """Write at most MAX_NAMED names, a line each, and how many more there are."""
+    """Format at most MAX_NAMED names, one per line, and the number of the others."""
     more = [f"... and {len(names) - MAX_NAMED} more"] if len(names) > MAX_NAMED else []
     return "\n".join(f"  {name}" for name in [*names[:MAX_NAMED], *more])
 
@@ -82,20 +82,20 @@ def first_names(names: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class TaskResult:
-    """How a system does on one task. `_ci_low` and `_ci_high` end 95 % intervals whose unit is the item.
+    """A system's results on one task. `_ci_low` and `_ci_high` are the ends of 95 % intervals over items.
 
     Attributes:
-        scores: keys of `scoring.score`, and majority_accuracy: of always saying the most common label of train
+        scores: keys of `scoring.score`, and majority_accuracy (of always predicting train's most common label)
         own_test: keys of `scoring.score`, on the project's own test photographs
         calibration: temperature; nll, brier and ece `_before` and `_after` the temperature
-        confident: threshold (None if the task is unreliable, so that no answer is confident), coverage (share of the
-            photographs that are answered confidently), n and items (such photographs, and their items), accuracy (of
-            those photographs)
+        confident: threshold (None if the task is unreliable, so that no answer is confident), coverage (share of
+            photographs with a confident answer), n and items (number of these photographs, and of their items),
+            accuracy (on these photographs)
         confidence: mean_confidence, overconfidence (mean confidence minus accuracy), own_test_mean_confidence,
             own_test_overconfidence
-        near_duplicates: keys of `scoring.score`, on the photographs that nearly repeat one of train or val
-        unknown_labels: n photographs whose label the system does not know, so that any answer is wrong;
-            mean_confidence, and confident: the share that is answered confidently
+        near_duplicates: keys of `scoring.score`, on near duplicates of photographs in train or val
+        unknown_labels: n (photographs whose label the system does not know, so that any answer is wrong),
+            mean_confidence, confident (share with a confident answer)
         per_label: label, precision, recall, f1, n
         reliability: columns of `calibration.reliability`
         coverage: columns of `calibration.coverage_curve`
@@ -115,15 +115,15 @@ class TaskResult:
 
 @dataclass(frozen=True)
 class SystemResult:
-    """How a system does.
+    """A system's results.
 
     Attributes:
-        backend: what computed
-        shift: far (share of the photographs that are farther from every training photograph than 95 % of val's are,
-            with interval), median_cosine and val_median_cosine (to the nearest training photograph)
-        tasks: by name; those for which the folder has a label that the system knows
-        own_val_accuracy: of the first task, on the project's own val photographs
-        predictions: of the photographs in `ExternalEvaluation.photos`
+        backend: backend and precision that computed the predictions
+        shift: far (share of photographs farther from their nearest training photograph than 95 % of val's, with
+            interval), median_cosine and val_median_cosine (to the nearest training photograph)
+        tasks: results by task, if the folder has a label for it that the system knows
+        own_val_accuracy: accuracy of the first task on the project's own val photographs
+        predictions: predictions for `ExternalEvaluation.photos`
     """
 
     backend: str
@@ -135,22 +135,22 @@ class SystemResult:
 
 @dataclass(frozen=True)
 class ExternalEvaluation:
-    """How the systems of a project do on the photographs of a folder.
+    """Results of a project's systems on the photographs of a folder.
 
     Attributes:
-        name: of the folder
-        folder: the photographs
+        name: name of the folder
+        folder: folder of the photographs
         num_listed: photographs in labels.csv
-        photos: those that are scored: image_path, instance_id, a column a task with the model's labels. Unreadable
-            photographs, and those that repeat one of train or val, are left out
+        photos: scored photographs: image_path, instance_id, one column per task with the model's labels. Unreadable
+            photographs, and duplicates and near duplicates of train or val, are left out
         broken: photographs that cannot be read, each with the reason
-        labels: what became of the labels, by task
+        labels: how the labels match the models', by task
         absent_tasks: tasks of the models that the folder has no labels for
         unused_attributes: attributes of the folder that the models do not know
-        twins: photographs that repeat one of the project's, exactly or nearly
-        shared_items: values of instance_id that train has, too; nothing is concluded from them
+        twins: exact and near duplicates of the project's photographs
+        shared_items: values of instance_id that also occur in train; for information only
         decoding: how photographs are decoded
-        sure_accuracy: fraction of confident answers that val showed to be right (evaluate.sure_accuracy)
+        sure_accuracy: accuracy of confident answers that was shown on val (evaluate.sure_accuracy)
         systems: results by system, in the project's order
     """
 
@@ -171,12 +171,12 @@ class ExternalEvaluation:
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """The tasks that are scored; the class first if it is one of them."""
+        """The scored tasks, with the class first if it is one of them."""
         return tuple(next(iter(self.systems.values())).tasks)
 
     @property
     def best_on_val(self) -> str:
-        """The system that is best on the project's own val photographs: it is not chosen by the scores here."""
+        """The system that is best on the project's own val photographs, chosen without the scores here."""
         return max(self.systems, key=lambda name: self.systems[name].own_val_accuracy)
 
     @property
@@ -184,7 +184,7 @@ class ExternalEvaluation:
         return int(self.photos["instance_id"].nunique())
 
     def seen_twins(self, exact: bool) -> list[Twin]:
-        """Return the photographs that repeat one of train or val: exactly, or nearly."""
+        """Return the exact or near duplicates of photographs in train or val."""
         return [twin for twin in self.twins if twin.is_seen and twin.is_exact == exact]
 
     def to_json(self) -> dict[str, Any]:
@@ -199,12 +199,12 @@ class ExternalEvaluation:
             "items": {"scored": self.num_items, "also_in_train": list(self.shared_items)},
             "labels": {
                 task: {
-                    "known": found.known,
-                    "missing": found.missing,
-                    "unknown": dict(found.unknown),
-                    "renamed": dict(found.renamed),
+                    "known": matched.known,
+                    "missing": matched.missing,
+                    "unknown": dict(matched.unknown),
+                    "renamed": dict(matched.renamed),
                 }
-                for task, found in self.labels.items()
+                for task, matched in self.labels.items()
             },
             "absent_tasks": list(self.absent_tasks),
             "unused_attributes": list(self.unused_attributes),
@@ -226,16 +226,16 @@ class ExternalEvaluation:
                     "shift": _plain(system.shift),
                     "tasks": {
                         task: {
-                            "scores": _plain(found.scores),
-                            "own_test": _plain(found.own_test),
-                            "calibration": _plain(found.calibration),
-                            "confident": _plain(found.confident),
-                            "confidence": _plain(found.confidence),
-                            "near_duplicates": _plain(found.near_duplicates),
-                            "unknown_labels": _plain(found.unknown_labels),
-                            "per_label": {row["label"]: _plain(row) for row in found.per_label.to_dict("records")},
+                            "scores": _plain(result.scores),
+                            "own_test": _plain(result.own_test),
+                            "calibration": _plain(result.calibration),
+                            "confident": _plain(result.confident),
+                            "confidence": _plain(result.confidence),
+                            "near_duplicates": _plain(result.near_duplicates),
+                            "unknown_labels": _plain(result.unknown_labels),
+                            "per_label": {row["label"]: _plain(row) for row in result.per_label.to_dict("records")},
                         }
-                        for task, found in system.tasks.items()
+                        for task, result in system.tasks.items()
                     },
                 }
                 for name, system in self.systems.items()
@@ -244,7 +244,7 @@ class ExternalEvaluation:
 
 
 def _plain(numbers: Mapping[Any, Any]) -> dict[str, Any]:
-    """Return numbers as JSON has them, rounded to six places; what is not finite or absent is None."""
+    """Convert numbers for JSON, rounded to six places; non-finite values become None."""
     plain: dict[str, Any] = {}
     for key, value in numbers.items():
         if isinstance(value, str):
@@ -261,7 +261,7 @@ def _plain(numbers: Mapping[Any, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Project:
-    """What a project knows: its photographs, params and systems.
+    """A project's photographs, params and systems.
 
     Shape:
         photos: (photos, height, width, channels), decoded; splits: (photos,)
@@ -291,7 +291,7 @@ class _Project:
         first = predictors[names[0]]
         alike = all(each.label_space == first.label_space for each in predictors.values())
         if not alike or len(table) != len(photos) or photos.shape[1] != first.photo_size_px:
-            raise ArtifactError(f"{root / 'models'}: not of the photographs in data/splits. Run: dvc repro")
+            raise ArtifactError(f"{root / 'models'}: does not match the photographs in data/splits. Run: dvc repro")
         return cls(
             root,
             read_section("data", DataParams, params),
@@ -306,15 +306,15 @@ class _Project:
 
     @property
     def predictor(self) -> Predictor:
-        """Any of them: all decode photographs alike and have one label space."""
+        """Any predictor: all share the decoding and the label space."""
         return next(iter(self.predictors.values()))
 
     def train_embeddings(self, name: str) -> NDArray[np.float32]:
-        """Return what evaluate stored of the training photographs. Shape: (photos, features)."""
+        """Return the embeddings that `evaluate` stored for the training photographs. Shape: (photos, features)."""
         path = self.root / "predictions" / f"{name}.npz"
         stored = Predictions.load(path)
         if stored.image_paths != tuple(self.table["image_path"]):
-            raise ArtifactError(f"{path}: not of the photographs in data/splits. Run: dvc repro evaluate")
+            raise ArtifactError(f"{path}: does not match the photographs in data/splits. Run: dvc repro evaluate")
         return stored.embeddings[self.splits == "train"]
 
 
@@ -335,55 +335,54 @@ def evaluate_external(
     project: Path = Path("."),
     progress: bool | None = None,
 ) -> ExternalEvaluation:
-    """Judge systems on the photographs of a folder in the data contract (data/README.md). Nothing is trained.
+    """Evaluate systems on the photographs of a folder in the data contract (data/README.md), without training.
 
-    Photographs that cannot be read are left out and named, labels that the models do not know are counted. A
-    photograph counts for the tasks of which its label is known. Those that nearly repeat one of train or val have
-    scores of their own.
+    Unreadable photographs are left out and listed; labels that the models do not know are counted. A photograph is
+    scored on the tasks for which its label is known. Near duplicates of train or val are scored separately.
 
     Args:
-        models: names of systems; all that the project has without it.
-        aliases: by task, labels of the folder and the model's that they stand for; beside those of `data.aliases`.
-        allow_leakage: leave photographs out that equal one of train or val, rather than refuse them.
-        project: folder of a project after `dvc repro`.
-        progress: show bars on standard error; without it where that is a terminal.
+        models: names of systems; all of the project's if None.
+        aliases: by task, labels of the folder mapped to the model's, in addition to `data.aliases`.
+        allow_leakage: leave out exact duplicates of train or val instead of raising LeakageError.
+        project: project folder after `dvc repro`.
+        progress: show bars on standard error; if None, only if it is a terminal.
 
     Raises:
-        CatalogError: the folder has no labels.csv, or it breaks the data contract.
-        LeakageError: photographs equal one of train or val, and `allow_leakage` is not given.
-        ExternalError: no photograph can be read or is left, none has a known label, or an alias is of no task.
+        CatalogError: the folder has no labels.csv, or it violates the data contract.
+        LeakageError: there are exact duplicates of train or val, and `allow_leakage` is not set.
+        ExternalError: no photograph is readable or left, none has a known label, or an alias is invalid.
         ArtifactError: a system or a file of the project is missing or broken.
-        ParamsError: params.yaml lacks what is read.
+        ParamsError: params.yaml lacks a required section or key.
     """
-    find_table(folder)  # before anything is loaded, which takes seconds
-    known, hidden = _Project.load(project, models), None if progress is None else not progress
-    space = known.predictor.label_space
-    table = read_aligned(folder, space, _joined_aliases(known.data.aliases, aliases or {}, space))
+    find_table(folder)  # fail before loading the project, which takes seconds
+    loaded, hidden = _Project.load(project, models), None if progress is None else not progress
+    space = loaded.predictor.label_space
+    table = read_aligned(folder, space, _joined_aliases(loaded.data.aliases, aliases or {}, space))
     _check_labels(folder, table, space)
-    with tempfile.TemporaryFile() as place:  # decoded photographs of any number, without their memory
-        photos, rows, broken = _decode(folder, table.photos["image_path"], known.predictor, place, hidden)
+    with tempfile.TemporaryFile() as place:  # decoded photographs may not fit into memory
+        photos, rows, broken = _decode(folder, table.photos["image_path"], loaded.predictor, place, hidden)
         if not len(rows):
             lines = first_names([f"{path}: {fault}" for path, fault in broken])
             raise ExternalError(f"{folder}: no photograph can be read:\n{lines}")
         readable, unknown = table.photos.iloc[rows].reset_index(drop=True), table.unknown.iloc[rows]
-        twins = _find_twins(folder, readable, photos, known)
+        twins = _find_twins(folder, readable, photos, loaded)
         is_exact = _marked(len(rows), [twin for twin in twins if twin.is_seen and twin.is_exact])
         is_near = _marked(len(rows), [twin for twin in twins if twin.is_seen and not twin.is_exact])
         if is_exact.any() and not allow_leakage:
-            own = folder.resolve() == (project / known.data.path).resolve()
+            own = folder.resolve() == (project / loaded.data.path).resolve()
             raise LeakageError(folder, [twin for twin in twins if twin.is_seen and twin.is_exact], own)
         clean = ~(is_exact | is_near)
         if not any(readable.loc[clean, task].notna().any() for task in table.labels):
             raise ExternalError(
-                f"{folder}: no photograph with a known label is left: {is_exact.sum()} equal one of train or val of "
-                f"this project, {is_near.sum()} nearly do, {len(broken)} cannot be read"
+                f"{folder}: no photograph with a known label remains: {is_exact.sum()} exact and {is_near.sum()} near "
+                f"duplicates of train or val of this project, {len(broken)} unreadable"
             )
         unknown_labels = {task: unknown[task].notna().to_numpy() & clean for task in table.labels}
         systems = {
-            name: _judge(name, known, readable, photos, clean, is_near, unknown_labels, hidden)
-            for name in known.predictors
+            name: _judge(name, loaded, readable, photos, clean, is_near, unknown_labels, hidden)
+            for name in loaded.predictors
         }
-    train_items = set(known.table.loc[known.splits == "train", "instance_id"])
+    train_items = set(loaded.table.loc[loaded.splits == "train", "instance_id"])
     return ExternalEvaluation(
         name=folder.resolve().name or "photographs",
         folder=folder,
@@ -395,8 +394,8 @@ def evaluate_external(
         unused_attributes=table.unused_attributes,
         twins=tuple(twins),
         shared_items=tuple(sorted(set(readable.loc[clean, "instance_id"]) & train_items)),
-        decoding=known.predictor.runtime.decoding,
-        sure_accuracy=known.evaluate.sure_accuracy,
+        decoding=loaded.predictor.runtime.decoding,
+        sure_accuracy=loaded.evaluate.sure_accuracy,
         label_space=space,
         systems=systems,
     )
@@ -405,35 +404,35 @@ def evaluate_external(
 def _joined_aliases(ours: Aliases, theirs: Aliases, space: LabelSpace) -> dict[str, dict[str, str]]:
     for task, labels in theirs.items():
         if task not in space:
-            raise ExternalError(f"alias of '{task}': no task of the models; expected one of {', '.join(space)}")
+            raise ExternalError(f"alias for unknown task '{task}'; expected one of {', '.join(space)}")
         for label in labels.values():
             if label not in space.labels[task]:
                 known = ", ".join(space.labels[task])
-                raise ExternalError(f"alias of '{task}': the models know no '{label}'; expected one of {known}")
+                raise ExternalError(f"alias for task '{task}': unknown label '{label}'; expected one of {known}")
     return {task: {**ours.get(task, {}), **theirs.get(task, {})} for task in space}
 
 
 def _check_labels(folder: Path, table: AlignedTable, space: LabelSpace) -> None:
-    if any(found.known for found in table.labels.values()):
+    if any(counts.known for counts in table.labels.values()):
         return
     lines = []
-    for task, found in table.labels.items():
-        theirs = ", ".join(list(found.unknown)[:MAX_NAMED]) or "none"
+    for task, counts in table.labels.items():
+        theirs = ", ".join(list(counts.unknown)[:MAX_NAMED]) or "none"
         lines.append(f"  {task}: found {theirs}; the models know {', '.join(space.labels[task][:MAX_NAMED])}")
     raise ExternalError(
-        f"{folder}: the models know none of its labels. Rename them, or name those that mean the same "
-        "(--alias, data.aliases):\n" + "\n".join(lines)
+        f"{folder}: none of its labels are known to the models. Rename them, or map them with --alias or "
+        "data.aliases:\n" + "\n".join(lines)
     )
 
 
 def _decode(
     folder: Path, image_paths: pd.Series, predictor: Predictor, place: Any, hidden: bool | None
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64], list[tuple[str, str]]]:
-    """Decode what can be read, into a temporary file.
+    """Decode readable photographs into a temporary file.
 
     Shape:
-        returns: (photos, height, width, channels), the rows of the table that they are of, (photos,); and what is
-            wrong with the others
+        returns: (photos, height, width, channels), their rows in the table, (photos,), and the paths and errors of the
+            others
     """
     side, names = predictor.photo_size_px, [str(name) for name in image_paths]
     photos = np.memmap(place, np.uint8, "w+", shape=(len(names), side, side, 3))
@@ -449,26 +448,26 @@ def _decode(
     with ThreadPoolExecutor() as pool, tqdm(total=len(names), desc="decode", unit="photo", disable=hidden) as bar:
         for start in range(0, len(names), CHUNK):
             chunk = names[start : start + CHUNK]
-            for row, found in enumerate(pool.map(decode, chunk), start):
-                if isinstance(found, str):
-                    broken.append((names[row], found))
+            for row, decoded in enumerate(pool.map(decode, chunk), start):
+                if isinstance(decoded, str):
+                    broken.append((names[row], decoded))
                 else:
-                    photos[len(rows)] = found
+                    photos[len(rows)] = decoded
                     rows.append(row)
             bar.update(len(chunk))
     return photos[: len(rows)], np.array(rows, dtype=np.int64), broken
 
 
-def _find_twins(folder: Path, readable: pd.DataFrame, photos: NDArray[np.uint8], known: _Project) -> list[Twin]:
-    theirs, ours = list(readable["image_path"]), list(known.table["image_path"])
-    dataset = known.root / known.data.path
+def _find_twins(folder: Path, readable: pd.DataFrame, photos: NDArray[np.uint8], project: _Project) -> list[Twin]:
+    theirs, ours = list(readable["image_path"]), list(project.table["image_path"])
+    dataset = project.root / project.data.path
     return find_twins(
         Fingerprints.of([folder / name for name in theirs], photos),
         theirs,
-        Fingerprints.of([dataset / name for name in ours], known.photos),
+        Fingerprints.of([dataset / name for name in ours], project.photos),
         ours,
-        list(known.splits),
-        known.near_duplicate_bits,
+        list(project.splits),
+        project.near_duplicate_bits,
     )
 
 
@@ -480,7 +479,7 @@ def _marked(num: int, twins: Sequence[Twin]) -> NDArray[np.bool_]:
 
 def _judge(
     name: str,
-    known: _Project,
+    project: _Project,
     readable: pd.DataFrame,
     photos: NDArray[np.uint8],
     clean: NDArray[np.bool_],
@@ -488,24 +487,26 @@ def _judge(
     unknown: Mapping[str, NDArray[np.bool_]],
     hidden: bool | None,
 ) -> SystemResult:
-    predictor, bins = known.predictors[name], known.evaluate.calibration_bins
-    held_out = np.flatnonzero(known.splits != "train")
-    found = _predict(predictor, photos, np.arange(len(readable)), list(readable["image_path"]), hidden)
-    own = _predict(predictor, known.photos, held_out, list(known.table["image_path"].iloc[held_out]), hidden)
-    own_table, own_splits = known.table.iloc[held_out], known.splits[held_out]
+    predictor, bins = project.predictors[name], project.evaluate.calibration_bins
+    held_out = np.flatnonzero(project.splits != "train")
+    predicted = _predict(predictor, photos, np.arange(len(readable)), list(readable["image_path"]), hidden)
+    own = _predict(predictor, project.photos, held_out, list(project.table["image_path"].iloc[held_out]), hidden)
+    own_table, own_splits = project.table.iloc[held_out], project.splits[held_out]
     codes, own_codes = predictor.label_space.encode(readable), predictor.label_space.encode(own_table)
-    all_codes = predictor.label_space.encode(known.table)
+    all_codes = predictor.label_space.encode(project.table)
     items, own_items = number_items(readable["instance_id"]), number_items(own_table["instance_id"])
-    test, val, train = own_splits == "test", own_splits == "val", known.splits == "train"
+    test, val, train = own_splits == "test", own_splits == "val", project.splits == "train"
     tasks = {}
     for task, true in codes.items():
         labeled = clean & (true != MISSING)
         if not labeled.any():
             continue
-        probs, threshold = found.probs[task], predictor.sure_thresholds[task]
+        probs, threshold = predicted.probs[task], predictor.sure_thresholds[task]
         majority = majority_label(all_codes[task][train])
         per_label = per_label_table(
-            LabelSpace({task: predictor.label_space.labels[task]}), {task: true[labeled]}, {name: found.select(labeled)}
+            LabelSpace({task: predictor.label_space.labels[task]}),
+            {task: true[labeled]},
+            {name: predicted.select(labeled)},
         )
         confidence = confidence_shift(true[labeled], probs[labeled], items[labeled])
         at_home = test & (own_codes[task] != MISSING)
@@ -518,7 +519,7 @@ def _judge(
                 "majority_accuracy": float((true[labeled] == majority).mean()),
             },
             own_test=score(own_codes[task][test], own.probs[task][test], own_items[test], bins),
-            calibration=calibration_numbers(true[labeled], probs[labeled], known.temperatures[name][task], bins),
+            calibration=calibration_numbers(true[labeled], probs[labeled], project.temperatures[name][task], bins),
             confident=confident_numbers(true[labeled], probs[labeled], items[labeled], threshold),
             confidence=confidence,
             near_duplicates=score(true[is_near], probs[is_near], items[is_near], bins),
@@ -530,17 +531,19 @@ def _judge(
     first = next(iter(own_codes))
     return SystemResult(
         backend=predictor.runtime.name,
-        shift=embedding_shift(known.train_embeddings(name), own.embeddings[val], found.embeddings[clean], items[clean]),
+        shift=embedding_shift(
+            project.train_embeddings(name), own.embeddings[val], predicted.embeddings[clean], items[clean]
+        ),
         tasks=tasks,
         own_val_accuracy=float((own.predicted(first) == own_codes[first])[val].mean()),
-        predictions=found.select(clean),
+        predictions=predicted.select(clean),
     )
 
 
 def _predict(
     predictor: Predictor, photos: NDArray[np.uint8], rows: NDArray[np.int64], names: Sequence[str], hidden: bool | None
 ) -> Predictions:
-    """Predict some photographs, a chunk at a time, as not all may fit into memory."""
+    """Predict photographs in chunks, as they may not all fit into memory."""
     parts = []
     with tqdm(total=len(rows), desc=predictor.name, unit="photo", disable=hidden) as bar:
         for start, end in _chunks(len(rows)):
@@ -558,9 +561,9 @@ def _chunks(num: int) -> Iterator[tuple[int, int]]:
 
 
 def remove_temperature(probs: NDArray[np.floating], temperature: float) -> NDArray[np.float32]:
-    """Return what probabilities were before `calibration.apply_temperature`: it is undone by its inverse.
+    """Undo `calibration.apply_temperature` by applying the inverse temperature.
 
-    So calibration can be judged without the networks, where an exported system gives calibrated probabilities alone.
+    This measures calibration without the networks, as an exported system returns only calibrated probabilities.
 
     Shape:
         (photos, labels)
@@ -573,7 +576,7 @@ def remove_temperature(probs: NDArray[np.floating], temperature: float) -> NDArr
 def calibration_numbers(
     codes: NDArray[np.int64], probs: NDArray[np.floating], temperature: float, num_bins: int
 ) -> dict[str, float | None]:
-    """Say what a temperature did: proper scores and calibration error before and after it.
+    """Compute proper scores and calibration error before and after a temperature.
 
     Keys:
         temperature; nll, brier and ece with `_before` and `_after`
@@ -591,11 +594,11 @@ def calibration_numbers(
 def confident_numbers(
     codes: NDArray[np.int64], probs: NDArray[np.floating], items: NDArray[np.int64], threshold: float | None
 ) -> dict[str, float | None]:
-    """Say how many answers are confident, and how many of these are right, with 95 % intervals over items.
+    """Compute the coverage and accuracy of confident answers, with 95 % intervals over items.
 
     Keys:
         threshold, coverage and its interval (None without a threshold), n, items, accuracy and its interval (None
-        without such answers)
+        without confident answers)
 
     Shape:
         codes, items: (photos,), none missing; probs: (photos, labels)
@@ -603,7 +606,7 @@ def confident_numbers(
     sure, right = is_confident(probs, threshold), probs.argmax(axis=1) == codes
     numbers: dict[str, float | None] = {"threshold": threshold}
     covered: dict[str, float | None] = dict(accuracy_with_interval(sure, items))
-    if threshold is None:  # it answers nothing, however many photographs there are
+    if threshold is None:  # no answer is confident, however many photographs there are
         covered |= dict.fromkeys(("accuracy_ci_low", "accuracy_ci_high"))
     numbers |= {key.replace("accuracy", "coverage"): value for key, value in covered.items() if key != "n"}
     numbers |= {"n": int(sure.sum()), "items": len(np.unique(items[sure]))}
@@ -625,7 +628,7 @@ def confidence_shift(
     """
     confidence = probs.max(axis=1).astype(np.float64)
     excess = confidence - (probs.argmax(axis=1) == codes)
-    # The interval of a fraction, as differences lie between -1 and 1 as fractions lie between 0 and 1.
+    # Differences lie in [-1, 1]: rescale them to [0, 1] for the interval of a fraction.
     mean = accuracy_with_interval((excess + 1) / 2, items)
     numbers: dict[str, float | None] = {"mean_confidence": float(confidence.mean())}
     return numbers | {
@@ -643,10 +646,10 @@ def _unknown_numbers(probs: NDArray[np.floating], threshold: float | None) -> di
 def embedding_shift(
     train: NDArray[np.floating], val: NDArray[np.floating], found: NDArray[np.floating], items: NDArray[np.int64]
 ) -> dict[str, float | None]:
-    """Say how far photographs are from the training photographs, against the distances of val.
+    """Measure how far photographs are from the training photographs, relative to val.
 
     A photograph is far if its cosine with the nearest training photograph is below the 5th percentile of val's, so
-    that 5 % of val's photographs are. The interval takes the percentile as given.
+    that 5 % of val's photographs are far. The interval treats the percentile as fixed.
 
     Keys:
         far (share) and its 95 % interval over items, far_below (the percentile), median_cosine, val_median_cosine
@@ -654,11 +657,11 @@ def embedding_shift(
     Shape:
         train, val, found: (photos, features); items: (photos,) of found
     Source:
-        distance to the nearest training features as a score of novelty: Sun et al., Out-of-distribution detection with
+        distance to the nearest training features as a novelty score: Sun et al., Out-of-distribution detection with
         deep nearest neighbors, ICML 2022.
     """
     if train.shape[1] != found.shape[1]:
-        raise ArtifactError("predictions: embeddings of another length than the models'. Run: dvc repro evaluate")
+        raise ArtifactError("predictions: embedding size differs from the models'. Run: dvc repro evaluate")
     own, cosines = nearest_cosines(train, val), nearest_cosines(train, found)
     limit = float(np.quantile(own, 1 - FAR_QUANTILE))
     far = accuracy_with_interval(cosines < limit, items)
@@ -671,7 +674,7 @@ def embedding_shift(
 
 
 def nearest_cosines(known: NDArray[np.floating], found: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Return the cosine of every embedding with the nearest known one. Shape: (n, features) twice -> (found,)."""
+    """Return the cosine of every embedding with the nearest known one. Shape: both (n, features) -> (found,)."""
     unit = _units(known)
     parts = [(_units(found[start:end]) @ unit.T).max(axis=1) for start, end in _chunks(len(found))]
     return np.concatenate(parts).astype(np.float64)
@@ -683,7 +686,7 @@ def _units(embeddings: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 def summary_rows(found: ExternalEvaluation) -> list[dict[str, Any]]:
-    """Return the most important numbers, a row a system and task, for tables and CSV.
+    """Return the most important numbers, one row per system and task, for tables and CSV.
 
     Keys:
         system, task, n, items, accuracy and macro_f1 with intervals, own_test_accuracy, nll and ece before and after

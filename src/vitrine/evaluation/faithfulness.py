@@ -1,4 +1,4 @@
-"""Whether heat maps mark what a system's answers rest on: measures, controls, differences with intervals by item."""
+"""Faithfulness of heat maps to a system's predictions: measures, controls, differences with intervals over items."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from vitrine.params import Section
 from vitrine.scores import Counts
 
 BASELINES = ("blurred", "mean")
-"""What takes the place of pixels: the photograph, strongly blurred, or the mean color of the training photographs."""
+"""Replacements for pixels: the strongly blurred photograph, or the mean color of the training photographs."""
 
 CURVES = ("deletion", "insertion")
 RANDOM, GAUSSIAN, RANDOM_NETWORK = "random", "gaussian", "random_network"
 CONTROLS = (RANDOM, GAUSSIAN, RANDOM_NETWORK)
-"""Maps that know nothing of the network: smooth noise, a spot in the center, and the same method on random weights."""
+"""Maps independent of the network: smooth noise, a spot in the center, and the same method on random weights."""
 
 EXPLAINED = "heat map"
 FAITHFULNESS = "faithfulness"
@@ -30,16 +30,16 @@ FAITHFULNESS = "faithfulness"
 
 MASK_MEASURES = ("pointing", "energy")
 BOUNDS = {FAITHFULNESS: (-1.0, 1.0)}
-"""Least and greatest value of measures that are not fractions."""
+"""Lower and upper bounds of measures that are not fractions."""
 
 BLUR_FRACTION = 1 / 12
-"""Of the side of a photograph: standard deviation of the blur; of a label or a strap nothing is left."""
+"""Standard deviation of the blur, as a fraction of the photograph's side; it erases labels and straps."""
 
 NOISE_CELLS = 8
-"""Random maps are noise of so many cells a side, made smooth: as coarse as the heat maps that they stand in for."""
+"""Cells per side of the noise that random maps are interpolated from: as coarse as the heat maps."""
 
 PHOTOS_AT_ONCE = 8
-"""Whose perturbed copies are predicted together."""
+"""Photographs whose perturbed copies are predicted together."""
 
 Maps = NDArray[np.floating]
 Key = tuple[str, str]
@@ -72,7 +72,7 @@ def gaussian_map(side: int) -> NDArray[np.float32]:
 
 
 def within_view(maps: Maps, view_px: int) -> Maps:
-    """Set what a network does not see, beyond its center square, to 0. Shape: (..., side, side)."""
+    """Set pixels outside the center square that a network sees to 0. Shape: (..., side, side)."""
     start = (maps.shape[-1] - view_px) // 2
     seen = np.zeros(maps.shape[-2:], dtype=bool)
     seen[start : start + view_px, start : start + view_px] = True
@@ -83,7 +83,7 @@ def within_view(maps: Maps, view_px: int) -> Maps:
 
 
 def baseline_photos(photos: NDArray[np.uint8], mean_color: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """Return what takes the place of pixels, in the order of BASELINES.
+    """Return the replacement photographs in the order of BASELINES.
 
     Shape:
         photos: (photos, side, side, channels); mean_color: (channels,); returns: (photos, baselines, side, side,
@@ -96,10 +96,10 @@ def baseline_photos(photos: NDArray[np.uint8], mean_color: NDArray[np.floating])
 
 
 def pixel_ranks(maps: Maps, ties: Maps) -> NDArray[np.float32]:
-    """Return each pixel's place among all pixels, hottest first, as a share in [0, 1).
+    """Return each pixel's rank among all pixels, hottest first, as a fraction in [0, 1).
 
     Args:
-        ties: decides between pixels that are equally hot; 0 for pixels that no network sees, which come last.
+        ties: breaks ties between equally hot pixels; 0 for pixels that no network sees, which come last.
 
     Shape:
         maps, ties, returns: (photos, side, side)
@@ -139,11 +139,11 @@ def perturbation_curves(
     num_steps: int,
     predict: Predict,
 ) -> dict[Key, NDArray[np.floating]]:
-    """Predict photographs of which more and more of the hottest pixels are replaced, or are all that is left.
+    """Predict photographs as more and more of the hottest pixels are deleted, or inserted into the baselines.
 
     Args:
-        num_steps: parts into which the pixels are divided; the ends are left to `predict_ends`.
-        predict: from photographs to probabilities, by any key.
+        num_steps: number of parts that the pixels are divided into; `predict_ends` computes the ends.
+        predict: maps photographs to probabilities, by any key.
 
     Shape:
         photos: (photos, side, side, channels); baselines: as `baseline_photos`; ranks: (photos, side, side)
@@ -152,7 +152,7 @@ def perturbation_curves(
         Petsiuk et al., RISE (2018), https://arxiv.org/abs/1806.07421, section 4.2.
     """
     fractions = np.linspace(0, 1, num_steps + 1)[1:-1]
-    found: dict[Key, list[NDArray[np.floating]]] = {}
+    curves: dict[Key, list[NDArray[np.floating]]] = {}
     for start in range(0, len(photos), PHOTOS_AT_ONCE):
         chunk = slice(start, start + PHOTOS_AT_ONCE)
         whole, replaced = photos[chunk, None], baselines[chunk]
@@ -162,8 +162,8 @@ def perturbation_curves(
             images[:, :, 0, step] = np.where(hot, replaced, whole)
             images[:, :, 1, step] = np.where(hot, whole, replaced)
         for key, probs in predict(images.reshape(-1, *photos.shape[1:])).items():
-            found.setdefault(key, []).append(probs.reshape(*images.shape[:4], -1))
-    return {key: np.concatenate(parts) for key, parts in found.items()}
+            curves.setdefault(key, []).append(probs.reshape(*images.shape[:4], -1))
+    return {key: np.concatenate(parts) for key, parts in curves.items()}
 
 
 def curve_measures(inner: NDArray[np.floating], ends: Ends, codes: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
@@ -193,7 +193,7 @@ def curve_measures(inner: NDArray[np.floating], ends: Ends, codes: NDArray[np.in
 
 
 def mask_measures(maps: Maps, masks: NDArray[np.bool_]) -> dict[str, NDArray[np.float64]]:
-    """Return whether the hottest pixel is on the object, and the share of heat that is, for every photograph.
+    """Return whether the hottest pixel is on the object, and the share of heat on it, for every photograph.
 
     Keys:
         pointing (Zhang et al. 2018, https://arxiv.org/abs/1608.00507; without a tolerance), energy (Wang et al. 2020,
@@ -231,7 +231,7 @@ def mean_with_interval(
 def measure_rows(
     measured: Mapping[str, Mapping[str, NDArray[np.float64]]], items: Mapping[str, NDArray[np.int64]]
 ) -> pd.DataFrame:
-    """Summarize what was measured of one system and task, and compare the heat maps with every control.
+    """Summarize the measures of one system and task, and compare the heat maps with every control.
 
     Columns:
         measure, method (`heat map`, or a control), n, value and difference (the heat map minus this control, paired by
@@ -258,7 +258,7 @@ def measure_rows(
 
 
 def deciding_differences(rows: pd.DataFrame) -> dict[str, tuple[float, float, float]]:
-    """Return, by control, how much more faithful the heat maps are: from rows of val, which decide what is shown."""
+    """Return, by control, how much more faithful the heat maps are on val, which decides whether they are shown."""
     table = rows[(rows["measure"] == FAITHFULNESS) & (rows["method"] != EXPLAINED)]
     names = ["difference", "difference_ci_low", "difference_ci_high"]
     return {

@@ -23,13 +23,13 @@ Kind = Literal["same file", "same pixels", "near duplicate"]
 
 @dataclass(frozen=True)
 class Twin:
-    """A photograph of a folder, and the photograph of the project's dataset that it repeats.
+    """A photograph of a folder, and the photograph of the project's dataset that it duplicates.
 
     Attributes:
-        row: of the photograph in its folder
-        image_path: the photograph
-        project_path: the project's photograph, and `split` its split
-        kind: how alike they are; `same pixels` is after decoding to the squares that models see
+        row: row of the photograph in its folder
+        image_path: path of the photograph
+        project_path: path of the project's photograph; `split` is its split
+        kind: kind of duplicate; `same pixels` compares the decoded squares that models see
         distance_bits: bits in which their 64-bit perceptual hashes differ
     """
 
@@ -46,13 +46,13 @@ class Twin:
 
     @property
     def is_seen(self) -> bool:
-        """The models have learned from the photograph, or were tuned on it."""
+        """Whether the models were trained or tuned on the project's photograph."""
         return self.split in SEEN_SPLITS
 
 
 @dataclass(frozen=True)
 class Fingerprints:
-    """What photographs are recognized by.
+    """Files and hashes that identify photographs.
 
     Shape:
         files: one path per photograph; pixels: SHA-256 of each as decoded; hashes: (photos,), uint64, perceptual
@@ -78,17 +78,17 @@ def find_twins(
     splits: Sequence[str],
     max_bits: int,
 ) -> list[Twin]:
-    """List the photographs that repeat one of the project's, each with the one that counts most.
+    """List the photographs that duplicate one of the project's, each with its most severe match.
 
-    Those of train and val count before those of test, equal ones before near ones, nearer before farther ones.
+    Matches in train and val come before those in test, exact before near ones, nearer before farther ones.
 
     Args:
-        max_bits: in which perceptual hashes of near duplicates differ at most.
+        max_bits: maximum number of bits in which perceptual hashes of near duplicates differ.
     """
     sizes = {path.stat().st_size for path in found.files}
     known_files: dict[str, list[int]] = {}
     for position, path in enumerate(project.files):
-        if path.is_file() and path.stat().st_size in sizes:  # only these can be equal: few files need be read
+        if path.is_file() and path.stat().st_size in sizes:  # only these can be equal, so few are read
             known_files.setdefault(_digest(path), []).append(position)
     known_pixels: dict[str, list[int]] = {}
     for position, pixels in enumerate(project.pixels):

@@ -1,4 +1,4 @@
-"""The tables behind evaluate: scores of every system on val and test, of every label, calibration, mistakes."""
+"""Tables of the stage `evaluate`: scores of every system and label on val and test, calibration, mistakes."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ Codes = Mapping[str, NDArray[np.int64]]
 Probs = Mapping[str, NDArray[np.float32]]
 
 ALL_TASKS = "all_tasks"
-"""Name of the row that asks for every task of a photograph to be right at once."""
+"""Name of the row in which a photograph is right only if all of its tasks are."""
 
 
 class EvaluateParams(Section):
-    """How to judge."""
+    """Evaluation settings."""
 
     sure_accuracy: Annotated[float, Field(gt=0, le=1)]
     calibration_bins: Annotated[int, Field(ge=1, le=50)]
@@ -44,12 +44,12 @@ class EvaluateParams(Section):
 
 
 def majority_label(codes: NDArray[np.int64]) -> int:
-    """Return the most frequent label of the training photographs; of equals, the first. Shape: codes (photos,)."""
+    """Return the most frequent label of the training photographs; the first if tied. Shape: codes (photos,)."""
     return int(np.argmax(np.bincount(codes[codes != MISSING], minlength=1)))
 
 
 def all_tasks_right(codes: Codes, probs: Probs) -> NDArray[np.bool_]:
-    """Say of each photograph whether all tasks that it has labels for are right. Shape: (photos,)."""
+    """Return whether all labeled tasks of each photograph are right. Shape: (photos,)."""
     right = [(codes[task] == MISSING) | (codes[task] == probs[task].argmax(axis=1)) for task in codes]
     return np.logical_and.reduce(right)
 
@@ -60,8 +60,8 @@ def score_table(
     """Return the scores of a system on val and test: one row per split and task, and one for all tasks at once.
 
     Columns:
-        model, split, task, majority_accuracy (of always saying the commonest label of train; empty without labeled
-        photographs), and the keys of `scoring.score`
+        model, split, task, majority_accuracy (of always predicting the most common label of train; empty without
+        labeled photographs), and the keys of `scoring.score`
 
     Shape:
         codes[task], splits, items: (photos,); probs[task]: (photos, labels)
@@ -88,7 +88,7 @@ def calibration_tables(
     systems: Mapping[str, System],
     num_bins: int,
 ) -> dict[str, pd.DataFrame]:
-    """Say what the temperatures did on test, and what the thresholds mean there.
+    """Measure the effect of temperatures and thresholds on test.
 
     Args:
         raw: uncalibrated predictions of every network.
@@ -97,7 +97,7 @@ def calibration_tables(
         reliability: model, task and the columns of `calibration.reliability`, after calibration
         coverage: model, task and the columns of `calibration.coverage_curve`, after calibration
         calibration: model, task, temperature, nll_before, nll_after, brier_before, brier_after, ece_before, ece_after,
-        sure_threshold (empty if the task is unreliable), coverage (fraction of photographs that are called sure),
+        sure_threshold (empty if the task is unreliable), coverage (fraction of photographs with a sure answer),
         sure_items (items with such a photograph), sure_accuracy (of those photographs; empty if there are none)
 
     Shape:
@@ -128,7 +128,7 @@ def calibration_tables(
 
 
 def cost_table(costs: Mapping[str, Mapping[str, Any]], ensemble: System) -> pd.DataFrame:
-    """Say what every network costs. Columns: model, as given, ensemble_tasks (of which it is a member)."""
+    """Tabulate the cost of every network. Columns: model, the given costs, ensemble_tasks (with it as a member)."""
     tasks = {name: ", ".join(task for task, members in ensemble.members.items() if name in members) for name in costs}
     return pd.DataFrame([{"model": name, **cost, "ensemble_tasks": tasks[name]} for name, cost in costs.items()])
 
@@ -136,9 +136,9 @@ def cost_table(costs: Mapping[str, Mapping[str, Any]], ensemble: System) -> pd.D
 def per_label_table(label_space: LabelSpace, codes: Codes, predictions: Mapping[str, Predictions]) -> pd.DataFrame:
     """Return the scores of every label, 0 where undefined. Columns: model, task, label, precision, recall, f1, n."""
     tables = []
-    for (name, found), (task, values) in product(predictions.items(), codes.items()):
+    for (name, prediction), (task, values) in product(predictions.items(), codes.items()):
         labels = label_space.labels[task]
-        counts = confusion_counts(values, found.predicted(task), len(labels))
+        counts = confusion_counts(values, prediction.predicted(task), len(labels))
         right, support, predicted = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
         columns = {"model": name, "task": task, "label": labels}
         shares = {"precision": right / np.maximum(predicted, 1), "recall": right / np.maximum(support, 1)}
@@ -149,9 +149,9 @@ def per_label_table(label_space: LabelSpace, codes: Codes, predictions: Mapping[
 def commonest_confusions(
     codes: NDArray[np.int64], probs: NDArray[np.float32], num: int
 ) -> list[tuple[int, int, NDArray[np.int64]]]:
-    """Return the pairs of labels that are mixed up most often: true, predicted, and the mistakes, the surest first.
+    """Return the most frequently confused pairs of labels: true, predicted, and the mistakes, most confident first.
 
-    Equally common pairs come in the order of their labels.
+    Ties are ordered by label.
 
     Shape:
         codes: (photos,); probs: (photos, labels); each pair's mistakes: positions
@@ -163,11 +163,11 @@ def commonest_confusions(
     for row in wrong:
         pairs.setdefault((int(codes[row]), int(predicted[row])), []).append(int(row))
     commonest = sorted(pairs.items(), key=lambda pair: (-len(pair[1]), pair[0]))[:num]
-    return [(true, said, np.array(rows, dtype=np.int64)) for (true, said), rows in commonest]
+    return [(true, predicted_label, np.array(rows, dtype=np.int64)) for (true, predicted_label), rows in commonest]
 
 
 def principal_components(embeddings: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Project embeddings on their first two principal components; also return each one's share of the variance.
+    """Project embeddings onto their first two principal components; also return their explained variance ratios.
 
     Shape:
         (photos, features) -> (photos, 2), (2,)

@@ -29,12 +29,12 @@ Floats = NDArray[np.floating[Any]]
 
 
 class OodParams(Section):
-    """What the stage `ood` needs to know.
+    """Settings of the stage `ood`.
 
     Attributes:
-        outliers: folder with labels.csv and images of things that are none of the classes
-        choose_kinds: kinds that choose the score; without any, it is the first of `novelty.SERVED`
-        judge_kinds: other kinds, that judge it
+        outliers: folder with labels.csv and images of things that belong to none of the classes
+        choose_kinds: kinds used to choose the score; if empty, it is the first of `novelty.SERVED`
+        judge_kinds: other kinds, used to evaluate it
     """
 
     outliers: Annotated[str, Field(min_length=1)]
@@ -60,7 +60,7 @@ def auroc(known: Floats, novel: Floats, weights: tuple[Floats, Floats]) -> NDArr
 
 
 def fpr_at_tpr(known: Floats, novel: Floats, weights: tuple[Floats, Floats]) -> NDArray[np.float64]:
-    """Return the share of novel pictures that is accepted where 95 % of the known ones are. Shape: as `auroc`."""
+    """Return the share of novel pictures accepted when 95 % of the known ones are. Shape: as `auroc`."""
     order = np.argsort(known, kind="stable")
     shares = np.cumsum(weights[0][:, order], axis=1) / weights[0].sum(axis=1, keepdims=True)
     limits = known[order][(shares < TPR - 1e-9).sum(axis=1)]
@@ -74,13 +74,13 @@ def with_item_interval(
     seed: int,
     draws: int = DRAWS,
 ) -> tuple[float, float, float]:
-    """Return a measure, and the ends of its 95 % interval when other items could have been photographed.
+    """Return a measure, and the ends of its 95 % interval over items.
 
-    Items of both sides are drawn again and again; the interval is Student's on a logit scale. Where no draw differs,
-    or the measure is 0 or 1, it allows for the kinds of items that so few would not show, as `item_interval` does.
+    Items of both sides are resampled; the interval is Student's t on a logit scale. If no draw differs, or the measure
+    is 0 or 1, it allows for kinds of items that are missing from so small a sample, as `item_interval` does.
 
     Args:
-        known, novel: scores of photographs, and the numbers of their items, from 0.
+        known, novel: scores of photographs, and their item numbers from 0.
 
     Source:
         the bootstrap over clusters: Efron and Tibshirani, An Introduction to the Bootstrap, chapter 8; without spread,
@@ -106,7 +106,7 @@ def with_item_interval(
 
 
 def refused_share(refused: NDArray[np.bool_], items: NDArray[np.int64]) -> tuple[float, float, float]:
-    """Return the share of photographs that is refused, and the ends of its interval over items. Shape: (photos,)."""
+    """Return the share of photographs that are refused, and the ends of its interval over items. Shape: (photos,)."""
     counts = np.stack([np.bincount(items, weights=refused), np.bincount(items)], axis=1)
     ends = item_interval(lambda sums: np.asarray(sums[..., 0] / sums[..., 1], dtype=np.float64), counts)
     return float(refused.mean()), *ends
@@ -137,17 +137,17 @@ def judge_scores(
     outliers: tuple[Signals, NDArray[np.str_], NDArray[np.str_]],
     seed: int,
 ) -> pd.DataFrame:
-    """Measure scores on known photographs against each kind of outliers, and against all kinds together.
+    """Measure scores on known photographs against each kind of outlier, and against all kinds together.
 
     Args:
-        thresholds: the greatest score that is accepted, by score.
+        thresholds: the highest accepted value, by score.
         known: photographs of the classes, and their items.
         outliers: pictures of other things, their kinds, and their items.
 
     Columns:
         system, score, kind, n and num_items of the kind; auroc, fpr_at_95_tpr, refused (share of the kind that the
         threshold refuses) with the ends of their intervals; known_n, known_items, and known_refused with its ends: the
-        share of known photographs that the threshold refuses, wrongly
+        share of known photographs that the threshold wrongly refuses
     """
     rows: list[dict[str, Any]] = []
     signals, kinds, outlier_items = outliers
@@ -160,26 +160,26 @@ def judge_scores(
             row: dict[str, Any] = {"system": system, "score": score, "kind": kind}
             chosen = (kinds == kind) | (kind == ALL_KINDS)
             if chosen.any():
-                numbers, found = number_items(outlier_items[chosen].tolist()), of_outliers[chosen]
+                numbers, novel = number_items(outlier_items[chosen].tolist()), of_outliers[chosen]
                 row |= {"n": int(chosen.sum()), "num_items": int(numbers.max()) + 1}
                 for name, measure in (("auroc", auroc), ("fpr_at_95_tpr", fpr_at_tpr)):
-                    row |= _measured(name, with_item_interval(measure, (of_known, items), (found, numbers), seed))
-                row |= _measured("refused", refused_share(found > thresholds[score], numbers))
+                    row |= _measured(name, with_item_interval(measure, (of_known, items), (novel, numbers), seed))
+                row |= _measured("refused", refused_share(novel > thresholds[score], numbers))
             else:
                 row |= {"n": 0, "num_items": 0}
             rows.append({**row, **sizes, **wrong})
     return pd.DataFrame(rows)
 
 
-def _measured(name: str, found: tuple[float, float, float]) -> dict[str, float]:
-    return {name: found[0], f"{name}_ci_low": found[1], f"{name}_ci_high": found[2]}
+def _measured(name: str, estimate: tuple[float, float, float]) -> dict[str, float]:
+    return {name: estimate[0], f"{name}_ci_low": estimate[1], f"{name}_ci_high": estimate[2]}
 
 
 def choose_score(table: pd.DataFrame) -> str:
-    """Return the score to serve: the greatest mean AUROC over systems and kinds, of those that every runtime can serve.
+    """Return the score with the highest mean AUROC over systems and kinds among those that every runtime can serve.
 
     Args:
-        table: as `judge_scores` gives it, on val against the kinds that choose; without any, the first of SERVED.
+        table: result of `judge_scores` on val with `choose_kinds`; without any, the first of SERVED is chosen.
     """
     table = table[table["kind"] != ALL_KINDS]
     if table.empty:
@@ -189,34 +189,34 @@ def choose_score(table: pd.DataFrame) -> str:
 
 
 def fit_thresholds(detectors: Mapping[str, Detector], val: Signals, accepted_fraction: float) -> dict[str, float]:
-    """Return from which score on photographs are refused, by score: so that a share of val is accepted."""
+    """Return the threshold of every score that accepts the given fraction of val."""
     return {
         score: acceptance_threshold(detector.scores(val), accepted_fraction) for score, detector in detectors.items()
     }
 
 
 def by_kind(signals: Signals, kinds: NDArray[np.str_]) -> list[tuple[str, Signals]]:
-    """Take signals apart by what is on the pictures. Shape: kinds: (pictures,)."""
+    """Split signals by kind of picture. Shape: kinds: (pictures,)."""
     return [(kind, signals.select(kinds == kind)) for kind in dict.fromkeys(kinds.tolist())]
 
 
 def relative_scores(detector: Detector, threshold: float, groups: Sequence[tuple[str, Signals]]) -> pd.DataFrame:
     """Return scores as multiples of the threshold. Columns: kind, score."""
-    found = [(kind, detector.scores(signals) / threshold) for kind, signals in groups]
-    return pd.concat([pd.DataFrame({"kind": kind, "score": scores}) for kind, scores in found], ignore_index=True)
+    parts = [(kind, detector.scores(signals) / threshold) for kind, signals in groups]
+    return pd.concat([pd.DataFrame({"kind": kind, "score": scores}) for kind, scores in parts], ignore_index=True)
 
 
 def headline_novelty_metrics(
     table: pd.DataFrame, score: str
 ) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
-    """Pick what `dvc metrics show` compares, of the score that is served: three numbers a system, and their intervals.
+    """Return the metrics that `dvc metrics show` compares: three per system of the served score, and their intervals.
 
     Keys:
         SYSTEM_auroc, SYSTEM_fpr (of outliers, at 95 % of the known photographs accepted), SYSTEM_wrongly_refused (of
-        known photographs, at the threshold that is served)
+        known photographs, at the served threshold)
 
     Args:
-        table: as `judge_scores` gives it, on test against the kinds that judge.
+        table: result of `judge_scores` on test with `judge_kinds`.
     """
     named = {"auroc": "auroc", "fpr_at_95_tpr": "fpr", "known_refused": "wrongly_refused"}
     rows = table[(table["score"] == score) & (table["kind"] == ALL_KINDS)].to_dict("records")

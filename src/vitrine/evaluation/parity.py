@@ -1,4 +1,4 @@
-"""How far an exported system predicts otherwise than the pipeline, and whether that is near enough to serve it."""
+"""How far an exported system's predictions deviate from the pipeline's, and whether it may be served."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ LIMITS: Mapping[str, Mapping[str, float]] = {
     "mixed": ROUNDED,
     "int8": ROUNDED,
 }
-"""The most that each precision may lose; whatever rounds has the same limits."""
+"""Maximum loss of each precision; all that round have the same limits."""
 
 OPTIONAL = ("novelty_difference", "refusals_changed")
-"""Measured where the models refuse photographs."""
+"""Measured only if the models refuse photographs."""
 
 TIE = 1e-4
-"""In float32 a label may change where the two most probable labels of the reference are no further apart."""
+"""In float32, a label may change if the reference's two highest probabilities differ by at most this."""
 
 Probs = Mapping[str, NDArray[np.floating]]
 
@@ -43,20 +43,21 @@ def prediction_differences(
     """Compare calibrated probabilities of the same photographs.
 
     Keys:
-        logit_difference: largest difference of logits, centered and divided by the temperature, as log probabilities
-            give them; what is less probable than FLOOR counts as FLOOR
-        changed_TASK: share of photographs with another label; changed: the largest of these
-        nll_increase, ece_increase: the largest of any task; 0 where none is worse
+        logit_difference: largest difference of logits, centered and divided by the temperature, from log
+            probabilities; probabilities below FLOOR count as FLOOR
+        changed_TASK: share of photographs with a different label; changed: the largest of these
+        nll_increase, ece_increase: the largest of any task; 0 if none is worse
 
-    What is not finite differs by everything.
+    If any probability is not finite, all differences are maximal.
 
     Args:
-        tie: photographs whose two most probable labels are no further apart do not count as changed.
+        tie: photographs whose two highest probabilities differ by at most this do not count as changed.
 
     Shape:
         reference[task], found[task]: (photos, labels); codes[task]: (photos,), MISSING where unlabeled
     """
-    if not all(np.isfinite(found[task]).all() for task in codes):  # no limit would notice: any comparison is false
+    # NaN would go unnoticed: any comparison is false.
+    if not all(np.isfinite(probs[task]).all() for task in codes for probs in (reference, found)):
         shares = {f"changed_{task}": 1.0 for task in codes}
         return {
             "logit_difference": np.inf,
@@ -85,12 +86,12 @@ def prediction_differences(
 
 
 def cosine_loss(reference: NDArray[np.floating], found: NDArray[np.floating]) -> float:
-    """Return 1 minus the least cosine of a photograph's two embeddings; infinite if one is not finite.
+    """Return 1 minus the lowest cosine between a photograph's two embeddings; infinity if one is not finite.
 
     Shape:
         both: (photos, features)
     """
-    if not np.isfinite(found).all():
+    if not (np.isfinite(reference).all() and np.isfinite(found).all()):
         return float("inf")
     lengths = np.linalg.norm(reference, axis=1) * np.linalg.norm(found, axis=1)
     cosines = np.sum(reference.astype(np.float64) * found, axis=1) / np.maximum(lengths, 1e-12)
@@ -104,25 +105,26 @@ def novelty_differences(
 
     Keys:
         refusals_changed: share of photographs that are refused by one and accepted by the other; those whose reference
-            is no further than TIE from the threshold, as a share of it, do not count
-        novelty_difference: largest difference of the graph's own scores, as a share of the threshold; 0 without these
+            is within TIE of the threshold, relative to it, do not count; those with a score that is not finite do
+        novelty_difference: largest difference of the graph's own scores, relative to the threshold; 0 without them
 
     Args:
-        found: as it is computed from a runtime's probabilities and embeddings.
+        found: scores computed from a runtime's probabilities and embeddings.
         graph: the output of the exported graph.
 
     Shape:
         reference, found, graph: (photos,)
     """
     near = np.abs(reference - threshold) <= TIE * abs(threshold)
-    changed = ((reference > threshold) != (found > threshold)) & ~near
-    apart = np.zeros(1) if graph is None else np.abs(graph.astype(np.float64) - reference) / max(abs(threshold), 1e-12)
-    largest = float(apart.max(initial=0)) if np.isfinite(apart).all() else float("inf")
+    broken = ~np.isfinite(reference) | ~np.isfinite(found)
+    changed = ((reference > threshold) != (found > threshold)) & ~near | broken
+    errors = np.zeros(1) if graph is None else np.abs(graph.astype(np.float64) - reference) / max(abs(threshold), 1e-12)
+    largest = float(errors.max(initial=0)) if np.isfinite(errors).all() else float("inf")
     return {"refusals_changed": float(changed.mean()), "novelty_difference": largest}
 
 
 def faults(precision: str, measured: Mapping[str, float]) -> list[str]:
-    """Name what is beyond its limit."""
+    """List the measures that exceed their limits."""
     return [
         f"{name} {measured[name]:.4g}, at most {limit:g}"
         for name, limit in LIMITS[precision].items()

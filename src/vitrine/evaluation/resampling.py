@@ -1,4 +1,4 @@
-"""How sure scores are: intervals and tests whose unit is the item, since views of one item are alike."""
+"""Uncertainty of scores: intervals and tests whose unit is the item, since views of one item are correlated."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vitrine.labels import MISSING
 from vitrine.scores import Counts
 
 LEFT_OUT = 0.75
-"""Of an item, in the jackknife: with two items a label, 0.5 makes intervals of macro F1 too narrow, 1 too wide."""
+"""Omitted part of an item: with two items per label, 0.5 makes macro F1 jackknife intervals too narrow, 1 too wide."""
 
 NO_SPREAD = 1e-9
 DRAWS = 5000
@@ -43,15 +43,15 @@ def item_interval(
     bounds: tuple[float, float] = (0.0, 1.0),
     level: float = 0.95,
 ) -> tuple[float, float]:
-    """Return the interval of a score of summed counts when other items could have been photographed.
+    """Return the interval of a score of summed counts over items.
 
-    The standard error is a jackknife's that leaves out three quarters of one item at a time, so that no label is ever
-    lost. The interval is Student's on a logit scale between the bounds. Where all items say the same there is no
-    spread to see: the interval then allows for the kinds of items that so few would not show.
+    The standard error is that of a jackknife that leaves out three quarters of one item at a time, so that no label is
+    ever lost. The interval is Student's t on a logit scale between the bounds. If all items agree, there is no spread:
+    the interval then allows for kinds of items that are missing from so small a sample.
 
     Args:
-        score: of one or many sums, such as `scores.macro_f1`.
-        bounds: least and greatest value of the score.
+        score: function of one or many sums, such as `scores.macro_f1`.
+        bounds: lowest and highest possible score.
 
     Shape:
         counts: (items, ...); score: (..., *counts of an item) -> (...)
@@ -79,18 +79,18 @@ def count_interval(right: int, num: int, level: float = 0.95) -> tuple[float, fl
     Source:
         Clopper and Pearson (1934).
     """
-    found = binomtest(right, num).proportion_ci(level, method="exact")
-    return float(found.low), float(found.high)
+    interval = binomtest(right, num).proportion_ci(level, method="exact")
+    return float(interval.low), float(interval.high)
 
 
 def jackknife_interval(whole: float, without: NDArray[np.float64], level: float = 0.95) -> tuple[float, float]:
-    """Return an interval from leaving out one item at a time, for measures that repeated items would flatter.
+    """Return a jackknife interval over items, for measures that repeated items would inflate.
 
     Args:
         whole: the measure with all items.
 
     Shape:
-        without: (items,), the measure without each
+        without: (items,), the measure without each item
     Source:
         Efron and Tibshirani, An Introduction to the Bootstrap, section 11.2, with Student's t.
     """
@@ -103,9 +103,9 @@ def jackknife_interval(whole: float, without: NDArray[np.float64], level: float 
 
 
 def sign_flip_test(differences: NDArray[np.number[Any]], seed: int, draws: int = DRAWS) -> float:
-    """Return the two-sided p-value of a sum of paired differences, one an item, under random signs.
+    """Return the two-sided p-value of a sum of paired differences, one per item, under random signs.
 
-    Exact with few items; else from random flips, counting the observed one.
+    Exact for few items; otherwise from random flips, counting the observed one.
 
     Shape:
         differences: (items,)
@@ -125,9 +125,9 @@ def sign_flip_test(differences: NDArray[np.number[Any]], seed: int, draws: int =
 
 def item_codes(codes: NDArray[np.int64], items: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return every item's label; MISSING where it has none or its views disagree. Shape: (photos,) -> (items,)."""
-    found = np.full(int(items.max(initial=-1)) + 1, MISSING, dtype=np.int64)
-    for item in range(len(found)):
+    item_labels = np.full(int(items.max(initial=-1)) + 1, MISSING, dtype=np.int64)
+    for item in range(len(item_labels)):
         labels = np.unique(codes[(items == item) & (codes != MISSING)])
         if len(labels) == 1:
-            found[item] = labels[0]
-    return found
+            item_labels[item] = labels[0]
+    return item_labels

@@ -16,10 +16,10 @@ from vitrine.predictions import fuse_views
 from vitrine.scores import Counts, accuracy, balanced_accuracy, macro_f1
 
 SEED = 13
-"""Of random signs and orders; another seed moves a result by less than its noise."""
+"""Seed of random signs and orders; another seed changes a result by less than its noise."""
 
 MIN_PHOTOS = 15
-"""Of labels with fewer photographs nothing is claimed: three items of five views."""
+"""Minimum photographs of a label for any claim about it: three items with five views each."""
 
 
 def number_items(instance_ids: Iterable[str]) -> NDArray[np.int64]:
@@ -30,7 +30,7 @@ def number_items(instance_ids: Iterable[str]) -> NDArray[np.int64]:
 def score(
     codes: NDArray[np.int64], probs: NDArray[np.floating], items: NDArray[np.int64], num_bins: int
 ) -> dict[str, float | int]:
-    """Score one task over its labeled photographs, and over items whose views are put together.
+    """Score one task over its labeled photographs, and over items whose views are fused.
 
     Keys:
         n, accuracy, balanced_accuracy (mean recall of the labels that occur), macro_f1 (over labels that are true or
@@ -47,8 +47,8 @@ def score(
     items = np.unique(items[labeled], return_inverse=True)[1].astype(np.int64)
     confusions = item_confusions(codes, probs.argmax(axis=1), items, probs.shape[1])
     row: dict[str, float | int] = {"n": len(codes)}
-    for name, of in (("accuracy", accuracy), ("balanced_accuracy", balanced_accuracy), ("macro_f1", macro_f1)):
-        row |= _measured(name, float(of(confusions.sum(axis=0))), item_interval(of, confusions))
+    for name, measure in (("accuracy", accuracy), ("balanced_accuracy", balanced_accuracy), ("macro_f1", macro_f1)):
+        row |= _measured(name, float(measure(confusions.sum(axis=0))), item_interval(measure, confusions))
 
     of_items = item_codes(codes, items)
     known = of_items != MISSING
@@ -88,8 +88,8 @@ def compare(
     gain = (first.argmax(axis=1) == codes)[labeled].astype(np.float64) - (second.argmax(axis=1) == codes)[labeled]
     counts = np.stack([np.bincount(items, weights=gain), np.bincount(items)], axis=1)
     ends = item_interval(_ratio, counts, bounds=(-1.0, 1.0))
-    found = _measured("difference", float(_ratio(counts.sum(axis=0))), ends)
-    return found | {"p_value": sign_flip_test(counts[:, 0], SEED)}
+    row = _measured("difference", float(_ratio(counts.sum(axis=0))), ends)
+    return row | {"p_value": sign_flip_test(counts[:, 0], SEED)}
 
 
 def score_all(
@@ -128,7 +128,7 @@ def compare_all(
 
 
 def accuracy_with_interval(right: NDArray[np.bool_ | np.floating], items: NDArray[np.int64]) -> dict[str, float | int]:
-    """Return n, and the mean of what is right in each photograph as `accuracy`, with its interval over items.
+    """Return n, and the mean of each photograph's correctness as `accuracy`, with its interval over items.
 
     Shape:
         right: (photos,), in [0, 1]; items: (photos,)
@@ -139,13 +139,13 @@ def accuracy_with_interval(right: NDArray[np.bool_ | np.floating], items: NDArra
 
 
 def headline_metrics(scores: pd.DataFrame) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
-    """Pick the few numbers of a system that `dvc metrics show` compares, and their 95 % intervals.
+    """Return the metrics of a system that `dvc metrics show` compares, and their 95 % intervals.
 
-    By task its accuracy; of the class also `macro_f1`, and `items`: the share of items that are right when the
+    The accuracy of every task; for the class also `macro_f1`, and `items`: the share of items that are right when the
     probabilities of their views are combined.
 
     Args:
-        scores: of one system: a row a task, with the keys of `score`.
+        scores: scores of one system: one row per task, with the keys of `score`.
     """
     rows = {row["task"]: row for row in scores.to_dict("records")}
     picked = {task: (row, "accuracy") for task, row in rows.items()}
@@ -156,6 +156,6 @@ def headline_metrics(scores: pd.DataFrame) -> tuple[dict[str, float], dict[str, 
 
 
 def named_rows(table: pd.DataFrame, *columns: str) -> pd.DataFrame:
-    """Put a column `row` in front that names each row by some columns, so that plots have a bar for each."""
+    """Prepend a column `row` that names each row by some columns, so that plots have a bar for each."""
     names = table[list(columns)].astype(str).agg(", ".join, axis=1)
     return pd.concat([names.rename("row"), table], axis=1)

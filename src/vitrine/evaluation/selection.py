@@ -10,7 +10,7 @@ from sklearn.cluster import KMeans
 from sklearn.neighbors import NearestNeighbors
 
 TYPICAL_PER_CLASS = 2
-"""Labeled items per class from which on uncertainty tells more than typicality."""
+"""Labeled items per class from which uncertainty is more informative than typicality."""
 
 NUM_NEIGHBORS = 5
 
@@ -29,20 +29,20 @@ def unit(features: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 def margins(probs: Mapping[str, NDArray[np.floating]], items: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return how far the first label's probability is above the second's, on average over tasks and photographs.
+    """Return the margin between the two highest probabilities, averaged over tasks and photographs.
 
     Shape:
-        probs[task]: (photos, labels); items: (photos,), numbers from 0; returns: (items,)
+        probs[task]: (photos, labels); items: (photos,), numbered from 0; returns: (items,)
     """
     gaps = [np.diff(np.sort(values, axis=1)[:, -2:], axis=1)[:, 0] for values in probs.values() if values.shape[1] > 1]
     return item_means(np.mean(gaps, axis=0), items)
 
 
 def typical_items(features: NDArray[np.floating], labeled: NDArray[np.bool_], num: int, seed: int) -> list[int]:
-    """Choose unlabeled items that stand for many: the densest of each of the largest clusters without a label.
+    """Choose representative unlabeled items: the densest of each of the largest clusters without a label.
 
-    All items fall into as many clusters as will be labeled. Once every cluster has a label, the largest of the rest of
-    their items follow in the order of their density.
+    There are as many clusters as items that will be labeled. Once every cluster has a label, the remaining items follow
+    in order of density.
 
     Shape:
         features: (items, features), of length 1; labeled: (items,)
@@ -81,7 +81,7 @@ def next_items(
     """Choose items to label: typical ones up to TYPICAL_PER_CLASS for each class, then the smallest margins.
 
     Args:
-        num_classes: that are known so far.
+        num_classes: number of classes known so far.
 
     Shape:
         features: (items, features), of length 1; item_margins, labeled: (items,)

@@ -13,13 +13,18 @@ from pydantic import Field
 
 from vitrine.data.video import BLURRED, DUPLICATE
 from vitrine.evaluation.resampling import item_interval, jackknife_interval
-from vitrine.inference.calibration import apply_temperature, expected_calibration_error, fit_temperature, reliability
+from vitrine.inference.calibration import (
+    FLOOR,
+    apply_temperature,
+    expected_calibration_error,
+    fit_temperature,
+    reliability,
+)
 from vitrine.labels import CLASS_TASK, MISSING
 from vitrine.params import Section
 from vitrine.predictions import fuse_views
 from vitrine.scores import Counts
 
-FLOOR = 1e-7
 METHODS = {
     "single": "a random frame",
     "single_kept": "a random frame that is not dropped",
@@ -29,11 +34,11 @@ METHODS = {
     "fused_all": "fused, nothing dropped",
     "fused": "fused",
 }
-"""Ways to answer about a clip, as tables name them and as people read them; what is compared is `fused`."""
+"""Methods of predicting a clip: names in tables, and display names; `fused` is compared with the others."""
 
 
 class VideoParams(Section):
-    """How clips are judged."""
+    """Settings of the evaluation of clips."""
 
     num_frames: Annotated[list[Annotated[int, Field(ge=1, le=64)]], Field(min_length=1)]
     calibration_bins: Annotated[int, Field(ge=1)]
@@ -42,13 +47,13 @@ class VideoParams(Section):
 
 @dataclass(frozen=True)
 class Answers:
-    """What one method says of clips in one task.
+    """Answers of one method for clips in one task.
 
-    Each clip has some answers with equal weights: one, or those of all its frames, of which a random one is taken.
+    Each clip has one or more answers with equal weights: one, or those of all frames that a random one is drawn from.
 
     Shape:
         clips: (answers,), numbered from 0; codes: (answers,), true labels; predicted: (answers,);
-        probs: (answers, labels), None of a vote
+        probs: (answers, labels), None for a vote
     """
 
     clips: NDArray[np.int64]
@@ -86,7 +91,7 @@ def fused_clips(probs: NDArray[np.floating], clips: NDArray[np.int64], temperatu
 
 
 def vote(probs: NDArray[np.floating], clips: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the label that most frames of each clip have; of equals the one with the larger mean probability.
+    """Return the most frequent label of each clip's frames; ties go to the larger mean probability.
 
     Shape:
         probs: (frames, labels); clips: (frames,); returns: (clips,)
@@ -108,7 +113,7 @@ def fit_temperatures(
     """Fit the temperature of fused clips on val, by task.
 
     Args:
-        frames: a row a frame that was predicted: clip (numbered from 0), num_frames, dropped.
+        frames: one row per predicted frame: clip (numbered from 0), num_frames, dropped.
 
     Shape:
         probs[task]: (frames, labels), of one system; codes[task], val: (clips,)
@@ -129,10 +134,10 @@ def answers(
     num_frames: int,
     temperature: float,
 ) -> dict[str, Answers]:
-    """Answer one task by all METHODS with so many frames a clip.
+    """Answer one task by all METHODS with `num_frames` frames per clip.
 
     Shape:
-        probs: (frames, labels); codes, judged: (clips,), judged says which clips count
+        probs: (frames, labels); codes, judged: (clips,), judged is True for clips that count
     """
     of_num = (frames["num_frames"] == num_frames).to_numpy()
     kept = of_num & frames["dropped"].isna().to_numpy()
@@ -165,11 +170,11 @@ def _middle(frames: pd.DataFrame, clip: int, of_num: NDArray[np.bool_]) -> int:
 
 
 def compare_methods(found: Mapping[str, Answers], num_bins: int) -> list[dict[str, float | str | int | None]]:
-    """Score every method, and what `fused` gains over it, with 95 % intervals over clips, of which each is an item.
+    """Score every method and the gain of `fused` over it, with 95 % intervals over clips, each of which is an item.
 
     Keys:
-        method, n, accuracy, nll, ece; accuracy_gain, nll_gain, ece_gain of `fused` over the method, positive where it
-        is better; and `_ci_low`, `_ci_high`. A vote has neither nll nor ece.
+        method, n, accuracy, nll, ece; accuracy_gain, nll_gain, ece_gain of `fused` over the method, positive if
+        `fused` is better; and `_ci_low`, `_ci_high`. A vote has neither nll nor ece.
     """
     rows: list[dict[str, float | str | int | None]] = []
     best = found["fused"]
@@ -224,11 +229,11 @@ def _ece_gain(each: Answers, best: Answers, num_bins: int) -> dict[str, float]:
 
 
 def dropping_table(frames: pd.DataFrame, filmed: pd.DataFrame, num_frames: int) -> pd.DataFrame:
-    """Count which of the frames that were read were dropped, by what was done to them and by split.
+    """Count how many of the frames read were dropped, by kind of frame and by split.
 
     Args:
         frames: file, split, num_frames, seconds, dropped.
-        filmed: a row a frame of every clip: file, seconds, held, shaken.
+        filmed: one row per frame of every clip: file, seconds, held, shaken.
 
     Columns:
         split, frames (shaken, held or other), n, blurred, duplicate: shares of n
@@ -247,7 +252,7 @@ def dropping_table(frames: pd.DataFrame, filmed: pd.DataFrame, num_frames: int) 
 
 
 def headline(scores: pd.DataFrame, system: str) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
-    """Pick the numbers of a system that `dvc metrics show` compares, of the class unless they name another task.
+    """Return the metrics of a system that `dvc metrics show` compares, of the class unless they name another task.
 
     Args:
         scores: the rows of `compare_methods`, with system and task.
@@ -268,10 +273,10 @@ def headline(scores: pd.DataFrame, system: str) -> tuple[dict[str, float], dict[
         "nll_gain_of_temperature": (CLASS_TASK, "fused_views", "nll_gain"),
         **{f"{task}_gain": (task, "single", "accuracy_gain") for task in dict.fromkeys(scores["task"])},
     }
-    found = {name: (rows[(task, method)], key) for name, (task, method, key) in picked.items()}
-    metrics = {name: float(row[key]) for name, (row, key) in found.items()}
+    chosen = {name: (rows[(task, method)], key) for name, (task, method, key) in picked.items()}
+    metrics = {name: float(row[key]) for name, (row, key) in chosen.items()}
     metrics["num_clips"] = int(rows[(CLASS_TASK, "fused")]["n"])
-    return metrics, {name: (row[f"{key}_ci_low"], row[f"{key}_ci_high"]) for name, (row, key) in found.items()}
+    return metrics, {name: (row[f"{key}_ci_low"], row[f"{key}_ci_high"]) for name, (row, key) in chosen.items()}
 
 
 def curve_rows(found: Mapping[int, Mapping[str, Answers]], shown: Sequence[str]) -> list[dict[str, float | str | int]]:

@@ -1,4 +1,4 @@
-"""Make probabilities honest, and say how honest they are: temperatures, proper scores, reliability, coverage."""
+"""Calibrate probabilities and measure their calibration: temperatures, proper scores, reliability, coverage."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ TEMPERATURE_RANGE = (0.25, 8.0)
 FLOOR = 1e-7
 
 SURE_RISK = 0.05
-"""Probability of calling answers sure that are right less often than wanted."""
+"""Accepted probability that sure answers are right less often than wanted."""
 
 
 def apply_temperature(probs: NDArray[np.floating], temperature: float) -> NDArray[np.float32]:
-    """Divide log probabilities by a temperature and normalize; above 1 is less sure. Shape: (photos, labels)."""
+    """Divide log probabilities by a temperature and normalize; above 1 lowers confidence. Shape: (photos, labels)."""
     logs = np.log(np.maximum(probs.astype(np.float64), FLOOR)) / temperature
     powers = np.exp(logs - logs.max(axis=1, keepdims=True))
     return (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
 def nll(codes: NDArray[np.int64], probs: NDArray[np.floating]) -> float:
-    """Mean negative log probability of the true labels, in nats; 0 is perfect. Shape: (photos,), (photos, labels)."""
+    """Return the mean negative log-likelihood, in nats; 0 is perfect. Shape: (photos,), (photos, labels)."""
     labeled = codes != MISSING
     if not labeled.any():
         return float("nan")
@@ -32,7 +32,7 @@ def nll(codes: NDArray[np.int64], probs: NDArray[np.floating]) -> float:
 
 
 def brier(codes: NDArray[np.int64], probs: NDArray[np.floating]) -> float:
-    """Mean squared distance between probabilities and truth, over all labels; 0 to 2. Shape: as `nll`.
+    """Return the mean squared distance between probabilities and truth, over all labels; 0 to 2. Shape: as `nll`.
 
     Source:
         Brier, Verification of forecasts expressed in terms of probability (1950).
@@ -52,15 +52,15 @@ def fit_temperature(codes: NDArray[np.int64], probs: NDArray[np.floating]) -> fl
     Source:
         Guo et al., On calibration of modern neural networks, ICML 2017.
     """
-    from scipy.optimize import minimize_scalar  # takes a quarter of a second, which predicting need not wait for
+    from scipy.optimize import minimize_scalar  # takes a quarter of a second to import; prediction does not need it
 
     if not (codes != MISSING).any():
         return 1.0
     low, high = np.log(TEMPERATURE_RANGE)
-    found = minimize_scalar(
+    result = minimize_scalar(
         lambda log: nll(codes, apply_temperature(probs, float(np.exp(log)))), bounds=(low, high), method="bounded"
     )
-    return float(np.exp(found.x))
+    return float(np.exp(result.x))
 
 
 def reliability(codes: NDArray[np.int64], probs: NDArray[np.floating], num_bins: int) -> pd.DataFrame:
@@ -83,17 +83,17 @@ def reliability(codes: NDArray[np.int64], probs: NDArray[np.floating], num_bins:
 
 
 def expected_calibration_error(bins: pd.DataFrame) -> float:
-    """Mean distance between confidence and accuracy over the photographs of `reliability`'s bins."""
+    """Return the mean distance between confidence and accuracy over the photographs of `reliability`'s bins."""
     if not len(bins):
         return float("nan")
     return float(np.average((bins["confidence"] - bins["accuracy"]).abs(), weights=bins["n"]))
 
 
 def coverage_curve(codes: NDArray[np.int64], probs: NDArray[np.floating]) -> pd.DataFrame:
-    """Accuracy when only the surest photographs are answered; equal confidences are answered together.
+    """Return the accuracy when only the most confident photographs are answered; ties are answered together.
 
     Columns:
-        coverage (share answered), accuracy (of those), threshold (least confidence answered)
+        coverage (share answered), accuracy (of those), threshold (lowest confidence answered)
     """
     labeled = codes != MISSING
     confidence = probs[labeled].max(axis=1).astype(np.float64)
@@ -113,23 +113,23 @@ def coverage_curve(codes: NDArray[np.int64], probs: NDArray[np.floating]) -> pd.
 def confidence_threshold(
     codes: NDArray[np.int64], probs: NDArray[np.floating], items: NDArray[np.int64], wanted_accuracy: float
 ) -> float | None:
-    """Return the least confidence from which on answers are shown to be right as often as wanted; None if none is.
+    """Return the lowest threshold whose answers are shown to reach the wanted accuracy; None if there is none.
 
-    Shown means: the one-sided lower bound of the accuracy, of Clopper and Pearson with items as trials, reaches what is
-    wanted. An item counts by the fraction of its answered photographs that are right, so that alike views count once.
-    The surest tenth of the photographs is tried first, then two tenths and so on, until one fails: in such a fixed
-    order every one may take the whole risk. Tenths of so few items that not even all right would do are skipped.
+    Shown means that the one-sided lower bound of the accuracy (Clopper and Pearson, items as trials) reaches it. An
+    item counts as the fraction of its answered photographs that are right, so that similar views count once. The most
+    confident tenth of the photographs is tested first, then two tenths and so on, until one fails: in a fixed sequence,
+    every test may use the full risk. Tenths with too few items to pass even if all are right are skipped.
 
     Shape:
         codes, items: (photos,); probs: (photos, labels)
     Source:
         fixed-sequence testing: Angelopoulos et al., Learn then Test (2021). Fractions of items make the binomial bound
-        wider than it need be, not narrower: tests/inference/test_calibration.py simulates it.
+        wider than necessary, not narrower: tests/inference/test_calibration.py simulates it.
     """
     labeled = codes != MISSING
     confidence = probs[labeled].max(axis=1)
     right = (probs[labeled].argmax(axis=1) == codes[labeled]).astype(np.float64)
-    items, found = items[labeled], None
+    items, threshold = items[labeled], None
     surest = np.sort(confidence)[::-1]
     for tenths in range(1, 11) if len(surest) else ():
         level = surest[(tenths * len(surest) + 9) // 10 - 1]
@@ -140,12 +140,12 @@ def confidence_threshold(
             continue
         if binomial_tail(of_items.sum(), len(of_items), wanted_accuracy) > SURE_RISK:
             break
-        found = float(level)
-    return found
+        threshold = float(level)
+    return threshold
 
 
 def binomial_tail(right: float, num: int, accuracy: float) -> float:
-    """Return the probability that of `num` items at least `right` are right; fractions lie between whole numbers.
+    """Return the probability that at least `right` of `num` items are right; fractions interpolate between integers.
 
     Source:
         the binomial distribution's tail as an incomplete beta function; Clopper and Pearson (1934).
@@ -156,7 +156,7 @@ def binomial_tail(right: float, num: int, accuracy: float) -> float:
 
 
 def is_confident(probs: NDArray[np.floating], threshold: float | None) -> NDArray[np.bool_]:
-    """Say which answers are sure: none without a threshold. Shape: (photos, labels) -> (photos,)."""
+    """Return which answers are sure; none without a threshold. Shape: (photos, labels) -> (photos,)."""
     if threshold is None:
         return np.zeros(len(probs), dtype=np.bool_)
     return np.asarray(probs.max(axis=1) >= threshold)

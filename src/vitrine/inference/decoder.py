@@ -1,4 +1,4 @@
-"""Decode photographs in another process, so that one that kills its decoder ends that process alone. Needs no torch."""
+"""Decode photographs in another process, so that a decoder crash ends only that process. Does not need torch."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from vitrine.errors import VitrineError
 from vitrine.photos import PhotoError, decode_photo
 
 MAX_DEATHS = 8
-"""Photographs of a chunk in a row whose decoders die; with more, it is the machine that is at fault."""
+"""Maximum consecutive photographs of a chunk whose decoders die; with more, the machine is at fault."""
 
 Fault = tuple[str, str]
-"""The path of a file that is no photograph, and what is wrong with it."""
+"""The path of a file that is not a photograph, and the reason."""
 
 Decoded = tuple[NDArray[np.uint8], list[str], list[Fault]]
 
@@ -31,19 +31,19 @@ class DecoderError(VitrineError):
 
 
 def decode_files(paths: Sequence[str], size_px: int, max_megapixels: float) -> Decoded:
-    """Decode the files that are photographs, in this process.
+    """Decode photographs in this process.
 
     Shape:
-        returns: (photos, size_px, size_px, channels), their paths, and what is wrong with the other files
+        returns: (photos, size_px, size_px, channels), their paths, and the faults of the other files
     """
     return _collect(paths, [_decode(path, size_px, max_megapixels) for path in paths], size_px)
 
 
 class Decoder:
-    """A process that decodes files for one thread of this one; it starts when it is first needed.
+    """A process that decodes files for one thread of this process; it starts on first use.
 
-    When it dies (a crash in a decoding library, or the system ends it because memory runs out), another one continues
-    with the file at which it died. If that one dies at the same file, the file is at fault.
+    If it dies (a decoding library crashes, or the system kills it because memory runs out), another one resumes at the
+    same file. If that one dies, too, the file is at fault.
     """
 
     def __init__(self, size_px: int, max_megapixels: float) -> None:
@@ -59,10 +59,10 @@ class Decoder:
         self.close()
 
     def decode(self, paths: Sequence[str]) -> Decoded:
-        """Do as `decode_files`.
+        """Decode files as `decode_files` does.
 
         Raises:
-            DecoderError: no process can be started, or they die at one file after another.
+            DecoderError: no process can be started, or they die on consecutive files.
         """
         answers: list[NDArray[np.uint8] | str] = []
         died: list[int] = []
@@ -75,21 +75,23 @@ class Decoder:
                 for _ in left:
                     answers.append(link.recv())
             except (EOFError, OSError):
-                cause, row = self._bury(), len(answers)
+                cause, row = self._reap(), len(answers)
                 if tried == row:
                     answers.append(f"its decoder died ({cause})")
                     died.append(row)
                     if died[-MAX_DEATHS - 1 :] == list(range(row - MAX_DEATHS, row + 1)):
-                        what = f"the decoders of {MAX_DEATHS + 1} photographs in a row died ({cause})"
-                        raise DecoderError(f"{paths[row]}: {what}. See whether memory runs out") from None
+                        message = f"the decoders of {MAX_DEATHS + 1} photographs in a row died ({cause})"
+                        raise DecoderError(
+                            f"{paths[row]}: {message}. Check whether the machine runs out of memory"
+                        ) from None
                 tried = row
         return _collect(paths, answers, self.size_px)
 
     def close(self) -> None:
-        """End the process, whatever it does."""
+        """Kill the process, even while it decodes."""
         if self._running:
             self._running[0].kill()
-            self._bury()
+            self._reap()
 
     def _start(self) -> Connection:
         if self._running is None:
@@ -102,12 +104,12 @@ class Decoder:
             try:
                 link.recv()
             except (EOFError, OSError):
-                cause = self._bury()
-                raise DecoderError(f"a process that decodes photographs cannot start ({cause})") from None
+                cause = self._reap()
+                raise DecoderError(f"the decoder process cannot start ({cause})") from None
         return self._running[1]
 
-    def _bury(self) -> str:
-        """Wait for the end of the process, and say what ended it."""
+    def _reap(self) -> str:
+        """Wait for the process to end and return the cause."""
         assert self._running is not None
         process, link = self._running
         self._running = None
@@ -119,9 +121,9 @@ class Decoder:
 
 
 def _serve(link: Connection, size_px: int, max_megapixels: float) -> None:
-    """Answer each list of paths with a photograph or a fault for each, until the other end is closed."""
+    """Send a photograph or a fault for each path of the lists received, until the other end is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal: the parent decides
-    with suppress(OSError):  # only Linux has it: if memory runs out, this process is the one to end
+    with suppress(OSError):  # Linux only: if memory runs out, this process is killed first
         Path("/proc/self/oom_score_adj").write_text("1000")
     with suppress(EOFError, OSError):
         link.send(None)
@@ -131,7 +133,7 @@ def _serve(link: Connection, size_px: int, max_megapixels: float) -> None:
 
 
 def _decode(path: str, size_px: int, max_megapixels: float) -> NDArray[np.uint8] | str:
-    """Return a photograph, or what is wrong with it."""
+    """Return a photograph, or an error message."""
     try:
         return decode_photo(Path(path), size_px, max_megapixels)
     except PhotoError as error:
@@ -139,7 +141,7 @@ def _decode(path: str, size_px: int, max_megapixels: float) -> NDArray[np.uint8]
 
 
 def _collect(paths: Sequence[str], answers: Sequence[NDArray[np.uint8] | str], size_px: int) -> Decoded:
-    found = [(path, answer) for path, answer in zip(paths, answers, strict=True) if not isinstance(answer, str)]
-    wrong = [(path, answer) for path, answer in zip(paths, answers, strict=True) if isinstance(answer, str)]
-    photos = np.stack([photo for _, photo in found]) if found else np.empty((0, size_px, size_px, 3), dtype=np.uint8)
-    return photos, [path for path, _ in found], wrong
+    valid = [(path, answer) for path, answer in zip(paths, answers, strict=True) if not isinstance(answer, str)]
+    faults = [(path, answer) for path, answer in zip(paths, answers, strict=True) if isinstance(answer, str)]
+    photos = np.stack([photo for _, photo in valid]) if valid else np.empty((0, size_px, size_px, 3), dtype=np.uint8)
+    return photos, [path for path, _ in valid], faults

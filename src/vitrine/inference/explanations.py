@@ -1,4 +1,4 @@
-"""Heat maps that say which parts of a photograph the answer of a network, or of a system, rests on."""
+"""Heat maps of the parts of a photograph that the answer of a network or system is based on."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ from vitrine.photos import decode_photo
 from vitrine.predictions import Predictions
 
 MIN_CELLS = 5
-"""A side of the feature map that is explained, at least: chosen on val by benchmarks/explain.py."""
+"""Minimum side of the explained feature map; chosen on val by benchmarks/explain.py."""
 
 Maps = dict[str, NDArray[np.float32]]
-"""Per task heat maps, (photos, height, width) in [0, 1]; 1 is the hottest place of each."""
+"""Heat maps per task, (photos, height, width) in [0, 1]; 1 is the hottest place of each."""
 
 
 def is_transformer(model: MultiTaskModel) -> bool:
-    """Say whether the backbone is a timm vision transformer, whose attention can be read."""
+    """Return whether the backbone is a timm vision transformer, whose attention can be read."""
     blocks = getattr(model.backbone, "blocks", None)
     return isinstance(blocks, nn.Sequential) and all(hasattr(getattr(b, "attn", None), "attn_drop") for b in blocks)
 
 
 def feature_layer(model: MultiTaskModel, min_cells: int = MIN_CELLS) -> nn.Module:
-    """Return the deepest layer of a convolutional backbone whose feature map has `min_cells` a side, or more.
+    """Return the deepest layer of a convolutional backbone whose feature map has at least `min_cells` per side.
 
     Raises:
-        ExplanationError: the backbone does not say what its layers are.
+        ExplanationError: the backbone does not list its feature layers.
     """
-    found = getattr(model.backbone, "feature_info", None)
-    listed: Sequence[Mapping[str, Any]] = found if isinstance(found, list) else getattr(found, "info", [])
+    info = getattr(model.backbone, "feature_info", None)
+    listed: Sequence[Mapping[str, Any]] = info if isinstance(info, list) else getattr(info, "info", [])
     size = model.spec.preprocessing.image_size_px
     fitting = [each["module"] for each in listed if each["module"] and size // each["reduction"] >= min_cells]
     if not fitting:
@@ -57,16 +57,16 @@ def activation_maps(
     method: Any = GradCAM,
     min_cells: int = MIN_CELLS,
 ) -> dict[str, Tensor]:
-    """Return class activation maps of a convolutional network: one forward pass, a short backward pass a task.
+    """Return class activation maps of a convolutional network: one forward pass, one short backward pass per task.
 
     Args:
         codes: per task, the label to explain for every photograph.
-        method: of torchcam's family of Grad-CAM.
+        method: from torchcam's Grad-CAM family.
 
     Shape:
         images: (photos, channels, side, side); returns: per task (photos, cells, cells)
     Source:
-        Selvaraju et al., Grad-CAM (2017), https://arxiv.org/abs/1610.02391, as torchcam has it.
+        Selvaraju et al., Grad-CAM (2017), https://arxiv.org/abs/1610.02391, as implemented in torchcam.
     """
     with method(model, feature_layer(model, min_cells)) as extract, torch.enable_grad():
         logits = model(images)
@@ -79,14 +79,14 @@ def activation_maps(
 def attention_maps(
     model: MultiTaskModel, images: Tensor, codes: Mapping[str, Sequence[int]], num_blocks: int | None = None
 ) -> dict[str, Tensor]:
-    """Return LeGrad maps of a vision transformer: how every block's own score depends on where it attends.
+    """Return LeGrad maps of a vision transformer: how every block's own score depends on its attention.
 
-    Of each block, the tokens are classified as if it were the last one; the positive gradients of the label's logit
+    The tokens of each block are classified as if it were the last one; the positive gradients of the label's logit
     with respect to the block's attention are averaged over heads, queries and blocks.
 
     Args:
-        codes: as `activation_maps` has it.
-        num_blocks: the last ones; None is all.
+        codes: as in `activation_maps`.
+        num_blocks: number of last blocks to use; None for all.
 
     Shape:
         as `activation_maps`
@@ -102,7 +102,7 @@ def attention_maps(
     fused = [block.attn.fused_attn for block in blocks]
     try:
         for block in blocks:
-            block.attn.fused_attn = False  # which never computes the attention itself
+            block.attn.fused_attn = False  # fused kernels do not expose the attention
         with torch.enable_grad():
             backbone.forward_features(images)
             logits = [model.classify(backbone.forward_head(backbone.norm(each))) for each in tokens]
@@ -137,13 +137,13 @@ class NetworkExplainer:
         return min(side, max(1, round(side * preprocessing.crop_fraction)))
 
     def heatmaps(self, photos: NDArray[np.uint8], codes: Mapping[str, NDArray[np.int64]]) -> Maps:
-        """Explain labels of decoded photographs; what the network does not see is 0.
+        """Explain labels of decoded photographs; pixels that the network does not see are 0.
 
         Args:
             codes: per task, the code of the label to explain for every photograph.
 
         Shape:
-            photos: (photos, side, side, channels), as `decode_photo` gives them; codes[task]: (photos,)
+            photos: (photos, side, side, channels), as returned by `decode_photo`; codes[task]: (photos,)
         """
         device = next(self.model.parameters()).device
         find = attention_maps if is_transformer(self.model) else activation_maps
@@ -155,10 +155,10 @@ class NetworkExplainer:
             for task, maps in find(self.model, images, wanted).items():
                 parts[task].append(self._placed(maps, photos.shape[1]))
         empty = np.zeros((0, photos.shape[1], photos.shape[1]), np.float32)
-        return {task: np.concatenate(found) if found else empty for task, found in parts.items()}
+        return {task: np.concatenate(chunks) if chunks else empty for task, chunks in parts.items()}
 
     def _placed(self, maps: Tensor, side: int) -> NDArray[np.float32]:
-        """Scale maps to [0, 1] and lay them where the network looks. Shape: (photos, cells, cells)."""
+        """Scale maps to [0, 1] and place them in the square that the network sees. Shape: (photos, cells, cells)."""
         view = self.view_px
         grown = functional.interpolate(maps[:, None], (view, view), mode="bilinear", align_corners=False)[:, 0]
         lowest, highest = (each(grown, dim=(1, 2), keepdim=True) for each in (torch.amin, torch.amax))
@@ -192,7 +192,7 @@ def without_training(network: Network, seed: int) -> Network:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Why a system gives a label to photographs.
+    """Why a system gives a label to a photograph.
 
     Shape:
         heatmap: (side, side) in [0, 1]
@@ -205,7 +205,7 @@ class Explanation:
 
 
 class Explainer:
-    """Heat maps of a system: of a network, or of the ensemble the mean of its members'."""
+    """Heat maps of a system: a network's own, or the mean over the ensemble's members."""
 
     def __init__(self, name: str, systems: Mapping[str, System], networks: Mapping[str, Network]) -> None:
         self.name, self.systems = name, systems
@@ -222,12 +222,12 @@ class Explainer:
         """
         systems = load_systems(models / "systems.json")
         if name not in systems:
-            raise ArtifactError(f"{models}: has no system '{name}', only {', '.join(systems)}")
+            raise ArtifactError(f"{models}: no system '{name}'. Available: {', '.join(systems)}")
         missing = [each for each in systems[name].networks if not (models / each / "model.safetensors").is_file()]
         if missing:
             raise ArtifactError(
-                f"{models / missing[0]}: holds no checkpoint. Heat maps need the networks themselves, an export is not "
-                "enough. Run: dvc repro, or dvc pull"
+                f"{models / missing[0]}: contains no checkpoint. Heat maps need the networks themselves; an export is "
+                "not enough. Run: dvc repro, or dvc pull"
             )
         return cls(name, systems, {each: Network.load(models / each) for each in systems[name].networks})
 
@@ -243,7 +243,7 @@ class Explainer:
         return system_predictions(self.name, self.systems, raw)
 
     def predict_task(self, photos: NDArray[np.uint8], task: str) -> NDArray[np.float32]:
-        """Do as `predict` for one task, with its members alone. Shape: as `heatmaps` -> (photos, labels)."""
+        """Predict one task as `predict` does, using only its members. Shape: as `heatmaps` -> (photos, labels)."""
         system, names = self.systems[self.name], [str(row) for row in range(len(photos))]
         members = system.members[task]
         raw = {name: self.members[name].network.predict(photos, names) for name in members}
@@ -252,15 +252,15 @@ class Explainer:
         return system_predictions(self.name, {**self.systems, self.name: system}, raw).probs[task]
 
     def heatmaps(self, photos: NDArray[np.uint8], codes: Mapping[str, NDArray[np.int64]]) -> Maps:
-        """Do as `NetworkExplainer.heatmaps`; of the ensemble, the mean of what the members of each task say."""
+        """Explain labels as `NetworkExplainer.heatmaps` does; for the ensemble, average each task's members."""
         members = self.systems[self.name].members
-        found = {
+        member_maps = {
             name: member.heatmaps(photos, {task: values for task, values in codes.items() if name in members[task]})
             for name, member in self.members.items()
         }
         maps = {}
         for task in codes:
-            mean = np.mean([found[name][task] for name in members[task]], axis=0, dtype=np.float64)
+            mean = np.mean([member_maps[name][task] for name in members[task]], axis=0, dtype=np.float64)
             highest = np.maximum(mean.max(axis=(1, 2), keepdims=True), 1e-12)
             maps[task] = (mean / highest).astype(np.float32)
         return maps
@@ -268,27 +268,27 @@ class Explainer:
     def explain(
         self, photos: NDArray[np.uint8], tasks: Sequence[str], labels: Mapping[str, str] | None = None
     ) -> list[dict[str, Explanation]]:
-        """Say for every photograph which label each task gets, and where in the photograph it comes from.
+        """Return the label of each task for every photograph, with the heat map that explains it.
 
         Args:
-            labels: to explain instead of the predicted ones, by task.
+            labels: labels to explain instead of the predicted ones, by task.
 
         Shape:
-            photos: (photos, side, side, channels), as `decode_photo` gives them
+            photos: (photos, side, side, channels), as returned by `decode_photo`
         Raises:
             ExplanationError: there is no such task or label.
         """
         for task, label in [*((task, None) for task in tasks), *(labels or {}).items()]:
             known: Sequence[str] = self.label_space.labels.get(task, ())
             if not known:
-                raise ExplanationError(f"{task}: no such task; there are {', '.join(self.label_space)}")
+                raise ExplanationError(f"{task}: no such task. Available: {', '.join(self.label_space)}")
             if label is not None and label not in known:
-                raise ExplanationError(f"{task}: no such label '{label}'; there are {', '.join(known)}")
-        found = self.predict(photos)
+                raise ExplanationError(f"{task}: no such label '{label}'. Available: {', '.join(known)}")
+        predictions = self.predict(photos)
         codes = {
             task: np.full(len(photos), self.label_space.labels[task].index(labels[task]), dtype=np.int64)
             if labels and task in labels
-            else found.predicted(task)
+            else predictions.predicted(task)
             for task in tasks
         }
         maps = self.heatmaps(photos, codes)
@@ -297,7 +297,7 @@ class Explainer:
                 task: Explanation(
                     task,
                     self.label_space.labels[task][codes[task][row]],
-                    float(found.probs[task][row, codes[task][row]]),
+                    float(predictions.probs[task][row, codes[task][row]]),
                     maps[task][row],
                 )
                 for task in tasks
@@ -330,5 +330,5 @@ def predict_systems(
     names = [str(row) for row in range(len(photos))]
     networks = {name: member.network for each in explainers.values() for name, member in each.members.items()}
     raw = {name: network.predict(photos, names) for name, network in networks.items()}
-    found = {name: system_predictions(name, each.systems, raw) for name, each in explainers.items()}
-    return {(name, task): probs for name, each in found.items() for task, probs in each.probs.items()}
+    predictions = {name: system_predictions(name, each.systems, raw) for name, each in explainers.items()}
+    return {(name, task): probs for name, each in predictions.items() for task, probs in each.probs.items()}

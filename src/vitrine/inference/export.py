@@ -1,4 +1,4 @@
-"""Write a system as one ONNX file: from photographs as bytes to calibrated probabilities, embeddings and novelty."""
+"""Export a system as one ONNX file: from photographs as bytes to calibrated probabilities, embeddings and novelty."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from vitrine.learning.model import MultiTaskModel
 from vitrine.learning.preprocess import Preprocessing
 
 OPSET = 20
-"""Version of ONNX's operators."""
+"""Version of the ONNX operator set."""
 
 METADATA_KEY = "vitrine"
 """Entry of the ONNX file's metadata that holds the description, as JSON."""
@@ -59,10 +59,10 @@ class ExportedNetwork(nn.Module):
         """Shape: (batch, height, width, channels), uint8 -> {task: (batch, labels)} log probs, (batch, features)."""
         batch, _, _, channels = photos.shape
         side = self.matrix.shape[0]
-        # Both times the pixels come first: OpenVINO packs a constant that comes second once, when it compiles.
+        # Pixels come first in both products: OpenVINO packs a constant second operand once, at compile time.
         across = photos.permute(0, 3, 1, 2).float() @ self.matrix.T
         pixels = (across.transpose(2, 3) @ self.matrix.T).transpose(2, 3) / 255
-        # As one long row, or OpenVINO merges the normalization of channels into the product, and fails.
+        # Flattened: otherwise OpenVINO merges the channel normalization into the product, and fails.
         flat = (pixels.clamp(0, 1).flatten(2) - self.mean) / self.std
         embeddings = self.model.embed(flat.reshape(batch, channels, side, side))
         logits = self.model.classify(embeddings)
@@ -70,7 +70,7 @@ class ExportedNetwork(nn.Module):
 
 
 class ExportedNovelty(nn.Module):
-    """A novelty score that is served, as `Detector.scores` computes it."""
+    """A served novelty score, as computed by `Detector.scores`."""
 
     bank: Tensor
     means: Tensor
@@ -90,7 +90,7 @@ class ExportedNovelty(nn.Module):
             return 1 - probs.max(dim=1).values
         if self.score == "neighbors":
             return 1 - (units @ self.bank.T).topk(self.neighbors, dim=1).values[:, -1]
-        # The axes are orthonormal: products with units and means apart are smaller than those with all offsets.
+        # The axes are orthonormal: projecting units and means separately is cheaper than projecting all offsets.
         along = (units @ self.axes.T)[:, None] - (self.means @ self.axes.T)[None]
         squares = (units[:, None] - self.means[None]).square().sum(dim=2)
         off = (squares - along.square().sum(dim=2)).clamp(min=0)
@@ -98,7 +98,7 @@ class ExportedNovelty(nn.Module):
 
 
 class ExportedSystem(nn.Module):
-    """A network or the ensemble: what `system_predictions` computes, with unit embeddings, and novelty."""
+    """A network or the ensemble: computes `system_predictions`, with unit embeddings, and novelty."""
 
     def __init__(
         self,
@@ -115,7 +115,7 @@ class ExportedSystem(nn.Module):
         self.tasks = tuple(next(iter(networks.values())).model.spec.label_space)
 
     def forward(self, photos: Tensor) -> tuple[Tensor, ...]:
-        """Return the probabilities of every task, embeddings, and if there is a score for it, novelty.
+        """Return the probabilities of every task, embeddings and, if there is a detector, novelty.
 
         Shape:
             photos: (batch, height, width, channels), uint8
@@ -140,14 +140,14 @@ class ExportedSystem(nn.Module):
 
 
 def apply_temperature(log_probs: Tensor, temperature: float) -> Tensor:
-    """Do what calibration.apply_temperature does, to log probabilities. Shape: (batch, labels)."""
+    """Do the same as `calibration.apply_temperature` for log probabilities. Shape: (batch, labels)."""
     return torch.softmax(log_probs.clamp(min=math.log(FLOOR)) / temperature, dim=1)
 
 
 def resize_matrix(preprocessing: Preprocessing) -> Tensor:
-    """Return crop and antialiased resizing along one axis as a matrix: both are linear.
+    """Return the crop and antialiased resizing along one axis as a matrix; both are linear.
 
-    Runtimes differ in how they resize, and some ignore antialiasing; all multiply matrices alike.
+    Runtimes differ in how they resize, and some ignore antialiasing; all multiply matrices the same way.
 
     Shape:
         returns: (image_size_px, photo_size_px)
@@ -163,7 +163,7 @@ def resize_matrix(preprocessing: Preprocessing) -> Tensor:
 
 
 def describe(system: str, models: Path, networks: Mapping[str, Network], novelty: Novelty | None) -> dict[str, Any]:
-    """Return what an export says of itself, as JSON."""
+    """Return the description of an export, as JSON."""
     spec = next(iter(networks.values())).model.spec
     labels = [label for task in spec.label_space for label in (task, *spec.label_space.labels[task])]
     return {
@@ -193,16 +193,16 @@ def load_networks(system: str, models: Path) -> dict[str, Network]:
     Raises:
         ArtifactError: there is no such system, or a file is missing or broken.
     """
-    checkpoint_digest(system, models)  # says what is missing before anything is loaded
+    checkpoint_digest(system, models)  # report missing files before loading anything
     return {name: Network.load(models / name) for name in load_systems(models / "systems.json")[system].networks}
 
 
 def export_onnx(system: str, models: Path, folder: Path) -> None:
     """Write folder/model.onnx and folder/export.json.
 
-    The file takes `photos`, uint8 (batch, height, width, channels), decoded to squares of `decoding.photo_size_px`, and
-    gives `probs_TASK` for every task, `embedding`, and, where the models have a score for it, `novelty`: above the
-    threshold that the metadata name, a photograph is none of the classes. Any batch goes.
+    The model takes `photos`, uint8 (batch, height, width, channels) of any batch size, decoded to squares of
+    `decoding.photo_size_px`, and returns `probs_TASK` for every task, `embedding` and, if the models have a novelty
+    score, `novelty`: above the threshold in the metadata, a photograph is none of the classes.
 
     Raises:
         ArtifactError: there is no such system, or a file is missing or broken.
@@ -215,7 +215,7 @@ def export_onnx(system: str, models: Path, folder: Path) -> None:
     novelty = Novelty.load(models, system, checkpoint_digest(system, models))
     graph = ExportedSystem(system, systems, networks, novelty.detector if novelty else None).cpu().eval()
     side = next(iter(networks.values())).model.spec.preprocessing.decoding.photo_size_px
-    example = torch.zeros(2, side, side, 3, dtype=torch.uint8)  # a batch of one would become fixed
+    example = torch.zeros(2, side, side, 3, dtype=torch.uint8)  # a batch size of 1 would become fixed
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
@@ -234,13 +234,13 @@ def export_onnx(system: str, models: Path, folder: Path) -> None:
                 dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=65536)},),
                 verbose=False,
             )
-    except Exception as error:  # the exporter raises whatever its passes provoke
+    except Exception as error:  # the exporter raises exceptions of any type
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ExportError(f"{system}: cannot be expressed in ONNX ({first})") from error
     assert program is not None
     description = describe(system, models, networks, novelty)
     proto = program.model_proto
-    for node in proto.graph.node:  # drop what the exporter notes of source files: paths of this machine
+    for node in proto.graph.node:  # drop source locations, which hold paths of this machine
         del node.metadata_props[:]
         node.doc_string = ""
     del proto.graph.metadata_props[:]

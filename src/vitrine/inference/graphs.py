@@ -1,4 +1,4 @@
-"""Backbones in the form that runtimes compute fastest. They give the same features, up to rounding."""
+"""Rearrange backbones so that runtimes compute them faster. Features stay the same, up to rounding."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 MASKED = -1e4
-"""Added to a token's attention to a token that it must not see; the softmax of it is 0."""
+"""Added to the attention scores of a masked token; its softmax is 0."""
 
 
 def rearrange_backbone(backbone: nn.Module) -> nn.Module:
-    """Change a backbone of timm's for export, and return it.
+    """Modify a timm backbone for export, and return it.
 
-    MobileViT's blocks move whole pixels, and a vision transformer gets an even number of tokens; others stay as they
-    are.
+    MobileViT's blocks move whole pixels, and a vision transformer gets an even number of tokens; other backbones
+    are unchanged.
     """
     for module in backbone.modules():
         if isinstance(module, MobileVitBlock):
@@ -29,10 +29,10 @@ def rearrange_backbone(backbone: nn.Module) -> nn.Module:
 
 
 class EvenTokens(nn.Module):
-    """A vision transformer with one more token, which no token sees.
+    """A vision transformer with one extra token that no token attends to.
 
-    Instructions that multiply bfloat16 take values in pairs. For the 65 tokens of DeiT at 128 px, OpenVINO multiplies
-    attention and values without AMX.
+    bfloat16 instructions multiply values in pairs. With the 65 tokens of DeiT at 128 px, OpenVINO multiplies attention
+    and values without AMX.
     """
 
     mask: Tensor
@@ -40,7 +40,7 @@ class EvenTokens(nn.Module):
     def __init__(self, backbone: VisionTransformer) -> None:
         super().__init__()
         self.num_tokens = _num_tokens(backbone)
-        mask = torch.zeros(1, 1, 1, self.num_tokens + 1)  # of all images, heads, and tokens that look
+        mask = torch.zeros(1, 1, 1, self.num_tokens + 1)  # broadcast over images, heads and queries
         mask[..., -1] = MASKED
         self.register_buffer("mask", mask)
         self.backbone = backbone
@@ -58,10 +58,10 @@ def _num_tokens(backbone: VisionTransformer) -> int:
 
 
 def _mobilevit_block(block: MobileVitBlock, maps: Tensor) -> Tensor:
-    """Do what timm's MobileVitBlock does.
+    """Compute the same as timm's MobileVitBlock.
 
-    Its transformer sees the pixels at the same place of all patches as one sequence. timm makes these sequences from
-    planes, a pixel at a time. With the channels last, one permutation moves all channels of a pixel at once.
+    Its transformer takes the pixels at the same position in all patches as one sequence. timm builds these sequences
+    from planes, one pixel at a time. With the channels last, one permutation moves all channels of a pixel at once.
 
     Shape:
         maps: (batch, channels, height, width)
@@ -78,10 +78,10 @@ def _mobilevit_block(block: MobileVitBlock, maps: Tensor) -> Tensor:
     sequences = pixels.permute(0, 2, 4, 1, 3, 5).reshape(batch * rows * columns, down * across, channels)
     sequences = block.norm(block.transformer(sequences))
     pixels = sequences.reshape(batch, rows, columns, down, across, channels).permute(0, 3, 1, 4, 2, 5)
-    seen = pixels.reshape(batch, down * rows, across * columns, channels).permute(0, 3, 1, 2)
+    out = pixels.reshape(batch, down * rows, across * columns, channels).permute(0, 3, 1, 2)
     if not whole:
-        seen = functional.interpolate(seen, size=(height, width), mode="bilinear", align_corners=False)
-    seen = block.conv_proj(seen)
+        out = functional.interpolate(out, size=(height, width), mode="bilinear", align_corners=False)
+    out = block.conv_proj(out)
     if block.conv_fusion is not None:
-        seen = block.conv_fusion(torch.cat((maps, seen), dim=1))
-    return seen
+        out = block.conv_fusion(torch.cat((maps, out), dim=1))
+    return out

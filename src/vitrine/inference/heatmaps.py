@@ -1,4 +1,4 @@
-"""Heat maps as pictures, and for which systems and tasks they may be shown. Needs no torch."""
+"""Draw heat maps, and decide for which systems and tasks they are shown. Does not need torch."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from vitrine.errors import VitrineError
 from vitrine.inference.runtimes import checkpoint_digest
 
 VERDICTS = "explanations.json"
-"""In the folder of the models: what the stage `explain` found out."""
+"""File in the models folder with the results of the stage `explain`."""
 
 RAMP = ((0.0, (38, 20, 72)), (0.35, (150, 38, 104)), (0.65, (236, 98, 52)), (1.0, (252, 222, 120)))
-"""Colors from cold to hot: lightness rises evenly, so that the map reads without color, too."""
+"""Colors from cold to hot: lightness rises evenly, so that the map is readable without color."""
 
 COVER = 0.72
-"""Share of the heat map's color in the hottest place; the photograph's lightness is the rest."""
+"""Opacity of the heat map at its hottest place, over the photograph's lightness."""
 
 CONTROL_NAMES = {
     "random": "random maps",
     "gaussian": "a spot in the center",
     "random_network": "a network with random weights",
 }
-"""Controls that a heat map must beat, as people read them."""
+"""Display names of the controls that a heat map must beat."""
 
 
 class ExplanationError(VitrineError):
@@ -38,11 +38,11 @@ class ExplanationError(VitrineError):
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether the heat maps of a system say, for a task, what its answers rest on.
+    """Whether the heat maps of a system are faithful to its answers for a task.
 
     Attributes:
-        checkpoint: of the system that was judged; as `checkpoint_digest` gives it
-        differences: by control, the faithfulness of the heat maps minus that of the control's, on val: the value and
+        checkpoint: `checkpoint_digest` of the evaluated system
+        differences: by control, the faithfulness of the heat maps minus that of the control, on val: the value and
             the ends of its 95 % interval
     """
 
@@ -72,10 +72,10 @@ def write_verdicts(path: Path, verdicts: Verdicts) -> None:
 
 
 def read_verdicts(models: Path) -> Verdicts:
-    """Read what was found out about the models in a folder.
+    """Read the verdicts on the models in a folder.
 
     Raises:
-        ArtifactError: the file is missing or is none of verdicts.
+        ArtifactError: the file is missing or invalid.
     """
     path = models / VERDICTS
     document = read_json(path)
@@ -89,25 +89,25 @@ def read_verdicts(models: Path) -> Verdicts:
             for task, entry in tasks.items()
         }
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ArtifactError(f"{path}: not a file of verdicts ({error!r}). Run: dvc repro explain") from None
+        raise ArtifactError(f"{path}: not a valid verdict file ({error!r}). Run: dvc repro explain") from None
 
 
 def reason_hidden(system: str, task: str, models: Path = Path("models")) -> str | None:
-    """Say why heat maps of a system are not shown for a task; None where they are.
+    """Return why heat maps of a system are not shown for a task; None if they are.
 
     Raises:
         ArtifactError: the file of verdicts is broken, or there is no such system.
     """
     if not (models / VERDICTS).is_file():
-        return "it was not measured whether heat maps say what the answers rest on. Run: dvc repro explain"
+        return "the faithfulness of the heat maps has not been measured. Run: dvc repro explain"
     verdict = read_verdicts(models).get((system, task))
     if verdict is None or verdict.checkpoint != checkpoint_digest(system, models):
-        return "heat maps of these models were not measured. Run: dvc repro explain"
+        return "heat maps of these models have not been measured. Run: dvc repro explain"
     if verdict.shown:
         return None
     names = [CONTROL_NAMES.get(name, name) for name in verdict.unbeaten]
-    listed = " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
-    return f"on val its heat maps do not mark what the answers rest on better than {listed or 'controls'}"
+    listed = " or ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
+    return f"on val its heat maps are not more faithful than {listed or 'controls'}"
 
 
 def check_shown(system: str, task: str, models: Path = Path("models")) -> None:
@@ -125,7 +125,7 @@ def colorize(heatmap: NDArray[np.floating]) -> NDArray[np.uint8]:
 
 
 def overlay(photo: NDArray[np.uint8], heatmap: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """Lay a heat map over a photograph, of which only the lightness stays: hot is bright yellow, cold is gray.
+    """Overlay a heat map on a grayscale photograph: hot is bright yellow, cold is gray.
 
     Shape:
         photo: (height, width, channels); heatmap: (map height, map width) in [0, 1]

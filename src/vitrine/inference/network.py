@@ -27,10 +27,10 @@ class Network:
 
     @classmethod
     def load(cls, folder: Path) -> Network:
-        """Load a training stage's folder onto the device that training would take.
+        """Load a training stage's folder onto the device that training would use.
 
         Raises:
-            ArtifactError: the folder does not hold a whole checkpoint.
+            ArtifactError: the folder does not hold a complete checkpoint.
         """
         return cls(load_model(folder).to(pick_device()).to(memory_format=torch.channels_last))
 
@@ -43,10 +43,10 @@ class Network:
         """Predict decoded photographs.
 
         Args:
-            precision: `bf16` rounds products of matrices and convolutions.
+            precision: `bf16` rounds matrix products and convolutions.
 
         Shape:
-            photos: (photos, height, width, channels), square, as `decode_photo` gives them
+            photos: (photos, height, width, channels), square, as returned by `decode_photo`
         """
         with torch.autocast(self.device, torch.bfloat16, enabled=precision == "bf16"):
             logits, embeddings = self.model.infer(photos)
@@ -54,7 +54,7 @@ class Network:
         return Predictions(self.model.spec.label_space, tuple(image_paths), probs, embeddings)
 
     def cost(self) -> dict[str, str | int]:
-        """Return what the network costs: its parameters, FLOPs for one photograph, and the device that counted them.
+        """Return the network's cost: parameters, FLOPs per photograph, and the device on which they were counted.
 
         A multiplication and an addition are two FLOPs; only matrix products and convolutions are counted.
         """
@@ -74,13 +74,13 @@ class Network:
 
 
 def imagenet_features(photos: NDArray[np.uint8], image_size_px: int) -> NDArray[np.float32]:
-    """Return what EfficientNet-Lite0 sees in photographs with ImageNet's weights alone: for the linear probe.
+    """Return the features of EfficientNet-Lite0 with ImageNet weights, for the linear probe.
 
     Shape:
         photos: (photos, height, width, channels), square; returns: (photos, features)
     Raises:
         WeightsError: the package with the weights is missing or is not the pinned one.
     """
-    decoding = Decoding(photos.shape[1], math.inf)  # which is done
+    decoding = Decoding(photos.shape[1], math.inf)  # already decoded
     model = create_model(ARCHITECTURE, "imagenet", LabelSpace({}), decoding, image_size_px, 0.0, 0.0)
     return model.to(pick_device()).to(memory_format=torch.channels_last).infer(photos)[1]

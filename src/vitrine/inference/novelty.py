@@ -1,7 +1,7 @@
-"""How unlike the training photographs a photograph is, and from when on it is called none of the classes.
+"""Novelty scores: how unlike the training photographs a photograph is, and when it counts as none of the classes.
 
-Every score is larger the less a photograph looks like the training photographs. Two of five need a network's logits,
-which exports do not give: they are measured, and not served.
+Scores increase as a photograph looks less like the training photographs. Two of the five need a network's logits, which
+exports do not return: they are measured but not served.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from vitrine.labels import CLASS_TASK, MISSING
 from vitrine.predictions import Predictions
 
 FOLDER = "novelty"
-"""Folder, below that of the models, that the stage `ood` writes."""
+"""Folder in the models folder that the stage `ood` writes."""
 
 SERVED = ("neighbors", "mahalanobis", "max_probability")
-"""Scores of what every runtime gives: probabilities and embeddings. Of equals the first is chosen."""
+"""Scores of what every runtime returns: probabilities and embeddings. Ties go to the first."""
 
 NEED_LOGITS = ("energy", "vim")
 
 MAX_BANK = 2000
-"""Training photographs that are kept at most to compare with, evenly picked."""
+"""Maximum number of training photographs kept for comparison, evenly spaced."""
 
 PRINCIPAL_VARIANCE = 0.9
 """Share of the training embeddings' variance that ViM's principal space holds."""
@@ -37,7 +37,7 @@ Arrays = Mapping[str, NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Signals:
-    """What a system says of photographs, as far as it tells how novel they are.
+    """Outputs of a system that novelty scores are computed from.
 
     Shape:
         probs: (photos, classes), calibrated; units: (photos, features), of length 1; logits: (photos, classes)
@@ -67,8 +67,8 @@ class Detector:
 
     Attributes:
         score: one of SERVED or NEED_LOGITS
-        tensors: what it keeps of the training photographs
-        neighbors: which neighbor counts, for `neighbors`
+        tensors: arrays fitted on the training photographs
+        neighbors: which nearest neighbor counts, for `neighbors`
     """
 
     score: str
@@ -95,7 +95,7 @@ def fit_detector(score: str, train: Signals, codes: NDArray[np.int64], neighbors
     """Fit a score on training photographs.
 
     Args:
-        neighbors: as `kth_distance`; of fewer photographs the farthest counts.
+        neighbors: as in `kth_distance`; with fewer photographs, the farthest counts.
 
     Shape:
         codes: (photos,), classes; MISSING where unlabeled
@@ -121,7 +121,7 @@ def logsumexp(logits: NDArray[np.floating]) -> NDArray[np.float64]:
 
     Source:
         Liu et al., Energy-based out-of-distribution detection, NeurIPS 2020, with temperature 1. `max_probability` is
-        one minus the greatest probability: Hendrycks and Gimpel, A baseline for detecting misclassified and
+        one minus the highest probability: Hendrycks and Gimpel, A baseline for detecting misclassified and
         out-of-distribution examples, ICLR 2017.
     """
     logits = logits.astype(np.float64)
@@ -142,9 +142,9 @@ def kth_distance(units: NDArray[np.floating], bank: NDArray[np.floating], neighb
 
 
 def fit_mahalanobis(units: NDArray[np.floating], codes: NDArray[np.int64]) -> dict[str, NDArray[np.floating]]:
-    """Return class means, and a shared covariance that is shrunk towards a ball, by its axes and their precisions.
+    """Return class means, and a shared covariance shrunk toward a sphere, as axes and their precisions.
 
-    With more features than photographs all variance lies on few axes; `rest` is the precision off them.
+    With more features than photographs, all variance lies on few axes; `rest` is the precision off them.
 
     Source:
         Lee et al., A simple unified framework for detecting out-of-distribution samples and adversarial attacks,
@@ -182,7 +182,7 @@ def mahalanobis(units: NDArray[np.floating], tensors: Mapping[str, NDArray[np.fl
 def fit_vim(units: NDArray[np.floating], logits: NDArray[np.floating]) -> dict[str, NDArray[np.floating]]:
     """Return ViM's origin, principal axes, and the factor between residuals and logits.
 
-    The origin is the mean embedding: our heads have a hidden layer, so that no bias tells one.
+    The origin is the mean embedding: our heads have a hidden layer, so no bias defines one.
 
     Source:
         Wang et al., ViM: Out-of-distribution with virtual-logit matching, CVPR 2022.
@@ -199,7 +199,7 @@ def fit_vim(units: NDArray[np.floating], logits: NDArray[np.floating]) -> dict[s
 def vim(
     units: NDArray[np.floating], energy: NDArray[np.float64], tensors: Mapping[str, NDArray[np.floating]]
 ) -> NDArray[np.float64]:
-    """Return the scaled length of what is off the principal axes, plus the energy. Shape: (photos, ...)."""
+    """Return the scaled length of the residual off the principal axes, plus the energy. Shape: (photos, ...)."""
     return np.asarray(tensors["factor"] * _residuals(units - tensors["origin"], tensors["axes"]) + energy)
 
 
@@ -212,13 +212,13 @@ def _residuals(offsets: NDArray[np.floating], axes: NDArray[np.floating]) -> NDA
 
 
 def acceptance_threshold(scores: NDArray[np.floating], accepted_fraction: float) -> float:
-    """Return the score up to which a photograph is accepted, so that a wanted share of others like these is.
+    """Return the highest accepted score, such that the given fraction of photographs like these is accepted.
 
     Shape:
         scores: (photos,), of photographs that the score was not fitted on
     Source:
         the quantile of split conformal prediction: Angelopoulos and Bates, A gentle introduction to conformal
-        prediction (2021). With too few photographs for the share, it is the greatest score.
+        prediction (2021). With too few photographs for the fraction, it is the highest score.
     """
     rank = math.ceil(accepted_fraction * (len(scores) + 1) - 1e-9)
     return float(np.sort(scores)[min(rank, len(scores)) - 1])
@@ -226,11 +226,11 @@ def acceptance_threshold(scores: NDArray[np.floating], accepted_fraction: float)
 
 @dataclass(frozen=True)
 class Novelty:
-    """What says of one system's photographs that they are none of the classes.
+    """A detector and threshold that tell whether a system's photographs are none of the classes.
 
     Attributes:
-        threshold: greatest score that is accepted
-        checkpoint: of the models that it was fitted for, as `runtimes.checkpoint_digest` gives it
+        threshold: highest accepted score
+        checkpoint: `runtimes.checkpoint_digest` of the models that it was fitted for
     """
 
     detector: Detector
@@ -267,10 +267,10 @@ class Novelty:
         document = read_json(path)
         try:
             detector = Detector(document["score"], {}, document["neighbors"])
-            found = cls(detector, float(document["threshold"]), document["checkpoint"])
+            novelty = cls(detector, float(document["threshold"]), document["checkpoint"])
         except (KeyError, TypeError, ValueError) as error:
-            raise ArtifactError(f"{path}: not of a novelty score ({error!r}). Run: dvc repro ood") from None
-        if found.checkpoint != checkpoint:
-            raise ArtifactError(f"{path}: was fitted for other models than those in {models}. Run: dvc repro ood")
+            raise ArtifactError(f"{path}: not a valid novelty file ({error!r}). Run: dvc repro ood") from None
+        if novelty.checkpoint != checkpoint:
+            raise ArtifactError(f"{path}: does not match the models in {models}. Run: dvc repro ood")
         tensors = read_tensors(path.with_suffix(".safetensors"))
-        return replace(found, detector=replace(detector, tensors=tensors))
+        return replace(novelty, detector=replace(detector, tensors=tensors))

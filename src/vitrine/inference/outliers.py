@@ -1,4 +1,4 @@
-"""What the systems say of pictures of other things, and the logits behind what they say of photographs."""
+"""Compute the signals of the systems for novelty detection, also for pictures of other things."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def class_logits(network: Network, embeddings: NDArray[np.float32]) -> NDArray[n
 def system_signals(
     systems: Mapping[str, System], networks: Mapping[str, Network], found: Mapping[str, Predictions]
 ) -> dict[str, Signals]:
-    """Return the signals of every system; an ensemble's logits are the mean of those of its members for the class.
+    """Return the signals of every system; an ensemble's logits are the mean over its members for the class.
 
     Args:
         found: calibrated predictions of every system, for the same photographs.

@@ -1,4 +1,4 @@
-"""Copy an export into a folder of its own, ready to be taken elsewhere."""
+"""Copy an export into its own folder, ready for deployment."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ def package_export(
     models: Path = Path("models"),
     exports: Path = Path("exports"),
 ) -> list[Path]:
-    """Write an export into a new folder, whole or not at all, and return its files.
+    """Write an export atomically into a new folder, and return its files.
 
     Args:
-        layout: `onnx`, or `openvino` for its own .xml and .bin.
-        precision: `fp32`, or `int8` where that passed the parity gate.
+        layout: `onnx`, or `openvino` for OpenVINO's .xml and .bin.
+        precision: `fp32`, or `int8` if it passed the parity gate.
 
     Raises:
-        ArtifactError: the folder holds files, there is no export of these very models, or INT8 did not pass its gate.
+        ArtifactError: the folder holds files, there is no export of these models, or INT8 did not pass its gate.
     """
-    taken_export(system, models, exports)
+    check_export(system, models, exports)
     backend = "openvino" if layout == "openvino" else "onnxruntime"
     variant = f"{backend} {precision}"
     if precision != "fp32" and variant not in passed_gates(exports, system):
         raise ArtifactError(
             f"{system} in {precision} for {backend} did not pass the parity gate, or was not measured "
-            "(plots/export/parity.csv). Take --precision fp32, or run: make export"
+            "(plots/export/parity.csv). Use --precision fp32, or run: make export"
         )
     source = exports / system / FILES[variant]
     with new_folder(out) as folder:
@@ -55,25 +55,27 @@ def package_export(
     return sorted(out.iterdir())
 
 
-def taken_export(system: str, models: Path, exports: Path) -> None:
-    """Check that an export may be taken elsewhere: it is of these very models, and refuses what they refuse.
+def check_export(system: str, models: Path, exports: Path) -> None:
+    """Check that an export may be deployed: it is of exactly these models, and refuses what they refuse.
 
     Raises:
-        ArtifactError: it is missing or old.
+        ArtifactError: it is missing or outdated.
     """
     if not novelty_is_current(current_export(system, models, exports), models):
-        raise ArtifactError(f"{exports / system}: refuses from another score on than models/novelty. Run: make export")
+        raise ArtifactError(
+            f"{exports / system}: its novelty score or threshold differs from models/novelty. Run: make export"
+        )
 
 
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """Give a temporary folder beside `out`; it becomes `out` when the block ends well, and is deleted otherwise.
+    """Yield a temporary folder beside `out`; it becomes `out` if the block succeeds, and is deleted otherwise.
 
     Raises:
         ArtifactError: `out` is a file, or holds files.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ArtifactError(f"{out}: is there already. Choose a new or an empty folder")
+        raise ArtifactError(f"{out}: already exists. Choose a new or empty folder")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent) as temporary:
         folder = Path(temporary) / "folder"
@@ -83,7 +85,7 @@ def new_folder(out: Path) -> Iterator[Path]:
 
 
 def store_weights_as_float16(path: Path) -> bytes:
-    """Return an exported ONNX file at half its size: weights are stored rounded, and computed with in float32."""
+    """Return an exported ONNX file at half its size: weights are stored in float16 and cast to float32."""
     import onnx
     from onnx import numpy_helper
 
@@ -91,7 +93,7 @@ def store_weights_as_float16(path: Path) -> bytes:
     graph, casts = model.graph, []
     for tensor in graph.initializer:
         values = numpy_helper.to_array(tensor)
-        # The matrices that resize stay exact, and small tensors save nothing.
+        # Resize matrices stay exact, and small tensors save nothing.
         if values.dtype == np.float32 and values.size >= 256 and not tensor.name.endswith("matrix"):
             name = tensor.name
             tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{name}.float16"))

@@ -1,6 +1,6 @@
 """Predict photographs with an exported system: python predict_onnx.py model.onnx PHOTO...
 
-Needs onnxruntime, NumPy and Pillow (which reads the files), and nothing of Vitrine.
+Requires onnxruntime, NumPy and Pillow (to read the files), but not Vitrine.
 """
 
 import json
@@ -19,11 +19,11 @@ def main(model: str, *photos: str) -> None:
         with Image.open(photo) as image:
             square = ImageOps.fit(ImageOps.exif_transpose(image).convert("RGB"), (side, side), Image.Resampling.BICUBIC)
         outputs = session.run(None, {"photos": np.asarray(square, dtype=np.uint8)[None]})
-        found = dict(zip((output.name for output in session.get_outputs()), outputs, strict=True))
-        answers, novelty = [], about["novelty"]  # the file's output `novelty`; above the threshold: none of the classes
-        refused = novelty is not None and found["novelty"][0] > novelty["threshold"]
+        by_name = dict(zip((output.name for output in session.get_outputs()), outputs, strict=True))
+        answers, novelty = [], about["novelty"]  # scores above the threshold: none of the classes
+        refused = novelty is not None and by_name["novelty"][0] > novelty["threshold"]
         for entry in about["label_space"]:
-            task, probs = entry["task"], found[f"probs_{entry['task']}"][0]
+            task, probs = entry["task"], by_name[f"probs_{entry['task']}"][0]
             threshold = about["sure_thresholds"][task]
             sure = threshold is not None and probs.max() >= threshold and not refused
             answers.append(f"{task} {names[entry['labels'][probs.argmax()]]} {probs.max():.4f}{'' if sure else ' ?'}")

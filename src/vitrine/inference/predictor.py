@@ -1,4 +1,4 @@
-"""From photographs to calibrated probabilities and embeddings: one road for the command line, the page and Python."""
+"""Predict calibrated probabilities and embeddings of photographs, for the command line, the page and Python."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ class Predictor:
     """A system, ready to predict: a network or the ensemble, calibrated.
 
     Attributes:
-        name: of the system
-        runtime: what computes
+        name: name of the system
+        runtime: computes the predictions
         label_space: the tasks and their labels
         photo_size_px: side of the squares that photographs are decoded to
         max_megapixels: size above which photographs are refused
-        sure_thresholds: confidence per task from which on the answer is sure; None where the task is unreliable on
-            this data
+        sure_thresholds: per task, the lowest confidence of a sure answer; None if the task is unreliable on this
+            data
         checkpoint: identifies the networks and what calibrates them
-        novelty: says which photographs are none of the classes; None for models whose pipeline did not fit it
-        models: folder in which what calibrates clips is looked for
+        novelty: tells which photographs are none of the classes; None if the pipeline did not fit it
+        models: folder that is searched for the calibration of clips
     """
 
     def __init__(
@@ -50,12 +50,12 @@ class Predictor:
     def load(
         cls, name: str, models: Path = Path("models"), exports: Path = Path("exports"), backend: str = "auto"
     ) -> Predictor:
-        """Load system `name`: as exported, where an export of these very models is there, else with PyTorch.
+        """Load system `name`: an export if there is one of exactly these models, otherwise with PyTorch.
 
         Args:
             models: folder of the networks and systems.json.
             exports: folder that `make export` wrote.
-            backend: `auto`, or what has to compute: `openvino`, `onnxruntime` or `torch`.
+            backend: `auto`, `openvino`, `onnxruntime` or `torch`.
 
         Raises:
             ArtifactError: there is no such system, a file is missing or broken, the backend is not available, or
@@ -68,7 +68,7 @@ class Predictor:
         """Predict decoded photographs.
 
         Shape:
-            photos: (photos, height, width, channels), square, as `decode_photo` gives them
+            photos: (photos, height, width, channels), square, as returned by `decode_photo`
         """
         probs, embeddings = self.runtime.predict(photos)
         return Predictions(self.label_space, tuple(image_paths), probs, embeddings)
@@ -88,15 +88,15 @@ class Predictor:
     def predict_records(
         self, photos: NDArray[np.uint8], image_paths: Sequence[str], top_k: int = 3
     ) -> list[dict[str, Any]]:
-        """Say in words what is on decoded photographs.
+        """Predict decoded photographs and return records.
 
         Returns:
-            for each {"image_path": its name, "model": the system, "backend": what computed, "answer": what it is, in
-            one sentence, "novelty": whether it is none of the classes, "tasks": {task: {"certainty": "confident" if the
-            first label reaches the task's threshold, "unsure" below it, "unreliable" where the task has none on this
-            data, "labels": [{"label", "probability"}], the most probable first}}}. "novelty" is None without a fitted
-            score, else {"refused", "score", "threshold": the greatest score that is accepted, "reason": a sentence if
-            it is refused, else None}. Nothing is confident of what is refused.
+            for each {"image_path": its name, "model": the system, "backend": the runtime, "answer": what it is, in one
+            sentence, "novelty": whether it is none of the classes, "tasks": {task: {"certainty": "confident" if the
+            first label reaches the task's threshold, "unsure" below it, "unreliable" if the task has none on this
+            data, "labels": [{"label", "probability"}], most probable first}}}. "novelty" is None without a fitted
+            score, else {"refused", "score", "threshold": the highest accepted score, "reason": a sentence if it is
+            refused, else None}. If a photograph is refused, no task is confident.
 
         Shape:
             photos: as `predict`
@@ -104,8 +104,8 @@ class Predictor:
         return self.to_records(self.predict(photos, image_paths), top_k)
 
     def to_records(self, found: Predictions, top_k: int = 3) -> list[dict[str, Any]]:
-        """Say in words what predictions say, as `predict_records` does."""
-        answers, scores = [], self.novelty.scores(found) if self.novelty else None
+        """Convert predictions to records, as `predict_records` does."""
+        records, scores = [], self.novelty.scores(found) if self.novelty else None
         for row, name in enumerate(found.image_paths):
             refused = self.novelty is not None and scores is not None and bool(scores[row] > self.novelty.threshold)
             tasks = {}
@@ -120,17 +120,17 @@ class Predictor:
                 reason = nearest_sentence(tasks, self.label_space.num_labels(CLASS_TASK)) if refused else None
                 measured = {"score": round(float(scores[row]), 6), "threshold": round(self.novelty.threshold, 6)}
                 novelty = {"refused": refused, **measured, "reason": reason}
-            known = {"image_path": name, "model": self.name, "backend": self.runtime.name}
-            answers.append({**known, "answer": answer_sentence(tasks, novelty), "novelty": novelty, "tasks": tasks})
-        return answers
+            source = {"image_path": name, "model": self.name, "backend": self.runtime.name}
+            records.append({**source, "answer": answer_sentence(tasks, novelty), "novelty": novelty, "tasks": tasks})
+        return records
 
     def num_refused(self, found: Predictions) -> int:
-        """Count the photographs that look like none of the classes; 0 where nothing was fitted to say so."""
+        """Count the photographs that look like none of the classes; 0 if no novelty score was fitted."""
         return int((self.novelty.scores(found) > self.novelty.threshold).sum()) if self.novelty else 0
 
 
 def fuse(found: Predictions, name: str) -> Predictions:
-    """Make one prediction of several photographs of one item: fused probabilities, the mean of unit embeddings."""
+    """Combine the predictions of one item's photographs: fused probabilities, the mean of unit embeddings."""
     item = np.zeros(len(found), dtype=np.int64)
     probs = {task: fuse_views(values, item).astype(np.float32) for task, values in found.probs.items()}
     lengths = np.maximum(np.linalg.norm(found.embeddings, axis=1, keepdims=True), 1e-12)

@@ -1,4 +1,4 @@
-"""INT8: static quantization after training, calibrated on photographs of the training split."""
+"""INT8 static post-training quantization, calibrated on photographs of the training split."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def calibration_rows(train: NDArray[np.bool_]) -> NDArray[np.int64]:
 def quantize_openvino(folder: Path, photos: NDArray[np.uint8]) -> None:
     """Quantize folder/model.onnx with NNCF into folder/model.int8.xml and .bin, for OpenVINO.
 
-    Weights have a scale a channel. Preprocessing, heads and what follows them stay in float, and in a transformer also
-    normalization, GELU and softmax.
+    Weights have one scale per channel. Preprocessing, heads and the nodes after them stay in float, and in a
+    transformer also normalization, GELU and softmax.
 
     Shape:
-        photos: (photos, height, width, channels), as the export takes them
+        photos: (photos, height, width, channels), as the export expects them
     """
-    os.environ["NNCF_CI"] = "1"  # else NNCF reports its use
+    os.environ["NNCF_CI"] = "1"  # disables NNCF's telemetry
     import nncf
     import openvino
 
@@ -55,7 +55,7 @@ def quantize_openvino(folder: Path, photos: NDArray[np.uint8]) -> None:
         subset_size=len(photos),
         ignored_scope=nncf.IgnoredScope(names=sorted(float_nodes(edges)), validate=False),
     )
-    # Two files: whole is whole when the .xml, which is what is opened, is there.
+    # Two files: the .xml, which is the one that is opened, is moved last.
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         openvino.save_model(quantized, Path(temporary) / "model.int8.xml", compress_to_fp16=False)
         for suffix in (".bin", ".xml"):
@@ -65,7 +65,7 @@ def quantize_openvino(folder: Path, photos: NDArray[np.uint8]) -> None:
 def quantize_onnx(folder: Path, photos: NDArray[np.uint8]) -> None:
     """Quantize folder/model.onnx with ONNX Runtime into folder/model.int8.onnx, with Q and DQ nodes.
 
-    Activations are unsigned and weights signed, as VNNI instructions take them; the same parts stay in float.
+    Activations are unsigned and weights signed, as VNNI instructions expect; the same parts stay in float.
     """
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
@@ -85,8 +85,8 @@ def quantize_onnx(folder: Path, photos: NDArray[np.uint8]) -> None:
         quant_pre_process(folder / "model.onnx", prepared, skip_symbolic_shape=True)
         graph = onnx.load(prepared).graph
         edges: Edges = [(each.name, "Constant", []) for each in graph.initializer]
-        made = {output: node.name for node in graph.node for output in node.output}
-        edges += [(node.name, node.op_type, [made.get(each, each) for each in node.input]) for node in graph.node]
+        producers = {output: node.name for node in graph.node for output in node.output}
+        edges += [(node.name, node.op_type, [producers.get(each, each) for each in node.input]) for node in graph.node]
         quantize_static(
             prepared,
             written,
@@ -105,11 +105,11 @@ def quantize_onnx(folder: Path, photos: NDArray[np.uint8]) -> None:
 
 
 Edges = list[tuple[str, str, list[str]]]
-"""Nodes of a graph in topological order: name, kind, and the names of what they read."""
+"""Nodes of a graph in topological order: name, kind, and the names of their inputs."""
 
 
 def float_nodes(edges: Edges) -> set[str]:
-    """Return what stays in float: nodes before the first convolution, the heads and all that follows them."""
+    """Return the nodes that stay in float: before the first convolution, in the heads, and after them."""
     return {name for name, kind, _ in edges if kind not in ("Constant", "Parameter")} - backbone_nodes(edges)
 
 
@@ -119,7 +119,7 @@ def backbone_nodes(edges: Edges) -> set[str]:
     for name, kind, inputs in edges:
         if kind in CONVOLUTIONS or inside.intersection(inputs):
             inside.add(name)
-    # An embedding is what the first layer of a head reads beside its weights.
+    # An embedding is the input of a head's first layer, apart from its weights.
     heads = [inputs for _, _, inputs in edges if any(".heads." in each and each.endswith(".weight") for each in inputs)]
     after = {each for inputs in heads for each in inputs if ".heads." not in each}
     embeddings = {each for each in after if not _reads(edges, each, ".heads.")}
@@ -131,7 +131,7 @@ def backbone_nodes(edges: Edges) -> set[str]:
 
 
 def _reads(edges: Edges, name: str, text: str) -> bool:
-    """Say whether a node depends on one whose name holds a text."""
+    """Return whether a node depends on one whose name contains a text."""
     sources = {node: inputs for node, _, inputs in edges}
     waiting, seen = [name], set()
     while waiting:

@@ -1,4 +1,4 @@
-"""What computes predictions: OpenVINO or ONNX Runtime on an exported system, PyTorch on the networks themselves."""
+"""Runtimes that compute predictions: OpenVINO or ONNX Runtime for an exported system, PyTorch for the networks."""
 
 from __future__ import annotations
 
@@ -35,23 +35,23 @@ FILES = {
     "onnxruntime fp32": "model.onnx",
     "onnxruntime int8": "model.int8.onnx",
 }
-"""The ways to run an export, the fastest first as measured (docs/export.md), and the file of each. `auto` takes the
-first one that is installed, that this processor can run, and that passed the parity gate."""
+"""Variants of an export and their files, fastest first as measured (docs/export.md). `auto` takes the first one that is
+installed, that this processor can run, and that passed the parity gate."""
 
 MIXED = "openvino mixed"
-"""An ensemble whose networks compute in OpenVINO one by one, in bf16 where that passed the network's own gate; faster
-than all other ways, and measured as they are."""
+"""An ensemble whose networks run separately in OpenVINO, in bf16 if it passed the network's own gate; faster than all
+other variants, and measured like them."""
 
 TORCH_BF16 = "torch bf16"
 
 DESCRIPTION = "export.json"
 GATES = "gates.json"
 BATCH_SIZE = 8
-"""Photographs that OpenVINO takes at once: two or more batches run side by side."""
+"""Photographs per OpenVINO batch; two or more batches run in parallel."""
 
 
 class ServingParams(Section):
-    """What computes predictions for the command line and the page."""
+    """Backend for the command line and the page."""
 
     backend: Literal["auto", "openvino", "onnxruntime", "torch"]
 
@@ -64,8 +64,8 @@ class Runtime(Protocol):
 
     Attributes:
         name: backend and precision, such as `openvino bf16`
-        sure_thresholds: confidence per task from which on the answer is sure; None where the task is unreliable
-        checkpoint: as `checkpoint_digest` gives it
+        sure_thresholds: per task, the lowest confidence of a sure answer; None if the task is unreliable
+        checkpoint: as returned by `checkpoint_digest`
     """
 
     name: str
@@ -85,11 +85,11 @@ class Runtime(Protocol):
 
 @dataclass(frozen=True)
 class Description:
-    """What an export says of itself: in export.json beside it, and in the ONNX file's metadata under `vitrine`.
+    """Description of an export: in export.json beside it, and in the ONNX file's metadata under `vitrine`.
 
     Attributes:
-        checkpoint: SHA-256 of the networks and of what calibrates them; see `checkpoint_digest`
-        novelty: the `score` that its output `novelty` is, and the greatest `threshold` that is accepted; None without
+        checkpoint: SHA-256 of the networks and their calibration; see `checkpoint_digest`
+        novelty: the `score` of its output `novelty`, and the highest accepted value, `threshold`; None without one
     """
 
     system: str
@@ -102,7 +102,7 @@ class Description:
 
     @classmethod
     def read(cls, folder: Path) -> Description:
-        """Raises: ArtifactError when export.json is missing or is none."""
+        """Raises: ArtifactError when export.json is missing or invalid."""
         document = read_json(folder / DESCRIPTION)
         try:
             return cls(
@@ -115,11 +115,13 @@ class Description:
                 document.get("novelty"),
             )
         except (KeyError, TypeError) as error:
-            raise ArtifactError(f"{folder / DESCRIPTION}: not of an export ({error!r}). Run: make export") from None
+            raise ArtifactError(
+                f"{folder / DESCRIPTION}: not a valid export description ({error!r}). Run: make export"
+            ) from None
 
 
 class TorchRuntime:
-    """The networks in PyTorch, on the device that trains."""
+    """The networks in PyTorch, on the device used for training."""
 
     def __init__(
         self,
@@ -138,22 +140,22 @@ class TorchRuntime:
 
     @classmethod
     def load(cls, system: str, models: Path, precision: str = "fp32") -> TorchRuntime:
-        from vitrine.inference.network import Network  # PyTorch takes seconds
+        from vitrine.inference.network import Network  # importing PyTorch takes seconds
 
         systems = _systems(system, models)
         networks = {name: Network.load(models / name) for name in systems[system].networks}
         return cls(system, systems, networks, checkpoint_digest(system, models), precision)
 
     def predict(self, photos: NDArray[np.uint8], batch_size: int = BATCH_SIZE) -> Outputs:
-        """Do what Runtime says; in float32 batches are those of training's validation, whatever is asked for."""
+        """Predict as `Runtime.predict` does, but in batches as in validation: `batch_size` is ignored."""
         names = [str(row) for row in range(len(photos))]
         raw = {name: network.predict(photos, names, self.precision) for name, network in self.networks.items()}
-        found = system_predictions(self.system, self.systems, raw)
-        return dict(found.probs), found.embeddings
+        predictions = system_predictions(self.system, self.systems, raw)
+        return dict(predictions.probs), predictions.embeddings
 
 
 class ExportRuntime(ABC):
-    """What both runtimes of exported files share."""
+    """Base class of both runtimes of exported files."""
 
     def __init__(self, folder: Path, variant: str, description: Description) -> None:
         self.name, self.path = variant, folder / FILES[variant]
@@ -165,18 +167,18 @@ class ExportRuntime(ABC):
 
     @abstractmethod
     def _batches(self, photos: NDArray[np.uint8], batch_size: int) -> list[list[NDArray[np.float32]]]:
-        """Compute batches; of each, per task the probabilities in the label space's order, embeddings, and novelty."""
+        """Compute batches; each has probabilities per task in the label space's order, embeddings, and novelty."""
 
     def predict(self, photos: NDArray[np.uint8], batch_size: int = BATCH_SIZE) -> Outputs:
-        """Do what Runtime says."""
+        """Predict as `Runtime.predict` does."""
         return self.predict_all(photos, batch_size)[:2]
 
     def predict_all(
         self, photos: NDArray[np.uint8], batch_size: int = BATCH_SIZE
     ) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.float32], NDArray[np.float32] | None]:
-        """Return what the graph gives: also novelty (photos,), None where it gives none.
+        """Return all outputs of the graph, including novelty (photos,), None if it has none.
 
-        The page and the command line compute novelty from the other outputs, which rounding in the graph hurts less.
+        The page and the command line compute novelty from other outputs, which suffers less from rounding in the graph.
         """
         widths = [*(self.label_space.num_labels(task) for task in self.label_space), self.num_features]
         if len(photos):
@@ -207,10 +209,10 @@ class OnnxRuntime(ExportRuntime):
 
 
 class OpenvinoRuntime(ExportRuntime):
-    """An exported system in OpenVINO; what it compiles is kept in .cache beside the exports.
+    """An exported system in OpenVINO; compiled models are kept in .cache beside the exports.
 
-    Models are compiled for a fixed batch size: with any size they are a tenth slower, and INT8 convolutions crash on
-    small maps.
+    Models are compiled for a fixed batch size: dynamic sizes are a tenth slower, and crash INT8 convolutions on small
+    maps.
     """
 
     def __init__(self, folder: Path, variant: str, description: Description) -> None:
@@ -218,22 +220,22 @@ class OpenvinoRuntime(ExportRuntime):
 
         super().__init__(folder, variant, description)
         self.settings = {
-            # Said outright: by default it rounds to bfloat16 where the processor can.
+            # Set explicitly: by default it rounds to bfloat16 if the processor supports it.
             "INFERENCE_PRECISION_HINT": "bf16" if variant.endswith("bf16") else "f32",
             "PERFORMANCE_HINT": "THROUGHPUT",
             # With a fixed batch size OpenVINO 2026.4 fuses parts of MobileViT into kernels that compute it wrongly.
             "SNIPPETS_MODE": "DISABLE",
-            # A directory a variant: the cache would give float32 layers to a model that is to run in bfloat16.
+            # One directory per variant: a shared cache would return float32 layers for a model in bfloat16.
             "CACHE_DIR": str(folder.parent.resolve().parent / ".cache" / variant.replace(" ", "_")),
         }
         self.core: Any = openvino.Core()
         self.compiled: dict[int, Any] = {}
-        # Models that live until the interpreter goes abort the process: their threads are gone by then.
+        # Models that are alive at interpreter exit abort the process: their threads are gone by then.
         weakref.finalize(self, self.compiled.clear)
         self._compile(1)
 
     def _compile(self, batch_size: int) -> Any:
-        """Return the model for batches of a size; compiled when it is first asked for."""
+        """Return the model for a batch size, compiled on first use."""
         if batch_size not in self.compiled:
             side = self.decoding.photo_size_px
             try:
@@ -245,10 +247,10 @@ class OpenvinoRuntime(ExportRuntime):
         return self.compiled[batch_size]
 
     def _batches(self, photos: NDArray[np.uint8], batch_size: int) -> list[list[NDArray[np.float32]]]:
-        """Do what ExportRuntime says; a batch that is not full is filled up, and what was added is dropped."""
+        """Compute batches as in ExportRuntime; the last batch is padded, and the padding is dropped."""
         batch_size = batch_size if len(photos) > 1 else 1
         model = self._compile(batch_size)
-        # Requests in turns, and no callbacks: those wait for Python's lock, and can wait for good when a process ends.
+        # Requests in turn, without callbacks: those wait for Python's lock, and can wait forever when a process ends.
         requests = [model.create_infer_request() for _ in range(model.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))]
         batches: list[list[NDArray[np.float32]]] = []
 
@@ -271,7 +273,7 @@ class OpenvinoRuntime(ExportRuntime):
 
 
 class MixedRuntime:
-    """An ensemble of exported networks, each in bf16 where that passed its own gate, else in float32."""
+    """An ensemble of exported networks, each in bf16 if it passed its own gate, otherwise in float32."""
 
     name = MIXED
 
@@ -282,36 +284,36 @@ class MixedRuntime:
         systems = _systems(self.system, models)
         names = systems[self.system].networks
 
-        def opened(network: str) -> OpenvinoRuntime:
+        def open_network(network: str) -> OpenvinoRuntime:
             exported = current_export(network, models, folder.parent)
             variant = "openvino bf16" if "openvino bf16" in passed_gates(folder.parent, network) else "openvino fp32"
             return OpenvinoRuntime(folder.parent / network, variant, exported)
 
         with ThreadPoolExecutor() as pool:
-            self.runtimes = dict(zip(names, pool.map(opened, names), strict=True))
-        # What the networks' exports give is calibrated.
+            self.runtimes = dict(zip(names, pool.map(open_network, names), strict=True))
+        # The networks' exports return calibrated probabilities.
         calibrated = dict.fromkeys(self.label_space, 1.0)
         networks = {network: replace(systems[network], temperatures=calibrated) for network in self.runtimes}
         self.systems = {**systems, **networks}
 
     def predict(self, photos: NDArray[np.uint8], batch_size: int = BATCH_SIZE) -> Outputs:
-        """Do what Runtime says."""
+        """Predict as `Runtime.predict` does."""
         names = tuple(str(row) for row in range(len(photos)))
         parts = {
             network: Predictions(self.label_space, names, *runtime.predict(photos, batch_size))
             for network, runtime in self.runtimes.items()
         }
-        found = system_predictions(self.system, self.systems, parts)
-        return dict(found.probs), found.embeddings
+        predictions = system_predictions(self.system, self.systems, parts)
+        return dict(predictions.probs), predictions.embeddings
 
 
 def load_runtime(system: str, models: Path, exports: Path, backend: str) -> Runtime:
-    """Choose and load what computes a system's predictions.
+    """Choose and load a system's runtime.
 
-    With `auto`, an export is taken if it is of these very models; a model trained since then is run with PyTorch.
+    With `auto`, an export is used if it is of exactly these models; models trained since then run in PyTorch.
 
     Args:
-        backend: as ServingParams has it.
+        backend: as in ServingParams.
 
     Raises:
         ArtifactError: the system is unknown, the backend is not installed, its export is missing or older
@@ -337,10 +339,10 @@ def load_runtime(system: str, models: Path, exports: Path, backend: str) -> Runt
 
 
 def available_variants(ensemble: bool) -> list[str]:
-    """Return what is installed and what this processor has instructions for, the fastest first.
+    """Return the variants that are installed and supported by this processor, fastest first.
 
     Args:
-        ensemble: of several networks
+        ensemble: whether the system has several networks.
     """
     bf16 = "BF16" in processor_precisions()
     installed = [each for each in (MIXED, *FILES) if find_spec(each.split()[0]) is not None]
@@ -352,7 +354,7 @@ def available_variants(ensemble: bool) -> list[str]:
 
 
 def open_variant(folder: Path, variant: str, models: Path) -> Runtime:
-    """Open one of `available_variants` of the export in a folder, which is named like its system.
+    """Open one of `available_variants` of the export in a folder that is named after its system.
 
     Raises:
         ArtifactError: a file is missing or broken, or a network of an ensemble has no export or one of other models.
@@ -373,38 +375,38 @@ def current_export(system: str, models: Path, exports: Path) -> Description:
     """
     folder, digest = exports / system, checkpoint_digest(system, models)
     if not (folder / DESCRIPTION).is_file():
-        raise ArtifactError(f"{folder}: holds no export. Run: make export")
+        raise ArtifactError(f"{folder}: contains no export. Run: make export")
     description = Description.read(folder)
     if description.checkpoint != digest:
-        raise ArtifactError(f"{folder}: is of other models than those in {models}. Run: make export")
+        raise ArtifactError(f"{folder}: does not match the models in {models}. Run: make export")
     return description
 
 
 def novelty_is_current(description: Description, models: Path) -> bool:
-    """Say whether an export refuses from the same score on as the models' own, or knows no refusing as they do."""
+    """Return whether an export has the same novelty score and threshold as the models, or none if they have none."""
     novelty = Novelty.load(models, description.system, description.checkpoint)
     own = {"score": novelty.detector.score, "threshold": novelty.threshold} if novelty else None
     return own == description.novelty
 
 
 def passed_gates(exports: Path, system: str) -> set[str]:
-    """Return the variants of a system that passed the parity gate; none before it was measured."""
+    """Return the variants of a system that passed the parity gate; empty if it was not measured."""
     path = exports / GATES
-    found: Mapping[str, Mapping[str, Any]] = read_json(path) if path.is_file() else {}
-    return {variant for variant, passed in found.get(system, {}).items() if passed}
+    gates: Mapping[str, Mapping[str, Any]] = read_json(path) if path.is_file() else {}
+    return {variant for variant, passed in gates.get(system, {}).items() if passed}
 
 
 def installed_backends() -> dict[str, str]:
     """Return the versions of the backends that are installed, by name."""
-    found = {}
+    versions = {}
     for name in ("openvino", "onnxruntime", "torch"):
         with suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
+            versions[name] = version(name)
+    return versions
 
 
 def processor_precisions() -> set[str]:
-    """Return the precisions that OpenVINO finds instructions for, such as BF16; none where it is not installed."""
+    """Return the precisions that OpenVINO supports on this processor, such as BF16; empty if it is not installed."""
     if find_spec("openvino") is None:
         return set()
     import openvino
@@ -413,7 +415,7 @@ def processor_precisions() -> set[str]:
 
 
 def checkpoint_digest(system: str, models: Path) -> str:
-    """Return the SHA-256 of all that decides a system's predictions: its networks, members, temperatures, thresholds.
+    """Return the SHA-256 of what determines a system's predictions: its networks, members, temperatures, thresholds.
 
     Raises:
         ArtifactError: there is no such system, or a file is missing.
@@ -424,7 +426,7 @@ def checkpoint_digest(system: str, models: Path) -> str:
         for file in ("model.json", "model.safetensors"):
             path = models / name / file
             if not path.is_file():
-                raise ArtifactError(f"{path}: not found. Make it with: dvc repro")
+                raise ArtifactError(f"{path}: not found. Run: dvc repro")
             with path.open("rb") as opened:
                 digest.update(hashlib.file_digest(opened, "sha256").digest())
     return digest.hexdigest()
@@ -433,7 +435,7 @@ def checkpoint_digest(system: str, models: Path) -> str:
 def _systems(system: str, models: Path) -> dict[str, System]:
     systems = load_systems(models / "systems.json")
     if system not in systems:
-        raise ArtifactError(f"{models}: no system '{system}'. There are: {', '.join(systems)}")
+        raise ArtifactError(f"{models}: no system '{system}'. Available: {', '.join(systems)}")
     return systems
 
 

@@ -1,4 +1,4 @@
-"""Predict many files: processes decode while the networks predict, and what is finished survives a kill."""
+"""Predict many files: processes decode while the networks predict, and finished results survive a kill."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from vitrine.predictions import Predictions
 CHUNK = 64
 """Files that a process decodes at once."""
 
-CHUNKS_A_SHARD = 8
-"""Chunks after which what is finished is written down."""
+CHUNKS_PER_SHARD = 8
+"""Chunks after which finished results are saved."""
 
 
 def predict_stream(
     predictor: Predictor, files: Sequence[Path], finished: Path
 ) -> Iterator[tuple[Predictions, list[Fault], int]]:
-    """Predict files, a shard at a time, and keep every shard in a folder until the caller deletes that.
+    """Predict files, a shard at a time, and keep every shard in a folder until the caller deletes it.
 
-    A shard that is in the folder already, of the same files (path, size, time of change) and the same predictor, is
+    A shard that is already in the folder, for the same files (path, size, modification time) and the same predictor, is
     read from there.
 
     Yields:
-        what is predicted, what is wrong with files that are no photographs, and the number of files done since the last
+        predictions, faults of files that are not photographs, and the number of files in the shard
     """
     paths = [path.as_posix() for path in files]
-    size = CHUNK * CHUNKS_A_SHARD
+    size = CHUNK * CHUNKS_PER_SHARD
     shards = [paths[start : start + size] for start in range(0, len(paths), size)]
     keys = [_key(predictor, shard) for shard in shards]
     waiting = [shard for shard, key in zip(shards, keys, strict=True) if not (finished / f"{key}.npz").is_file()]
@@ -46,8 +46,8 @@ def predict_stream(
     for shard, key in zip(shards, keys, strict=True):
         place = finished / f"{key}.npz"
         if place.is_file():
-            known = [(path, what) for path, what in read_json(finished / f"{key}.json")]
-            yield Predictions.load(place), known, len(shard)
+            stored_faults = [(path, message) for path, message in read_json(finished / f"{key}.json")]
+            yield Predictions.load(place), stored_faults, len(shard)
             continue
         parts: list[Predictions] = []
         faults: list[Fault] = []
@@ -55,17 +55,17 @@ def predict_stream(
             photos, names, wrong = next(decoded)
             parts.append(predictor.predict(photos, names))
             faults += wrong
-        found = _join(parts)
+        predictions = _join(parts)
         write_json(finished / f"{key}.json", faults)
-        found.save(place)  # last: a shard without it counts for nothing
-        yield found, faults, len(shard)
+        predictions.save(place)  # last: a shard without it is recomputed
+        yield predictions, faults, len(shard)
 
 
 def decode_ahead(chunks: Sequence[Sequence[str]], predictor: Predictor) -> Iterator[Decoded]:
-    """Decode chunks in order with several processes, always some ahead of the one that is predicted.
+    """Decode chunks in order with several processes, always some ahead of prediction.
 
     Raises:
-        DecoderError: processes cannot be started, or die at one file after another.
+        DecoderError: processes cannot be started, or die on consecutive files.
     """
     workers = min(os.cpu_count() or 1, len(chunks))
     with ExitStack() as stack:
@@ -103,10 +103,10 @@ def _join(parts: Sequence[Predictions]) -> Predictions:
 
 
 def _key(predictor: Predictor, shard: Sequence[str]) -> str:
-    """Identify a shard's files as they are now, and what predicts them."""
+    """Return a key for a shard's files in their current state, and their predictor."""
     files = []
     for path in shard:
         status = os.stat(path)
         files.append([path, status.st_size, status.st_mtime_ns])
-    who = [predictor.name, predictor.runtime.name, predictor.checkpoint, predictor.label_space.to_json()]
-    return hashlib.sha256(json.dumps([who, files]).encode()).hexdigest()[:20]
+    identity = [predictor.name, predictor.runtime.name, predictor.checkpoint, predictor.label_space.to_json()]
+    return hashlib.sha256(json.dumps([identity, files]).encode()).hexdigest()[:20]

@@ -1,4 +1,4 @@
-"""The systems that answer: every network, and an ensemble; each with its temperatures and thresholds."""
+"""The systems that predict: every network and an ensemble, each with its temperatures and thresholds."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from vitrine.labels import MISSING
 from vitrine.predictions import Predictions
 
 NETWORKS = ("efficientnet", "deit", "mobilevit")
-"""The models that the pipeline trains, each by a stage of its own; the first teaches the others."""
+"""The models that the pipeline trains, each in its own stage; the first is the teacher of the others."""
 
 ENSEMBLE = "ensemble"
 
 
 @dataclass(frozen=True)
 class System:
-    """How the raw predictions of networks become an answer.
+    """How raw predictions of networks are combined and calibrated.
 
     Attributes:
-        members: per task, the networks whose calibrated probabilities are averaged; a network has itself alone
-        temperatures: per task, what log probabilities are divided by after averaging
-        sure_thresholds: per task, the confidence from which on the answer is sure; None if the task is unreliable on
-            this data, so that no answer is
+        members: per task, the networks whose calibrated probabilities are averaged; for a network, only itself
+        temperatures: per task, the divisor of log probabilities after averaging
+        sure_thresholds: per task, the lowest confidence of a sure answer; None if the task is unreliable on this
+            data, so that no answer is sure
     """
 
     members: Mapping[str, tuple[str, ...]]
@@ -39,7 +39,7 @@ class System:
 
     @property
     def networks(self) -> tuple[str, ...]:
-        """The members of any task, each once."""
+        """The members of all tasks, without duplicates."""
         return tuple(dict.fromkeys(name for names in self.members.values() for name in names))
 
 
@@ -52,7 +52,7 @@ def fit_systems(
 ) -> dict[str, System]:
     """Fit temperatures and thresholds on val, for every network and, if there are several, an ensemble.
 
-    Its members of a task are those that `best_members` finds on val.
+    `best_members` chooses the ensemble's members for each task on val.
 
     Args:
         raw: uncalibrated predictions of every network, for the same photographs.
@@ -70,24 +70,25 @@ def fit_systems(
                 task: best_members({each: probs[task] for each, probs in on_val.items()}, values[val])
                 for task, values in codes.items()
             }
-        mixed = combine_members(name, {**systems, name: System(members, {}, {})}, raw)
+        merged = combine_members(name, {**systems, name: System(members, {}, {})}, raw)
         temperatures: dict[str, float] = {}
         thresholds: dict[str, float | None] = {}
         for task, values in codes.items():
-            probs = mixed.probs[task][val]
+            probs = merged.probs[task][val]
             temperatures[task] = round(fit_temperature(values[val], probs), 6)
             threshold = confidence_threshold(
                 values[val], apply_temperature(probs, temperatures[task]), items[val], sure_accuracy
             )
-            thresholds[task] = None if threshold is None else math.floor(threshold * 1e6) / 1e6  # not above its photo
+            # Rounded down, so that the photograph at the threshold stays sure.
+            thresholds[task] = None if threshold is None else math.floor(threshold * 1e6) / 1e6
         systems[name] = System(members, temperatures, thresholds)
     return systems
 
 
 def best_members(probs: Mapping[str, NDArray[np.floating]], codes: NDArray[np.int64]) -> tuple[str, ...]:
-    """Choose the networks whose mean probabilities of a task are most likely: an ensemble, or the best alone.
+    """Choose the networks whose mean probabilities are most likely for a task: an ensemble, or the best one alone.
 
-    Compared is the negative log-likelihood after calibration; of equals the fewest win.
+    The criterion is the negative log-likelihood after calibration; ties go to the fewest networks.
 
     Args:
         probs: calibrated, by network, of photographs that no network was trained on.
@@ -107,7 +108,7 @@ def best_members(probs: Mapping[str, NDArray[np.floating]], codes: NDArray[np.in
 def combine_members(name: str, systems: Mapping[str, System], raw: Mapping[str, Predictions]) -> Predictions:
     """Return a system's predictions before its own temperatures: raw, or the mean of its calibrated members.
 
-    An ensemble's embeddings are its networks', each of length 1, side by side: their cosine is the mean cosine.
+    An ensemble's embeddings are its networks' unit embeddings, concatenated: their cosine is the mean cosine.
     """
     system = systems[name]
     if system.networks == (name,):
@@ -127,9 +128,9 @@ def combine_members(name: str, systems: Mapping[str, System], raw: Mapping[str, 
 
 def system_predictions(name: str, systems: Mapping[str, System], raw: Mapping[str, Predictions]) -> Predictions:
     """Return a system's calibrated predictions from the raw ones of its networks."""
-    mixed = combine_members(name, systems, raw)
-    probs = {task: apply_temperature(values, systems[name].temperatures[task]) for task, values in mixed.probs.items()}
-    return Predictions(mixed.label_space, mixed.image_paths, probs, mixed.embeddings)
+    merged = combine_members(name, systems, raw)
+    probs = {task: apply_temperature(values, systems[name].temperatures[task]) for task, values in merged.probs.items()}
+    return Predictions(merged.label_space, merged.image_paths, probs, merged.embeddings)
 
 
 def ensemble_probs(probs: Sequence[NDArray[np.floating]]) -> NDArray[np.float32]:
@@ -142,7 +143,7 @@ def save_systems(path: Path, systems: Mapping[str, System]) -> None:
 
 
 def load_systems(path: Path) -> dict[str, System]:
-    """Raises: ArtifactError when the file is missing or not a file of systems."""
+    """Raises: ArtifactError when the file is missing or not a valid systems file."""
     document = read_json(path)
     try:
         return {
@@ -154,4 +155,4 @@ def load_systems(path: Path) -> dict[str, System]:
             for name, entry in document.items()
         }
     except (AttributeError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{path}: not a file of systems ({error!r}). Run: dvc repro evaluate") from None
+        raise ArtifactError(f"{path}: not a valid systems file ({error!r}). Run: dvc repro evaluate") from None

@@ -1,4 +1,4 @@
-"""From a clip to one answer: its frames' probabilities fused, with a temperature of their own, and who decided it."""
+"""Predict one answer for a clip: fuse its frames' probabilities with their own temperature, and find what decided."""
 
 from __future__ import annotations
 
@@ -11,20 +11,19 @@ from numpy.typing import NDArray
 
 from vitrine.artifacts import ArtifactError, read_json
 from vitrine.data.video import BLURRED, DUPLICATE, NUM_FRAMES, Clip, read_clip
-from vitrine.inference.calibration import apply_temperature
+from vitrine.inference.calibration import FLOOR, apply_temperature
 from vitrine.inference.predictor import Predictor, fuse
 from vitrine.labels import CLASS_TASK
 from vitrine.predictions import Predictions
 
 CALIBRATION = "clips.json"
-"""Beside the models: {system: {"checkpoint", "temperatures": {task: of fused clips}}}, written by `make video`."""
+"""File beside the models: {system: {"checkpoint", "temperatures": {task: of fused clips}}}, written by `make video`."""
 
 MAX_DECIDING = 3
-FLOOR = 1e-7
 
 
 def clip_temperatures(predictor: Predictor) -> Mapping[str, float] | None:
-    """Return what log probabilities of fused clips are divided by, by task; None if it was not fitted on these models.
+    """Return the temperatures of fused clips, by task; None if they were not fitted on these models.
 
     Raises:
         ArtifactError: the file is broken.
@@ -34,23 +33,26 @@ def clip_temperatures(predictor: Predictor) -> Mapping[str, float] | None:
         return None
     try:
         entry = read_json(path).get(predictor.name, {})
-        found = {task: float(value) for task, value in entry.get("temperatures", {}).items()}
+        temperatures = {task: float(value) for task, value in entry.get("temperatures", {}).items()}
     except (AttributeError, TypeError, ValueError) as error:
-        raise ArtifactError(f"{path}: not of temperatures ({error!r}). Delete it, or run: make video") from None
-    is_current = entry.get("checkpoint") == predictor.checkpoint and set(found) >= set(predictor.label_space)
-    return found if is_current else None
+        raise ArtifactError(
+            f"{path}: not a valid temperature file ({error!r}). Delete it, or run: make video"
+        ) from None
+    is_current = entry.get("checkpoint") == predictor.checkpoint and set(temperatures) >= set(predictor.label_space)
+    return temperatures if is_current else None
 
 
 def predict_clip(
     predictor: Predictor, path: Path, name: str | None = None, num_frames: int = NUM_FRAMES, top_k: int = 3
 ) -> dict[str, Any]:
-    """Say in words what a clip shows.
+    """Predict a clip and return its record.
 
     Args:
-        name: of the clip in the record; without it the path.
+        name: name of the clip in the record; the path if None.
 
     Returns:
-        a record as `Predictor.predict_records` gives it, and under "clip" what `clip_record` says
+        a record as in `Predictor.predict_records`, plus "clip": {"seconds", "temperature": of "clips" or "views",
+            "frames": as `_frames` lists them}
 
     Raises:
         VideoError: as `read_clip`.
@@ -61,9 +63,9 @@ def predict_clip(
 
 
 def answer_clip(predictor: Predictor, clip: Clip, name: str, top_k: int = 3) -> tuple[dict[str, Any], Predictions]:
-    """Do as `predict_clip` with a clip that is read; return the record and the fused prediction."""
-    found = predictor.predict(clip.photos[clip.kept], [f"{second:.2f} s" for second in clip.seconds[clip.kept]])
-    fused, temperatures = fuse(found, name), clip_temperatures(predictor)
+    """Predict a decoded clip as `predict_clip` does; return the record and the fused prediction."""
+    predictions = predictor.predict(clip.photos[clip.kept], [f"{second:.2f} s" for second in clip.seconds[clip.kept]])
+    fused, temperatures = fuse(predictions, name), clip_temperatures(predictor)
     if temperatures is not None:
         probs = {task: apply_temperature(values, temperatures[task]) for task, values in fused.probs.items()}
         fused = Predictions(fused.label_space, fused.image_paths, probs, fused.embeddings)
@@ -71,20 +73,20 @@ def answer_clip(predictor: Predictor, clip: Clip, name: str, top_k: int = 3) -> 
     record["clip"] = {
         "seconds": round(clip.duration, 3),
         "temperature": "views" if temperatures is None else "clips",
-        "frames": _frames(clip, found.probs[CLASS_TASK], fused.probs[CLASS_TASK][0], found),
+        "frames": _frames(clip, predictions.probs[CLASS_TASK], fused.probs[CLASS_TASK][0], predictions),
     }
     return record, fused
 
 
 def _frames(
-    clip: Clip, probs: NDArray[np.floating], fused: NDArray[np.floating], found: Predictions
+    clip: Clip, probs: NDArray[np.floating], fused: NDArray[np.floating], predictions: Predictions
 ) -> list[dict[str, Any]]:
-    """List the frames of a clip, and what each says of the class.
+    """List the frames of a clip, with their predictions of the class.
 
     Keys:
-        seconds, dropped (why it does not count, or None); of frames that count, else None: label, probability (of its
-        own most probable class), agrees (with the answer), support (log of the answer's probability over that of the
-        next label of the answer; their mean decides between these two), decided (one of the most supportive)
+        seconds, dropped (the reason, or None); for frames that count, else None: label, probability (of its own most
+        probable class), agrees (with the answer), support (log of the answer's probability over that of its runner-up;
+        their mean decides between these two), decided (one of the most supportive)
 
     Shape:
         probs: (kept frames, labels); fused: (labels,)
@@ -101,7 +103,7 @@ def _frames(
             row = rows[frame]
             code = int(probs[row].argmax())
             own = {
-                "label": found.label_space.labels[CLASS_TASK][code],
+                "label": predictions.label_space.labels[CLASS_TASK][code],
                 "probability": round(float(probs[row, code]), 4),
                 "agrees": code == int(fused.argmax()),
                 "support": round(float(values[row]), 3),
@@ -112,9 +114,9 @@ def _frames(
 
 
 def support(probs: NDArray[np.floating], fused: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Return how much each frame speaks for the fused answer: log of its probability over that of the fused runner-up.
+    """Return how much each frame supports the fused answer: log of its probability over that of the fused runner-up.
 
-    The geometric mean of the frames makes the fused odds of these two labels: e to the mean of the frames' support,
+    Frames are fused by geometric mean, so the fused odds of these two labels are e to the mean of the frames' support,
     before the temperature. With one label, support is 0.
 
     Shape:
@@ -127,7 +129,7 @@ def support(probs: NDArray[np.floating], fused: NDArray[np.floating]) -> NDArray
 
 
 def clip_sentence(clip: Mapping[str, Any]) -> str:
-    """Say which frames decided: "9 of 12 frames agree, decided at 0.4, 1.2 and 2.0 s; dropped: 2 blurred."."""
+    """Describe which frames decided: "9 of 12 frames agree, decided at 0.4, 1.2 and 2.0 s; dropped: 2 blurred."."""
     frames = clip["frames"]
     used = [frame for frame in frames if frame["dropped"] is None]
     times = [f"{frame['seconds']:.1f}" for frame in used if frame["decided"]]

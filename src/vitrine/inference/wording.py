@@ -1,4 +1,4 @@
-"""Answers in one sentence, the same in the command line, the page and the programming interface."""
+"""Answers in one sentence, shared by the command line, the page and the Python API."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from typing import Any
 from vitrine.labels import CLASS_TASK, display_name
 
 CERTAINTIES = {"confident": "confident", "unsure": "unsure", "unreliable": "not reliable on this data"}
-"""The scale of certainty as records have it, and as people read it."""
+"""Levels of certainty as stored in records, with their display names."""
 
 
 def certainty_of(confidence: float, threshold: float | None) -> str:
-    """Return the certainty of an answer: its confidence against the threshold of its task, None if there is none."""
+    """Return the certainty of an answer from its confidence and its task's threshold, None if there is none."""
     if threshold is None:
         return "unreliable"
     return "confident" if confidence >= threshold else "unsure"
 
 
 NONE_OF_THESE = "None of these"
-"""The answer about a photograph that looks like none of the classes."""
+"""The answer for a photograph that looks like none of the classes."""
 
 
 def answer_sentence(tasks: Mapping[str, Mapping[str, Any]], novelty: Mapping[str, Any] | None) -> str:
-    """Say what is on a photograph in a few words: what `headline` says, or that it is none of the classes."""
+    """Describe a photograph in a few words: its `headline`, or that it is none of the classes."""
     return NONE_OF_THESE if novelty and novelty["refused"] else headline(tasks)
 
 
 def nearest_sentence(tasks: Mapping[str, Mapping[str, Any]], num_classes: int) -> str:
-    """Say why a photograph is refused: "Looks like none of the 13 classes; nearest: water bottle."."""
+    """Explain why a photograph is refused: "Looks like none of the 13 classes; nearest: water bottle."."""
     name = in_sentence(display_name(tasks[CLASS_TASK]["labels"][0]["label"]))
     return f"Looks like none of the {num_classes} classes; nearest: {name}."
 
@@ -40,16 +40,16 @@ def explanation(record: Mapping[str, Any]) -> str:
 
 
 def headline(tasks: Mapping[str, Mapping[str, Any]]) -> str:
-    """Say what is on a photograph, from confident answers alone: "Blue wrist watch, metal".
+    """Describe a photograph, using only confident answers: "Blue wrist watch, metal".
 
-    The first attribute stands before the class, the others after it. A class that is not confident is said to be only
+    The first attribute comes before the class, the others after it. A class that is not confident is called
     possible.
 
     Args:
-        tasks: as `Predictor.to_records` gives them.
+        tasks: as in `Predictor.to_records`.
     """
-    labels = {task: display_name(found["labels"][0]["label"]) for task, found in tasks.items()}
-    stated = [task for task, found in tasks.items() if task != CLASS_TASK and found["certainty"] == "confident"]
+    labels = {task: display_name(entry["labels"][0]["label"]) for task, entry in tasks.items()}
+    stated = [task for task, entry in tasks.items() if task != CLASS_TASK and entry["certainty"] == "confident"]
     attributes = [labels[task] for task in stated]
     name = labels[CLASS_TASK]
     if tasks[CLASS_TASK]["certainty"] == "confident":
@@ -62,18 +62,18 @@ def headline(tasks: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def in_sentence(name: str) -> str:
-    """Write a name with a small letter, unless it begins with an acronym."""
+    """Lowercase the first letter of a name, unless it begins with an acronym."""
     return name if name[1:2].isupper() else name[:1].lower() + name[1:]
 
 
 def certainty_sentence(tasks: Mapping[str, Mapping[str, Any]]) -> str:
-    """Say how certain every task is: "Confident: class 92%, color 81%; not reliable on this data: condition."."""
+    """Describe how certain every task is: "Confident: class 92%, color 81%; not reliable on this data: condition."."""
     parts = []
     for certainty, words in CERTAINTIES.items():
         named = [
-            display_name(task) + ("" if certainty == "unreliable" else f" {found['labels'][0]['probability']:.0%}")
-            for task, found in tasks.items()
-            if found["certainty"] == certainty
+            display_name(task) + ("" if certainty == "unreliable" else f" {entry['labels'][0]['probability']:.0%}")
+            for task, entry in tasks.items()
+            if entry["certainty"] == certainty
         ]
         parts += [f"{words}: {', '.join(named)}"] if named else []
     text = "; ".join(parts) + "."

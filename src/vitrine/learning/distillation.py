@@ -1,4 +1,4 @@
-"""Distillation while fine-tuning: a student learns from a trained network, too, on the same augmented photographs."""
+"""Distillation during fine-tuning: a student also learns from a trained network, on the same augmented photographs."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from vitrine.learning.preprocess import resize_images
 from vitrine.params import Section
 
 FEATURE_WEIGHT = 3.0
-"""Weight of the features' loss beside the soft labels of the class."""
+"""Weight of the feature loss relative to the loss on the soft class labels."""
 
 
 class DistillationParams(Section):
-    """How much the teacher counts."""
+    """Weight and temperature of the teacher's loss."""
 
     weight: Annotated[float, Field(ge=0)]
     temperature: Annotated[float, Field(gt=0)]
 
 
 class DistillationWrapper(MultiTaskModel):
-    """A student and its teacher; training changes the student alone, and shares its modules with it.
+    """A student and its frozen teacher. The wrapper shares the student's modules, so training it trains the student.
 
     Source:
         Hinton, Vinyals and Dean, Distilling the knowledge in a neural network (2015): soft labels. Romero et al.,
-        FitNets (2015): features through a learned projection; here the pooled ones, compared by their cosine.
+        FitNets (2015): features through a learned projection; here pooled features, compared by cosine similarity.
     """
 
     def __init__(
@@ -44,11 +44,11 @@ class DistillationWrapper(MultiTaskModel):
         params: DistillationParams,
         class_weight: float,
     ) -> None:
-        """Take student and teacher of the same label space.
+        """Wrap a student and a teacher that share a label space.
 
         Args:
-            class_weight: of the class's soft labels. Those of the attributes are left out: a teacher that knows shapes
-                better than colors would cost the student its colors.
+            class_weight: weight of the soft class labels. The attributes have none: a teacher that knows shapes better
+                than colors would make the student worse at colors.
         """
         if student.spec.label_space.labels != teacher.spec.label_space.labels:
             raise ValueError("student and teacher have different label spaces")
@@ -62,13 +62,13 @@ class DistillationWrapper(MultiTaskModel):
         self.register_buffer("feature_std", torch.ones(width))
 
     def fit_feature_stats(self, photos: NDArray[np.uint8]) -> None:
-        """Measure mean and spread of the teacher's features. Shape: (photos, height, width, channels), square."""
+        """Compute mean and std of the teacher's features. Shape: (photos, height, width, channels), square."""
         _, features = self.teacher[0].infer(photos)
         self.feature_mean = torch.from_numpy(features.mean(axis=0)).to(self.projection.weight.device)
         self.feature_std = torch.from_numpy(features.std(axis=0) + 1e-6).to(self.projection.weight.device)
 
     def settings(self) -> dict[str, Any]:
-        """Return what determines training besides tensors and params: also the teacher and its weight."""
+        """Return what determines training besides tensors and params, including the teacher and its weight."""
         teacher, digest = self.teacher[0], hashlib.sha256()
         for tensor in tensors_of(teacher).values():
             digest.update(np.ascontiguousarray(tensor).data)
@@ -88,14 +88,14 @@ class DistillationWrapper(MultiTaskModel):
             targets = self.teacher[0].classify(features)[CLASS_TASK]
         features = (features - self.feature_mean) / self.feature_std
         loss = FEATURE_WEIGHT * (1 - functional.cosine_similarity(self.projection(embeddings).float(), features)).mean()
-        soft = soft_label_loss(logits[CLASS_TASK].float(), targets.float(), self.params.temperature)
-        return logits, self.params.weight * (loss + self.class_weight * soft)
+        soft_loss = soft_label_loss(logits[CLASS_TASK].float(), targets.float(), self.params.temperature)
+        return logits, self.params.weight * (loss + self.class_weight * soft_loss)
 
     def _translate(self, images: Tensor) -> Tensor:
-        """Turn the student's inputs into the teacher's: another size, mean and spread."""
-        theirs = self.teacher[0].spec.preprocessing
-        pixels = resize_images(self.spec.preprocessing.denormalize(images), theirs.image_size_px)
-        return theirs.normalize(pixels).contiguous(memory_format=torch.channels_last)
+        """Convert the student's inputs to the teacher's image size, mean and standard deviation."""
+        preprocessing = self.teacher[0].spec.preprocessing
+        pixels = resize_images(self.spec.preprocessing.denormalize(images), preprocessing.image_size_px)
+        return preprocessing.normalize(pixels).contiguous(memory_format=torch.channels_last)
 
 
 def attach_teacher(
@@ -105,13 +105,13 @@ def attach_teacher(
     params: DistillationParams,
     class_weight: float,
 ) -> MultiTaskModel:
-    """Give a student the teacher that a training stage saved; with a weight of 0, none.
+    """Attach to a student the teacher saved by a training stage, or return the student unchanged if the weight is 0.
 
     Args:
-        photos: the training photographs; mean and spread of the teacher's features are taken from them.
-        class_weight: as `DistillationWrapper` takes it.
+        photos: the training photographs, from which mean and std of the teacher's features are computed.
+        class_weight: see `DistillationWrapper`.
     Raises:
-        ArtifactError: the teacher's folder does not hold a whole checkpoint.
+        ArtifactError: the teacher's folder does not hold a complete checkpoint.
     """
     if params.weight == 0:
         return student
@@ -123,12 +123,12 @@ def attach_teacher(
 
 
 def soft_label_loss(logits: Tensor, targets: Tensor, temperature: float) -> Tensor:
-    """Return the mean Kullback-Leibler divergence of softened probabilities, times the temperature squared.
+    """Return the mean Kullback-Leibler divergence of the softened probabilities, times the squared temperature.
 
     Shape:
         logits, targets: (batch, labels); returns: scalar, in nats
     Source:
-        Hinton, Vinyals and Dean (2015), section 2: the square keeps the gradients' size.
+        Hinton, Vinyals and Dean (2015), section 2: the square keeps the gradients' scale.
     """
     student = functional.log_softmax(logits / temperature, dim=1)
     teacher = functional.log_softmax(targets / temperature, dim=1)

@@ -1,6 +1,6 @@
-"""Several processes that train as one: start them, split batches, sum gradients, and let the first one judge and write.
+"""Data-parallel training: start processes, split batches, sum gradients; the first process evaluates and writes.
 
-Where there is one process, all of this does nothing: no process group is initialized.
+With a single process all of this is a no-op, and no process group is initialized.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from vitrine.errors import VitrineError
 T = TypeVar("T")
 
 TIMEOUT = timedelta(minutes=30)
-"""How long a process waits for the others. A dead one is noticed at once; judging on val must not take longer."""
+"""How long a process waits for the others; evaluation on val must be faster. A dead process is noticed at once."""
 
 GRACE_SECONDS = 5.0
-"""How long the others may take to end by themselves when one has died."""
+"""How long the remaining processes may take to exit on their own after one has died."""
 
 
 class DistributedError(VitrineError):
-    """Processes cannot be started, or one of them ended."""
+    """Processes cannot be started, or one of them exited."""
 
 
 class LostProcessError(DistributedError):
-    """Another process does not answer."""
+    """Another process does not respond."""
 
 
 def num_processes() -> int:
@@ -53,7 +53,7 @@ def rank() -> int:
 
 
 def own_share() -> slice:
-    """Return which photographs of a batch are this process's."""
+    """Return this process's share of the photographs of a batch."""
     return slice(rank(), None, num_processes())
 
 
@@ -61,14 +61,14 @@ def own_share() -> slice:
 
 
 def run_processes(num: int, function: Callable[..., None], *arguments: Any) -> None:
-    """Call a function in `num` new processes that train together; with 1 in this process.
+    """Call a function in `num` new processes that train together, or in this process if `num` is 1.
 
-    Under `torchrun`, which has started the processes, it is called in this one, whatever `num` is.
+    Under `torchrun`, which has already started the processes, call it in this one and ignore `num`.
 
     Args:
-        function: of a module, since new processes import it by name.
+        function: defined at module level, since new processes import it by name.
     Raises:
-        DistributedError: there are fewer GPUs than processes; a process failed, with its message; or it was killed.
+        DistributedError: there are fewer GPUs than processes, or a process failed (with its message) or was killed.
     """
     if distributed.is_available() and distributed.is_torchelastic_launched():
         number, size, local, local_size = (
@@ -89,18 +89,16 @@ def _check_devices(num: int) -> None:
     if torch.backends.mps.is_available():
         limit = 1
     if num > limit:
-        raise DistributedError(
-            f"training.processes: at most {limit} expected, as this machine has that many GPUs; found {num}"
-        )
+        raise DistributedError(f"training.processes: must be at most {limit}, the number of GPUs; got {num}")
 
 
 @contextmanager
 def process_group(number: int, size: int, local: int, meeting: str) -> Iterator[None]:
-    """Join the other processes; at the end wait for them.
+    """Join the process group, and wait for the other processes at the end.
 
     Args:
-        local: number of this process on this machine: that of its GPU.
-        meeting: where they find each other, as `init_method` of PyTorch.
+        local: local rank: the number of this process on this machine, and of its GPU.
+        meeting: where the processes find each other: PyTorch's `init_method`.
     """
     if torch.cuda.is_available():
         torch.cuda.set_device(local)
@@ -125,11 +123,11 @@ def _start(num: int, function: Callable[..., None], arguments: Sequence[Any]) ->
             while not faults.empty():
                 causes.append(faults.get())
             for index, process in enumerate(started.processes):
-                # Those that lost the others may abort or be terminated: neither is the cause.
+                # Processes that lost contact with others may abort or be terminated: neither is the cause.
                 if process.exitcode < 0 and -process.exitcode not in (signal.SIGTERM, signal.SIGABRT):
                     name = signal.Signals(-process.exitcode).name
-                    hint = "; if memory is short, lower training.processes" if name == "SIGKILL" else ""
-                    message = f"process {index} of {num} was ended by {name}. Run again to resume after the last epoch"
+                    hint = "; if it ran out of memory, lower training.processes" if name == "SIGKILL" else ""
+                    message = f"process {index} of {num} was killed by {name}. Run again to resume after the last epoch"
                     causes.append((1, message + hint))
             raise DistributedError(min(causes, default=(3, str(error)))[1]) from None
 
@@ -144,9 +142,9 @@ def _work(
             function(*arguments)
     except Exception as error:
         text = str(error) if isinstance(error, VitrineError) else traceback.format_exc()
-        faults.put((2 if isinstance(error, LostProcessError) else 0, text))  # the least number is the cause
+        faults.put((2 if isinstance(error, LostProcessError) else 0, text))  # the smallest number is the cause
         sys.stdout.flush()
-        os._exit(1)  # a usual exit would end gloo's threads while they wait, and print about it
+        os._exit(1)  # a normal exit would end gloo's threads while they wait, and print errors
 
 
 def _end_with_parent() -> None:
@@ -165,13 +163,13 @@ def _exchange() -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise LostProcessError(
-            f"process {rank()} of {num_processes()}: another process ended, or did not answer for {TIMEOUT}. Run again "
-            f"to resume after the last epoch ({error})"
+            f"process {rank()} of {num_processes()}: another process exited or did not respond for {TIMEOUT}. Run "
+            f"again to resume after the last epoch ({error})"
         ) from error
 
 
 def from_first(work: Callable[[], T]) -> T:
-    """Do some work in process 0 alone and return its result in every process; the others wait for it."""
+    """Call `work` in process 0 only and return its result in every process; the others wait for it."""
     if num_processes() == 1:
         return work()
     results = [work() if rank() == 0 else None]
@@ -181,7 +179,7 @@ def from_first(work: Callable[[], T]) -> T:
 
 
 def copy_from_first(module: nn.Module) -> None:
-    """Give every process the weights of process 0."""
+    """Copy the weights of process 0 to every process."""
     if num_processes() > 1:
         with _exchange():
             for tensor in module.state_dict().values():
@@ -189,7 +187,7 @@ def copy_from_first(module: nn.Module) -> None:
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replace every gradient by the sum over all processes, which must have gradients of the same parameters."""
+    """Replace every gradient with its sum over all processes, which must have gradients for the same parameters."""
     if num_processes() == 1:
         return
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
@@ -197,11 +195,11 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
     with _exchange():
         distributed.all_reduce(flat)
     for gradient, total in zip(gradients, torch.split(flat, [each.numel() for each in gradients]), strict=True):
-        gradient.copy_(total.view_as(gradient))  # in place: fused AdamW needs gradients that lie as their parameters
+        gradient.copy_(total.view_as(gradient))  # in place: fused AdamW needs the memory layout of the parameters
 
 
 class _Sum(torch.autograd.Function):
-    """A sum over processes; each process's part adds to all their losses, so gradients are summed, too."""
+    """A sum over processes; each process's part contributes to every loss, so gradients are summed, too."""
 
     @staticmethod
     def forward(_: Any, tensor: Tensor) -> Tensor:
@@ -221,9 +219,9 @@ def sum_over_processes(tensor: Tensor) -> Tensor:
 
 
 def synchronized_batch_norm() -> AbstractContextManager[Any]:
-    """Return a context in which batch normalization that trains takes its statistics over all processes.
+    """Return a context in which training-mode batch normalization computes its statistics over all processes.
 
-    PyTorch's SyncBatchNorm does the same, but on GPUs only, and would replace timm's layers, which also activate.
+    PyTorch's SyncBatchNorm does the same, but only on GPUs, and would replace timm's fused norm-activation layers.
     """
     return nullcontext() if num_processes() == 1 else _SynchronizedBatchNorm()
 
@@ -246,7 +244,7 @@ def _batch_norm(
     momentum: float,
     eps: float,
 ) -> Tensor:
-    """Do as `functional.batch_norm`, with mean and variance over all processes, whose shares may differ in size.
+    """Normalize as `functional.batch_norm` does, with statistics over all processes, whose shares may differ in size.
 
     Shape:
         inputs, returns: (batch, channels, ...); others: (channels,)

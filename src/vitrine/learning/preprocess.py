@@ -1,4 +1,4 @@
-"""From stored photographs to network inputs: the evaluation transform and the batched training augmentation."""
+"""Convert stored photographs to network inputs: the evaluation transform and the batched training augmentation."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Strength = Annotated[float, Field(ge=0, lt=1)]
 
 ASPECT_RATIO_LIMIT = 4 / 3
-"""Crops are at most this much wider than high, or higher than wide: the limit of torchvision's RandomResizedCrop."""
+"""Largest ratio of a crop's longer to its shorter side: the limit of torchvision's RandomResizedCrop."""
 
 LUMA = (0.2989, 0.587, 0.114)
-"""Weights of red, green and blue in a grey value. Source: torchvision.transforms.functional.rgb_to_grayscale."""
+"""Weights of red, green and blue in a gray value. Source: torchvision.transforms.functional.rgb_to_grayscale."""
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What a backbone expects of its input; taken from timm, saved with every checkpoint."""
+    """What a backbone expects of its input; taken from timm and saved with every checkpoint."""
 
     decoding: Decoding
     image_size_px: int
@@ -75,7 +75,7 @@ class Preprocessing:
         return self.normalize(resized.clamp(0, 1)).contiguous(memory_format=torch.channels_last)
 
     def normalize(self, pixels: Tensor) -> Tensor:
-        """Map pixels in [0, 1] to the backbone's mean and spread. Shape: (batch, channels, height, width)."""
+        """Standardize pixels in [0, 1] with the backbone's mean and std. Shape: (batch, channels, height, width)."""
         mean, std = self._statistics(pixels.device)
         return (pixels - mean) / std
 
@@ -95,7 +95,7 @@ def _rgb(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def to_pixels(photos: NDArray[np.uint8], device: torch.device) -> Tensor:
-    """Turn bytes into floats in [0, 1]. Shape: (batch, height, width, channels) -> (batch, channels, height, width)."""
+    """Scale bytes to [0, 1]. Shape: (batch, height, width, channels) -> (batch, channels, height, width)."""
     return torch.from_numpy(np.array(photos)).to(device).permute(0, 3, 1, 2).contiguous().float().div_(255)
 
 
@@ -108,7 +108,7 @@ def resize_images(images: Tensor, side_px: int) -> Tensor:
 
 
 def shrink_photos(photos: NDArray[np.uint8], side_px: int) -> NDArray[np.uint8]:
-    """Resize photographs that are larger than `side_px`, smoothly, so that the augmentation's sampling never aliases.
+    """Downscale photographs larger than `side_px` with antialiasing, so that augmentation does not alias.
 
     Shape:
         (photos, height, width, channels), square
@@ -124,7 +124,7 @@ def shrink_photos(photos: NDArray[np.uint8], side_px: int) -> NDArray[np.uint8]:
 
 
 class AugmentationParams(Section):
-    """How far the training photographs are changed."""
+    """Strength of the augmentation of training photographs."""
 
     crop_area_min: Annotated[float, Field(gt=0, le=1)]
     flip_probability: Fraction
@@ -141,17 +141,17 @@ class AugmentationParams(Section):
     @field_validator("erase_area_max")
     @classmethod
     def _not_below_the_min(cls, value: float, info: ValidationInfo) -> float:
-        least = info.data.get("erase_area_min", value)
-        if value < least:
-            raise ValueError(f"at least erase_area_min, {least:g}")
+        minimum = info.data.get("erase_area_min", value)
+        if value < minimum:
+            raise ValueError(f"at least erase_area_min, {minimum:g}")
         return value
 
 
 class Augmentation:
-    """Random crop, flip, rotation, shift, color and erasing, drawn for every photograph and applied to whole batches.
+    """Random crop, flip, rotation, shift, color and erasing, drawn per photograph and applied to whole batches.
 
-    Color is changed at the stored size and all geometry is one resampling straight to the network's size, which is
-    what keeps it cheap.
+    To keep it cheap, color is changed at the stored size, and all geometry is a single resampling to the network's
+    input size.
     """
 
     def __init__(self, params: AugmentationParams, preprocessing: Preprocessing) -> None:
@@ -164,8 +164,8 @@ class Augmentation:
         """Return augmented, normalized inputs; every random number comes from `generator` (on the CPU).
 
         Args:
-            share: which of the photographs to return; numbers are drawn for all, so that each looks as it would in
-                the whole batch.
+            share: which photographs to return; random numbers are drawn for all, so that each is augmented as it
+                would be in the whole batch.
         Shape:
             photos: (batch, height, width, channels), square
             returns: (share, channels, image_size_px, image_size_px), float32, channels last in memory
@@ -187,14 +187,14 @@ class Augmentation:
 
         brightness, contrast = factor(self.params.brightness), factor(self.params.contrast)
         saturation = factor(self.params.saturation)
-        turn = 2 * math.pi * self.params.hue_fraction * (2 * torch.rand(batch, generator=generator) - 1)
-        return color_matrix(brightness, saturation, turn), contrast
+        hue_radians = 2 * math.pi * self.params.hue_fraction * (2 * torch.rand(batch, generator=generator) - 1)
+        return color_matrix(brightness, saturation, hue_radians), contrast
 
     def _geometry(self, batch: int, generator: torch.Generator) -> Tensor:
         """Draw the maps from output to source coordinates, both in [-1, 1]. Shape: (batch, 2, 3)."""
         draw = torch.rand(8, batch, generator=generator)
         area = self.params.crop_area_min + (1 - self.params.crop_area_min) * draw[0]
-        # A large crop has less room to be wide or high: its aspect ratio is drawn from what fits into the square.
+        # A large crop leaves less room for its aspect ratio, which is drawn from what fits into the square.
         limit = torch.minimum(torch.tensor(math.log(ASPECT_RATIO_LIMIT)), -area.log())
         ratio = torch.exp(limit * (2 * draw[1] - 1))
         width, height = (area * ratio).sqrt(), (area / ratio).sqrt()
@@ -214,23 +214,23 @@ class Augmentation:
         return torch.cat([linear, offset.unsqueeze(2)], dim=2)
 
     def _erased(self, batch: int, side: int, generator: torch.Generator) -> Tensor:
-        """Draw the rectangles to blank. Shape: (batch, 1, side, side), boolean."""
+        """Draw the rectangles to erase. Shape: (batch, 1, side, side), boolean."""
         draw = torch.rand(5, batch, generator=generator)
         area = self.params.erase_area_min + (self.params.erase_area_max - self.params.erase_area_min) * draw[0]
         ratio = torch.exp(math.log(1 / 0.3) * (2 * draw[1] - 1))  # torchvision's RandomErasing: 0.3 to 3.3
         height, width = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
         top, left = (1 - height) * draw[2], (1 - width) * draw[3]
-        middle = (torch.arange(side) + 0.5) / side
-        rows = (middle >= top[:, None]) & (middle < (top + height)[:, None])
-        columns = (middle >= left[:, None]) & (middle < (left + width)[:, None])
+        centers = (torch.arange(side) + 0.5) / side
+        rows = (centers >= top[:, None]) & (centers < (top + height)[:, None])
+        columns = (centers >= left[:, None]) & (centers < (left + width)[:, None])
         chosen = draw[4] < self.params.erase_probability
         return (rows[:, :, None] & columns[:, None, :] & chosen[:, None, None]).unsqueeze(1)
 
 
 def color_matrix(brightness: Tensor, saturation: Tensor, hue_radians: Tensor) -> Tensor:
-    """Compose brightness, saturation and a hue turn into one matrix per photograph.
+    """Compose brightness, saturation and a hue rotation into one matrix per photograph.
 
-    Saturation mixes a pixel with its grey value; hue turns about the grey axis (1, 1, 1).
+    Saturation blends a pixel with its gray value; hue rotates about the gray axis (1, 1, 1).
 
     Shape:
         all three: (batch,); returns: (batch, 3, 3)
@@ -238,17 +238,17 @@ def color_matrix(brightness: Tensor, saturation: Tensor, hue_radians: Tensor) ->
         torchvision.transforms.functional (brightness, saturation); Rodrigues' rotation formula (hue).
     """
     identity = torch.eye(3)
-    grey = torch.tensor(LUMA).expand(3, 3)
-    saturate = saturation[:, None, None] * identity + (1 - saturation)[:, None, None] * grey
+    gray = torch.tensor(LUMA).expand(3, 3)
+    saturate = saturation[:, None, None] * identity + (1 - saturation)[:, None, None] * gray
     axis = torch.full((3,), 1 / math.sqrt(3))
     cross = torch.tensor([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]]) / math.sqrt(3)
     cosine, sine = hue_radians.cos()[:, None, None], hue_radians.sin()[:, None, None]
-    turn = cosine * identity + sine * cross + (1 - cosine) * torch.outer(axis, axis)
-    return turn @ saturate * brightness[:, None, None]
+    rotation = cosine * identity + sine * cross + (1 - cosine) * torch.outer(axis, axis)
+    return rotation @ saturate * brightness[:, None, None]
 
 
 def change_color(pixels: Tensor, matrix: Tensor, contrast: Tensor) -> Tensor:
-    """Scale the contrast about each photograph's mean grey, apply its color matrix, and clip to [0, 1].
+    """Scale the contrast about each photograph's mean gray, apply its color matrix, and clip to [0, 1].
 
     Shape:
         pixels: (batch, channels, height, width); matrix: (batch, 3, 3); contrast: (batch,)
@@ -256,8 +256,8 @@ def change_color(pixels: Tensor, matrix: Tensor, contrast: Tensor) -> Tensor:
     batch = len(pixels)
     flat = pixels.flatten(2)
     luma = torch.tensor(LUMA, device=pixels.device)
-    mean_grey = (flat.mean(dim=2) @ luma).view(batch, 1, 1)
+    mean_gray = (flat.mean(dim=2) @ luma).view(batch, 1, 1)
     contrast = contrast.to(pixels.device).view(batch, 1, 1)
     matrix = matrix.to(pixels.device)
-    offset = matrix.sum(dim=2, keepdim=True) * (1 - contrast) * mean_grey
+    offset = matrix.sum(dim=2, keepdim=True) * (1 - contrast) * mean_gray
     return torch.baddbmm(offset.expand(batch, 3, flat.shape[2]), matrix * contrast, flat).clamp_(0, 1).view_as(pixels)

@@ -1,4 +1,4 @@
-"""What a killed run needs to resume: tensors and progress, in one file that is written whole."""
+"""The state that a killed run needs to resume: tensors and progress, in one atomically written file."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class ResumeState:
     """The state of a run between two steps.
 
     Attributes:
-        fingerprint: of all that the run depends on; a state resumes no other run
-        progress: what JSON can hold
-        tensors: by group, such as `model`; names of groups have no dot
+        fingerprint: hash of everything the run depends on; a state can only resume a run with the same one
+        progress: serializable as JSON
+        tensors: by group, such as `model`; group names contain no dot
     """
 
     fingerprint: str
@@ -38,7 +38,7 @@ class ResumeState:
 
     @classmethod
     def load(cls, path: Path) -> ResumeState | None:
-        """Return what `save` wrote, or None where there is no file. Groups that were empty are missing.
+        """Return what `save` wrote, or None if there is no file. Empty groups are omitted.
 
         Raises:
             ArtifactError: the file is not a safetensors file.
@@ -55,7 +55,7 @@ class ResumeState:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, NDArray[Any]]:
-    """Copy an optimizer's state to NumPy arrays, by number of the parameter."""
+    """Copy an optimizer's state to NumPy arrays, keyed by parameter index."""
     state = optimizer.state_dict()["state"]
     return {
         f"{index}.{key}": value.cpu().numpy().copy() for index, entry in state.items() for key, value in entry.items()
@@ -69,7 +69,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
         index, key = name.split(".", 1)
         tensor = torch.from_numpy(np.array(array))
         if tensor.ndim:
-            # The fused kernel walks memory: moments must lie as their parameter does (channels last, for one).
+            # The fused kernel walks memory: moments need the memory format of their parameter (such as channels last).
             tensor = torch.empty_like(parameters[int(index)]).copy_(tensor)
         document["state"].setdefault(int(index), {})[key] = tensor
     optimizer.load_state_dict(document)

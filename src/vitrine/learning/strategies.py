@@ -1,4 +1,4 @@
-"""Each network's params and the strategy that follows from them; training one, and the run that a stage makes."""
+"""Each network's params and training strategy; training a network, and the run of a training stage."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from vitrine.learning.training import (
 from vitrine.photos import Decoding
 
 TEACHER = Path("models/efficientnet")
-"""What the stage train_efficientnet writes and the others learn from."""
+"""The model that the stage train_efficientnet writes and the other stages distill from."""
 
 
 class TwoPhaseParams(NetworkParams):
-    """Two phases: the heads on a frozen backbone, then everything, the backbone more slowly."""
+    """Two phases: first the heads on a frozen backbone, then everything, with a lower rate for the backbone."""
 
     head_epochs: Annotated[int, Field(ge=0)]
     head_phase_learning_rate: Rate
@@ -48,11 +48,11 @@ class TwoPhaseParams(NetworkParams):
 
 
 class DeitParams(TwoPhaseParams, BackboneParams):
-    """Two phases, from a file's weights or others."""
+    """Two phases; initial weights may come from a file."""
 
 
 class EfficientnetParams(TwoPhaseParams):
-    """Two phases; in the second the first blocks keep their weights, since they cost most to train."""
+    """Two phases; in the second, the first blocks stay frozen, since they are the most expensive to train."""
 
     weights: Literal["imagenet", "none"]
     frozen_blocks: Annotated[int, Field(ge=0)]
@@ -63,7 +63,7 @@ class EfficientnetParams(TwoPhaseParams):
 
 
 class MobilevitParams(BackboneParams):
-    """One phase, every class drawn equally often."""
+    """One phase with class-balanced sampling."""
 
     epochs: Annotated[int, Field(ge=1)]
     learning_rate: Rate
@@ -81,11 +81,11 @@ def train(
     distillation: DistillationParams | None = None,
     teacher: Path = TEACHER,
 ) -> Fitted:
-    """Create a network, its random weights drawn from the seed, give it its teacher, and fit it.
+    """Create a network with random weights drawn from the seed, attach its teacher, and fit it.
 
     Args:
-        resume: as `fit` takes it.
-        distillation: how much the model in folder `teacher` teaches; None for a network without a teacher.
+        resume: see `fit`.
+        distillation: weight of the model in folder `teacher`; None for a network without a teacher.
     """
     torch.manual_seed(params.seed)
     network = strategy.network
@@ -102,7 +102,7 @@ def train(
         photos = data.photos[data.train]
         trained = attach_teacher(model, teacher, photos, distillation, params.class_loss_weight)
     fitted = fit(trained, data, strategy, params, resume)
-    average = {name: fitted.average[name] for name in model.state_dict()}  # without what the teacher added
+    average = {name: fitted.average[name] for name in model.state_dict()}  # without the wrapper's own tensors
     return replace(fitted, model=model, average=average)
 
 
@@ -114,8 +114,8 @@ def run_training(
     A killed run leaves its last finished epoch in .resume/; the next run resumes from there.
 
     Args:
-        params: with the number of processes to start.
-        distillation: how much models/efficientnet teaches; None for a model without a teacher.
+        params: also the number of processes to start.
+        distillation: weight of the teacher models/efficientnet; None for a model without a teacher.
     """
     run_processes(params.processes, _train_and_write, name, strategy, params, distillation)
 

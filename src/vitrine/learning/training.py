@@ -1,4 +1,4 @@
-"""Fit a multi-task model: phases, schedule, loss, the choice of checkpoint, and resuming after a kill."""
+"""Fit a multi-task model: phases, schedule, loss, checkpoint selection, and resuming after a kill."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ from vitrine.params import Section
 from vitrine.scores import accuracy, confusion_counts, macro_f1
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""Numbers of glibc's malloc.h."""
+"""Constants of glibc's malloc.h."""
 
 Rate = Annotated[float, Field(gt=0, le=1)]
 Dropout = Annotated[float, Field(ge=0, lt=1)]
 
 
 class TrainingParams(AugmentationParams):
-    """What all models share: data order, loss, regularization, augmentation."""
+    """Settings that all models share: data order, loss, regularization, augmentation."""
 
     seed: Annotated[int, Field(ge=0)]
     batch_size: Annotated[int, Field(ge=2)]
@@ -69,9 +69,9 @@ class TrainingParams(AugmentationParams):
     @field_validator("processes")
     @classmethod
     def _not_above_the_batch_size(cls, value: int, info: ValidationInfo) -> int:
-        most = info.data.get("batch_size", value)
-        if value > most:
-            raise ValueError(f"at most batch_size, {most}")
+        maximum = info.data.get("batch_size", value)
+        if value > maximum:
+            raise ValueError(f"at most batch_size, {maximum}")
         return value
 
 
@@ -80,7 +80,7 @@ class TrainingError(VitrineError):
 
 
 class NetworkParams(Section):
-    """What every training stage says of its network."""
+    """Settings of a network that every training stage has."""
 
     architecture: str
     weights: Literal["file", "imagenet", "none"]
@@ -94,14 +94,14 @@ class NetworkParams(Section):
 
 
 class BackboneParams(NetworkParams):
-    """A network whose first weights may be a file's."""
+    """A network whose initial weights may come from a file."""
 
     weights_file: str | None
 
     @model_validator(mode="after")
     def _file_is_named(self) -> BackboneParams:
         if self.weights == "file" and not self.weights_file:
-            raise ValueError("the path of a safetensors file in weights_file, as weights is file")
+            raise ValueError("the path of a safetensors file in weights_file, because weights is file")
         return self
 
     @property
@@ -112,12 +112,12 @@ class BackboneParams(NetworkParams):
 
 @dataclass(frozen=True)
 class Phase:
-    """Some epochs with one cosine schedule from these learning rates to zero.
+    """Epochs with one cosine schedule from these learning rates to zero.
 
     Attributes:
         backbone_learning_rate: zero freezes the backbone
-        frozen_blocks: what comes before the backbone's `blocks`, and so many of these, keep their weights; the whole
-            backbone's batch normalization then keeps its statistics. None trains everything
+        frozen_blocks: number of the backbone's first `blocks` that are frozen, with all layers before them; batch
+            normalization then keeps its statistics in the whole backbone. None trains everything
     """
 
     name: str
@@ -132,8 +132,8 @@ class Strategy:
     """How one network is trained.
 
     Attributes:
-        network: its architecture, start weights, image size and precision
-        balanced: draw photographs with replacement, every class equally often, instead of each once an epoch
+        network: its architecture, initial weights, image size and precision
+        balanced: draw photographs with replacement, every class equally often, instead of each once per epoch
     """
 
     network: NetworkParams
@@ -141,7 +141,7 @@ class Strategy:
     balanced: bool
 
     def shortened(self, fraction: float) -> Strategy:
-        """Return the strategy with a fraction of every phase's epochs, but at least one where there was one."""
+        """Return the strategy with a fraction of each phase's epochs, but at least one epoch per nonempty phase."""
         phases = [
             replace(phase, epochs=min(phase.epochs, max(1, round(fraction * phase.epochs)))) for phase in self.phases
         ]
@@ -150,7 +150,7 @@ class Strategy:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Photographs and label codes, as the split stage left them.
+    """Photographs and label codes, as written by the split stage.
 
     Shape:
         photos: (photos, height, width, channels), uint8, square
@@ -182,10 +182,10 @@ class Fitted:
     """A trained model.
 
     Attributes:
-        model: with the weights that `params.checkpoint` names
-        epoch: the number of the epoch that these come from, from 1
-        history: one row an epoch
-        average: the moving average of the weights after the last epoch, as `model.load_state_dict` takes it
+        model: with the weights selected by `params.checkpoint`
+        epoch: epoch of these weights, counted from 1
+        history: one row per epoch
+        average: state_dict of the moving average of the weights after the last epoch
     """
 
     model: MultiTaskModel
@@ -195,19 +195,19 @@ class Fitted:
 
 
 def fit(model: MultiTaskModel, data: TrainingData, strategy: Strategy, params: TrainingParams, resume: Path) -> Fitted:
-    """Train through all phases and return the checkpoint that `params.checkpoint` names.
+    """Train all phases and return the checkpoint selected by `params.checkpoint`.
 
-    Every random number follows from the seed and the epoch's number alone, so a run that was killed and resumed ends
-    with the same bits as one that was not. Several processes share every batch: the first judges and writes the state,
-    and all return the same.
+    Every random number depends only on the seed and the epoch, so a run that was killed and resumed is bit-identical
+    to an uninterrupted one. Multiple processes share every batch: the first evaluates and writes the state, and all
+    return the same result.
 
     Args:
-        model: on the device that trains; its weights change.
-        resume: file that holds the state after the last finished epoch; its name is the progress bar's, too.
+        model: on the training device; its weights are modified in place.
+        resume: file of the state after the last finished epoch; the progress bar takes its name.
     """
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else CUDA refuses deterministic algorithms
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # otherwise CUDA rejects deterministic algorithms
     torch.use_deterministic_algorithms(True)
-    # Else PyTorch fills all new memory first, a tenth of a step; nothing here reads memory before it is written.
+    # Otherwise PyTorch fills all new memory, a tenth of a step; nothing here reads memory before it is written.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     keep_freed_memory()
     copy_from_first(model)
@@ -223,7 +223,7 @@ def fit(model: MultiTaskModel, data: TrainingData, strategy: Strategy, params: T
         tqdm.write(note)
     steps = sum(phase.epochs for phase in run.phases) * run.steps_per_epoch
     done = run.epoch * run.steps_per_epoch
-    quiet = True if rank() else None  # None: where the output is not a terminal
+    quiet = True if rank() else None  # None: quiet if the output is not a terminal
     with tqdm(total=steps, initial=done, desc=resume.stem, unit="step", disable=quiet) as bar:
         while run.phase < len(run.phases):
             run.train_epoch(bar)
@@ -246,16 +246,16 @@ class _Run:
         self.phases = [phase for phase in strategy.phases if phase.epochs > 0]
         if not self.phases:
             raise TrainingError("no epochs to train: set the epochs of at least one phase above 0")
-        most = min(params.batch_size, len(data.train))
-        if num_processes() > most:
+        limit = min(params.batch_size, len(data.train))
+        if num_processes() > limit:
             raise TrainingError(
-                f"training.processes: at most {most} expected, as each needs a photograph of every batch; found "
+                f"training.processes: must be at most {limit}: each process needs a photograph from every batch; got "
                 f"{num_processes()}"
             )
         self.device = next(model.parameters()).device
         self.bf16 = use_bf16(strategy.network.precision, self.device)
         self.augmentation = Augmentation(params, model.spec.preprocessing)
-        # A quarter above the network's size, so that usual crops are not enlarged.
+        # A quarter above the network's size, so that typical crops are not upscaled.
         self.photos = shrink_photos(data.photos, math.ceil(1.25 * model.spec.preprocessing.image_size_px))
         self.codes = {task: torch.from_numpy(np.array(codes)) for task, codes in data.codes.items()}
         self.steps_per_epoch = len(self._batches(np.arange(len(data.train))))
@@ -270,7 +270,7 @@ class _Run:
         self.optimizer: torch.optim.Optimizer | None = None  # of the current phase, once it has begun
 
     def fingerprint(self) -> str:
-        """Identify the run by all it depends on; a saved state of another run is never continued."""
+        """Hash everything the run depends on; the saved state of a different run is never resumed."""
         digest = hashlib.sha256()
         kinds = [kind for kind in type(self.model).__mro__ if kind.__module__.startswith("vitrine.")]
         known = (Augmentation, LabelSpace, ResumeState, sum_gradients)
@@ -297,7 +297,7 @@ class _Run:
     # -- one epoch ------------------------------------------------------------------------------------------------
 
     def train_epoch(self, bar: tqdm[Any]) -> None:
-        """Train the next epoch of the current phase, judge it, and enter the next phase after the last."""
+        """Train and evaluate the next epoch of the current phase; after its last epoch, enter the next phase."""
         phase = self.phases[self.phase]
         before = sum(earlier.epochs for earlier in self.phases[: self.phase])
         if self.optimizer is None:
@@ -322,7 +322,7 @@ class _Run:
         ):
             if rate == 0:
                 continue
-            # As usual for transformers, matrices decay; biases, norms and other vectors do not.
+            # As usual for transformers, weight decay applies to matrices, not to biases, norms and other vectors.
             trained = [parameter for parameter in parameters if parameter.requires_grad]
             decayed = [parameter for parameter in trained if parameter.ndim > 1]
             others = [parameter for parameter in trained if parameter.ndim <= 1]
@@ -338,7 +338,7 @@ class _Run:
         self.model.train()
         if phase.backbone_learning_rate == 0 or phase.frozen_blocks is not None:
             self.model.backbone.eval()
-        totals = torch.zeros(2, device=self.device)  # of the tasks alone, as val's, and with the auxiliary loss
+        totals = torch.zeros(2, device=self.device)  # loss of the tasks alone, as on val, and with the auxiliary loss
         batches = self._batches(self._order(generator))
         for step, rows in enumerate(batches):
             progress = epoch + step / len(batches)
@@ -350,10 +350,10 @@ class _Run:
             self.optimizer.step()
             self.average.update_parameters(self.model)
             bar.update()
-        mean, whole = (sum_over_processes(totals) / len(batches)).tolist()
-        if not math.isfinite(whole):
+        mean, total = (sum_over_processes(totals) / len(batches)).tolist()
+        if not math.isfinite(total):
             raise TrainingError(
-                f"the loss is {whole} in epoch {self.epoch + 1} ({phase.name}): lower the learning rates"
+                f"the loss is {total} in epoch {self.epoch + 1} ({phase.name}): lower the learning rates"
             )
         return mean
 
@@ -361,10 +361,10 @@ class _Run:
         return int(np.random.SeedSequence([self.params.seed, self.epoch, *more]).generate_state(1)[0])
 
     def _backward(self, rows: NDArray[np.int64], generator: torch.Generator) -> Tensor:
-        """Compute the gradients of a batch; return the loss of the tasks and the whole loss.
+        """Compute the gradients of a batch; return the loss of the tasks and the total loss.
 
-        A process computes its own share of the photographs and divides by numbers of the whole batch: losses and
-        gradients are summands, whose sum over processes is what one process would find. Gradients are summed here.
+        Each process computes its own share of the photographs and divides by counts of the whole batch, so that losses
+        and gradients summed over processes equal those of a single process. Gradients are summed here.
         """
         own = rows[own_share()]
         images = self.augmentation(self.photos[rows], generator, self.device, own_share())
@@ -392,21 +392,21 @@ class _Run:
         batches = [
             order[start : start + self.params.batch_size] for start in range(0, len(order), self.params.batch_size)
         ]
-        # Batch normalization cannot learn from a single photograph, nor a process from none.
+        # Batch normalization cannot train on a single photograph, nor a process on none.
         return batches[:-1] if len(batches) > 1 and len(batches[-1]) < max(2, num_processes()) else batches
 
-    # -- judging --------------------------------------------------------------------------------------------------
+    # -- evaluation -----------------------------------------------------------------------------------------------
 
     def _judge(self, phase: Phase, train_loss: float) -> None:
-        """Score the current weights (or their average) on val, add a row of history, keep the best."""
+        """Score the current weights (or their average) on val, append a row to the history, keep the best weights."""
         row = from_first(lambda: self._val_row(phase, train_loss))
         self.history.append(row)
         if self.params.checkpoint == "best" and row["val_macro_f1"] > self._best_score():
             self.best, self.best_epoch = tensors_of(self.model), self.epoch
 
     def _val_row(self, phase: Phase, train_loss: float) -> dict[str, Any]:
-        judged = self.model if self.params.checkpoint == "best" else cast(MultiTaskModel, self.average.module)
-        logits, _ = judged.infer(self.data.photos[self.data.val])
+        model = self.model if self.params.checkpoint == "best" else cast(MultiTaskModel, self.average.module)
+        logits, _ = model.infer(self.data.photos[self.data.val])
         codes = {task: values[self.data.val] for task, values in self.codes.items()}
         tensors = {task: torch.from_numpy(scores) for task, scores in logits.items()}
         loss = multi_task_loss(tensors, codes, self.params.class_loss_weight, self.params.attribute_loss_weight)
@@ -445,28 +445,28 @@ class _Run:
 
 
 def keep_freed_memory() -> None:
-    """Tell glibc to keep what is freed for the next step: large tensors otherwise get new pages each time.
+    """Make glibc keep freed memory for the next step: otherwise large tensors get new pages each time.
 
     Source:
-        mallopt(3): thresholds above which memory is mapped anew, and given back.
+        mallopt(3): thresholds above which memory is newly mapped, and returned to the system.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-        mallopt(M_MMAP_THRESHOLD, 2**30) or mallopt(M_MMAP_THRESHOLD, 2**25)  # older ones take no more
+        mallopt(M_MMAP_THRESHOLD, 2**30) or mallopt(M_MMAP_THRESHOLD, 2**25)  # the limit of older versions
 
 
 def freeze_first_blocks(backbone: nn.Module, num: int) -> None:
-    """Freeze the first `num` of the backbone's `blocks` and all that comes before them.
+    """Freeze the first `num` of the backbone's `blocks` and all layers before them.
 
     Raises:
         TrainingError: the backbone has no such blocks.
     """
     blocks = getattr(backbone, "blocks", None)
     if blocks is None:
-        raise TrainingError("frozen_blocks: the backbone has no blocks to count; set another architecture")
+        raise TrainingError("frozen_blocks: the backbone has no blocks; choose another architecture")
     if num > len(blocks):
-        raise TrainingError(f"frozen_blocks: at most {len(blocks)} expected, as the backbone has; found {num}")
+        raise TrainingError(f"frozen_blocks: must be at most {len(blocks)}, the number of backbone blocks; got {num}")
     for name, module in backbone.named_children():
         if name == "blocks":
             break
@@ -485,8 +485,8 @@ def multi_task_loss(
     """Return the weighted sum of the tasks' mean cross-entropies; photographs without a label do not count.
 
     Args:
-        num_labeled: number of labeled photographs that each mean is over, where these are only some of the batch: the
-            results for its parts then add up to that for the whole.
+        num_labeled: number of labeled photographs per task in the whole batch, if these are only a part of it: the
+            losses of all parts then add up to that of the batch.
     Shape:
         logits[task]: (batch, labels); codes[task]: (batch,), MISSING where unlabeled; returns: scalar
     """
@@ -499,12 +499,12 @@ def multi_task_loss(
             weight = (class_weight if task == CLASS_TASK else attribute_weight) * (here / everywhere)
             total = total + weight * functional.cross_entropy(scores.float()[labeled], codes[task][labeled])
         elif everywhere:
-            total = total + 0 * scores.float().sum()  # gradients of the head are zero here, not missing
+            total = total + 0 * scores.float().sum()  # so that the gradients of the head are zero, not missing
     return total
 
 
 def schedule(progress: float, epochs: int, warmup_epochs: int) -> float:
-    """Return the factor on the learning rate after `progress` epochs: linear warm-up, then a cosine to zero.
+    """Return the learning rate's factor after `progress` epochs: linear warmup, then cosine decay to zero.
 
     Source:
         Loshchilov and Hutter, SGDR, 2017, equation 5, without restarts.
@@ -515,12 +515,12 @@ def schedule(progress: float, epochs: int, warmup_epochs: int) -> float:
 
 
 def moving_average(decay: float) -> Callable[[Any, Any, Any], None]:
-    """Return AveragedModel's `multi_avg_fn` of an exponential moving average over steps; integers are copied.
+    """Return a `multi_avg_fn` of AveragedModel for an exponential moving average over steps; integers are copied.
 
-    Step n (from 1) keeps min(decay, (1 + n) / (10 + n)) of the average, so that the random start does not linger in it.
+    Step n (from 1) keeps min(decay, (1 + n) / (10 + n)) of the average, so that random initial weights fade quickly.
 
     Source:
-        the warm-up of TensorFlow's ExponentialMovingAverage with `num_updates`.
+        the warmup of TensorFlow's ExponentialMovingAverage with `num_updates`.
     """
 
     @torch.no_grad()
@@ -535,7 +535,7 @@ def moving_average(decay: float) -> Callable[[Any, Any, Any], None]:
 
 
 def validation_scores(codes: NDArray[np.int64], logits: NDArray[np.float32]) -> dict[str, float]:
-    """Return accuracy and macro F1 over the labeled photographs (0 when there are none).
+    """Return accuracy and macro F1 over the labeled photographs (0 if there are none).
 
     Shape:
         codes: (photos,), MISSING where unlabeled; logits: (photos, labels)
@@ -547,7 +547,7 @@ def validation_scores(codes: NDArray[np.int64], logits: NDArray[np.float32]) -> 
 
 
 def use_bf16(precision: str, device: torch.device) -> bool:
-    """Say whether to train in bfloat16: as told, or (auto) where the processor has instructions for it."""
+    """Return whether to train in bfloat16: as `precision` says or, if it is `auto`, if the processor supports it."""
     if precision != "auto":
         return precision == "bf16"
     if device.type == "cuda":

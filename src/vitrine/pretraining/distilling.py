@@ -1,4 +1,4 @@
-"""A frozen teacher, a student that learns to say what the teacher sees, and the losses between them."""
+"""A frozen teacher, a student that learns to predict its outputs, and the losses between them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from vitrine.learning.preprocess import Preprocessing, resize_images
 from vitrine.photos import Decoding
 
 STATISTICS_PICTURES = 2048
-"""Pictures that tell the mean and spread of the teacher's features: enough for two digits."""
+"""Pictures used to estimate mean and std of the teacher's features: enough for two digits."""
 
 
 @dataclass(frozen=True)
 class Views:
-    """What a network says of pictures.
+    """A network's outputs for a batch of pictures.
 
     Shape:
         features: (batch, features), pooled; soft_labels: (batch, 1000), ImageNet's logits
@@ -36,7 +36,7 @@ class Views:
 
 
 class Teacher(nn.Module):
-    """A frozen EfficientNet; its maps are the last ones at stride 32, before the layer that widens them."""
+    """A frozen EfficientNet; its maps are the last ones at stride 32, before the layer that expands their channels."""
 
     mean: Tensor
     std: Tensor
@@ -59,7 +59,7 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def forward(self, pixels: Tensor) -> Views:
-        """Return what it says of pixels in [0, 1]; features are standardized, maps have mean 0 and variance 1 a place.
+        """Return the outputs for pixels in [0, 1]; features are standardized, maps are layer-normalized.
 
         Shape:
             pixels: (batch, channels, height, width), square
@@ -76,7 +76,7 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def fit_feature_stats(self, photos: NDArray[np.uint8], device: torch.device) -> None:
-        """Set mean and spread of the features to those over photographs, seen whole.
+        """Set mean and std of the features to those over uncropped photographs.
 
         Shape:
             photos: (photos, height, width, channels), square
@@ -94,7 +94,7 @@ class Teacher(nn.Module):
 
 
 class Student(nn.Module):
-    """A multi-task model, and layers that put what its backbone sees into the teacher's terms."""
+    """A multi-task model, and layers that project its backbone's outputs to the teacher's dimensions."""
 
     def __init__(self, model: MultiTaskModel, teacher: Teacher) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ class Student(nn.Module):
         self.maps = nn.Conv2d(features, teacher.num_channels, 1)
 
     def forward(self, images: Tensor) -> tuple[Views, Tensor]:
-        """Return its views, and its own features. Shape: (batch, channels, height, width), square."""
+        """Return projected views, and the backbone's features. Shape: (batch, channels, height, width), square."""
         backbone = self.model.backbone
         maps = backbone.forward_features(images)  # type: ignore[operator]
         features = backbone.forward_head(maps)  # type: ignore[operator]
@@ -117,32 +117,32 @@ class Student(nn.Module):
 
 
 def mix_pairs(pixels: Tensor, coefficients: Tensor) -> Tensor:
-    """Blend every picture with the one before it. Shape: (batch, channels, height, width), (batch,).
+    """Blend every picture with the previous one. Shape: (batch, channels, height, width), (batch,).
 
     Source:
         Beyer et al., Knowledge distillation: a good teacher is patient and consistent (2022): mixup (Zhang et al.,
-        2018) with coefficients from all of [0, 1], teacher and student see the same blend.
+        2018) with coefficients from all of [0, 1]; teacher and student see the same blend.
     """
-    own = coefficients.view(-1, 1, 1, 1)
-    return own * pixels + (1 - own) * pixels.roll(1, 0)
+    weights = coefficients.view(-1, 1, 1, 1)
+    return weights * pixels + (1 - weights) * pixels.roll(1, 0)
 
 
 def distillation_losses(student: Views, teacher: Views, temperature: float) -> dict[str, Tensor]:
-    """Return how far the student's views are from the teacher's, each a mean over the batch.
+    """Return the distances between the student's and the teacher's views, each a mean over the batch.
 
-    Features and maps: 1 - cosine; soft labels: as `soft_label_loss`. The teacher's maps are interpolated to the
+    Features and maps: 1 - cosine similarity; soft labels: `soft_label_loss`. The teacher's maps are interpolated to the
     student's grid.
     """
-    wanted = functional.interpolate(teacher.maps, student.maps.shape[2:], mode="bilinear", align_corners=False)
+    teacher_maps = functional.interpolate(teacher.maps, student.maps.shape[2:], mode="bilinear", align_corners=False)
     return {
         "features": _distance(student.features, teacher.features),
         "soft_labels": soft_label_loss(student.soft_labels.float(), teacher.soft_labels, temperature),
-        "maps": _distance(student.maps, wanted),
+        "maps": _distance(student.maps, teacher_maps),
     }
 
 
-def _distance(found: Tensor, wanted: Tensor) -> Tensor:
-    return 1 - functional.cosine_similarity(found.float(), wanted, dim=1).mean()
+def _distance(student: Tensor, teacher: Tensor) -> Tensor:
+    return 1 - functional.cosine_similarity(student.float(), teacher, dim=1).mean()
 
 
 def weighted_sum(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:

@@ -56,7 +56,7 @@ Weight = Annotated[float, Field(ge=0)]
 
 
 class PretrainingParams(AugmentationParams):
-    """What both backbones share: the stream of pictures, the losses, the optimizer."""
+    """Settings shared by both backbones: the stream of pictures, the losses, the optimizer."""
 
     seed: Annotated[int, Field(ge=0)]
     batch_size: Annotated[int, Field(ge=2)]
@@ -76,7 +76,7 @@ class PretrainingParams(AugmentationParams):
     snapshot_pictures: Annotated[int, Field(ge=1)]
 
     def loss_weights(self) -> dict[str, float]:
-        """Return the weight of every loss; that of the labels is the sum of the tasks' weighted losses."""
+        """Return the weight of every loss; the loss of the labels is already a weighted sum over the tasks."""
         return {
             "features": self.feature_loss_weight,
             "soft_labels": self.soft_label_loss_weight,
@@ -86,7 +86,7 @@ class PretrainingParams(AugmentationParams):
 
 
 class StudentParams(BackboneParams):
-    """One backbone, how it starts, and how long it learns."""
+    """One backbone, its initial weights, and its schedule."""
 
     weights: Literal["file", "none"]
     pictures: Annotated[int, Field(ge=1)]
@@ -95,9 +95,9 @@ class StudentParams(BackboneParams):
 
 
 class Stream:
-    """Endless batches of photographs and renders; batch n is the same whenever it is asked for.
+    """Endless batches of photographs and renders; batch n is the same each time it is requested.
 
-    Both are shuffled anew each time all have been seen. Photographs come first in a batch.
+    Both are reshuffled after each full pass. Photographs come first in a batch.
     """
 
     def __init__(self, pictures: Pictures, params: PretrainingParams, side_px: int) -> None:
@@ -106,8 +106,8 @@ class Stream:
         self.num_photos = params.batch_size - self.num_renders
         for name, num in (("photos", self.num_photos), ("renders", self.num_renders)):
             if num and not len(getattr(pictures, name)):
-                raise TrainingError(f"render_fraction: {params.render_fraction:g} asks for {name}; there are none")
-        # A quarter above the network's size, so that usual crops are not enlarged.
+                raise TrainingError(f"render_fraction: {params.render_fraction:g} requires {name}, but there are none")
+        # A quarter above the network's size, so that typical crops are not upscaled.
         self.photos, self.renders = (
             shrink_photos(each, math.ceil(1.25 * side_px)) for each in (pictures.photos, pictures.renders)
         )
@@ -118,7 +118,7 @@ class Stream:
     def batch(self, step: int, device: torch.device) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the crops of batch `step`, pixels in [0, 1], and the label codes of its renders.
 
-        Pairs of photographs are mixed, renders are not: their labels stay true.
+        Pairs of photographs are mixed; renders are not, so that their labels remain valid.
 
         Shape:
             (batch, channels, height, width), square; {task: (renders,)}
@@ -136,13 +136,13 @@ class Stream:
         return crops, {task: codes[rows].to(device) for task, codes in self.codes.items()}
 
     def _rows(self, step: int, num: int, total: int, kind: int) -> NDArray[np.int64]:
-        """Return places step * num and following of all shuffles, one after the other."""
-        places = np.arange(step * num, (step + 1) * num)
+        """Return `num` rows from position step * num of the concatenated shuffles."""
+        positions = np.arange(step * num, (step + 1) * num)
         rows = np.empty(num, dtype=np.int64)
-        for epoch in np.unique(places // total):
-            inside = places // total == epoch
+        for epoch in np.unique(positions // total):
+            inside = positions // total == epoch
             order = np.random.default_rng([self.params.seed, kind, int(epoch)]).permutation(total)
-            rows[inside] = order[places[inside] % total]
+            rows[inside] = order[positions[inside] % total]
         return rows
 
 
@@ -151,10 +151,10 @@ def seed_of(seed: int, step: int) -> int:
 
 
 def create_student(params: StudentParams, pictures: Pictures, teacher: Teacher, seed: int) -> Student:
-    """Build the student on its start weights.
+    """Build the student from its initial weights.
 
     Raises:
-        WeightsError: as `create_model`.
+        WeightsError: see `create_model`.
     """
     torch.manual_seed(seed)
     decoding = Decoding(params.image_size_px, 1.0)
@@ -164,14 +164,14 @@ def create_student(params: StudentParams, pictures: Pictures, teacher: Teacher, 
 
 
 class DistillationRun:
-    """All that changes while a student learns; every random number follows from the seed and the step's number.
+    """The state of training a student; every random number depends only on the seed and the step.
 
-    A run that was stopped and resumed on the same machine therefore ends with the same bits as one that was not.
+    A run that was stopped and resumed on the same machine is therefore bit-identical to an uninterrupted one.
 
     Attributes:
         step: batches seen
-        seconds: of training, over all pieces
-        history: one row a snapshot: pictures seen, hours, and every loss, a mean since the last snapshot
+        seconds: training time, over all resumed parts
+        history: one row per snapshot: pictures seen, hours, and the mean of every loss since the last snapshot
     """
 
     def __init__(
@@ -220,7 +220,7 @@ class DistillationRun:
         return self.step * self.params.batch_size
 
     def train(self, stopping: Callable[[], bool], title: str) -> bool:
-        """Train to the end, or until `stopping`; say whether the end was reached. Leave a snapshot either way."""
+        """Train to the end, or until `stopping`; save the state either way, and return whether the end was reached."""
         params, total = self.params, self.num_steps * self.params.batch_size
         self.student.train()
         with tqdm(total=total, initial=self.pictures_seen, desc=title, unit="picture", disable=None) as bar:
@@ -242,23 +242,23 @@ class DistillationRun:
     def _train_step(self) -> Tensor:
         params = self.params
         seen, total, warmup = self.pictures_seen, self.student_params.pictures, self.student_params.warmup_pictures
-        # The new layers learn first: what they say at random would spoil a trained backbone.
+        # The new layers train first: their random outputs would damage a trained backbone.
         scales = {"backbone": schedule(seen - warmup, total - warmup, warmup) if seen >= warmup else 0.0}
         scales["new"] = schedule(seen, total, warmup)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = self.student_params.learning_rate * scales[group["part"]]
             optimizer.zero_grad(set_to_none=True)
-        torch.manual_seed(seed_of(params.seed, self.step))  # dropout and stochastic depth, where a backbone has them
+        torch.manual_seed(seed_of(params.seed, self.step))  # dropout and stochastic depth, if the backbone has them
         crops, codes = self.stream.batch(self.step, self.device)
         preprocessing = self.model.spec.preprocessing
         images = preprocessing.normalize(resize_images(crops, preprocessing.image_size_px))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=use_bf16("auto", self.device)):
-            wanted = self.teacher(crops)
+            targets = self.teacher(crops)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             views, features = self.student(images.contiguous(memory_format=torch.channels_last))
             logits = self.model.classify(features[self.stream.num_photos :])
-        losses = distillation_losses(views, wanted, params.temperature)
+        losses = distillation_losses(views, targets, params.temperature)
         if codes:
             losses["labels"] = multi_task_loss(logits, codes, params.class_loss_weight, params.attribute_loss_weight)
         loss = weighted_sum(losses, params.loss_weights())
@@ -274,22 +274,22 @@ class DistillationRun:
         return loss.detach()
 
     def _close_row(self, title: str) -> None:
-        """Add a row of history and write the averaged backbone and the state."""
+        """Append a row to the history, and write the averaged backbone and the state."""
         means = {name: float(value) / self.num_summed for name, value in sorted(self.sums.items())}
         if not all(map(math.isfinite, means.values())):
             raise TrainingError(f"a loss is not finite at {self.pictures_seen} pictures: lower learning_rate")
         self.sums, self.num_summed = {}, 0
         self.history.append({"pictures": self.pictures_seen, "hours": self.seconds / 3600, **means})
-        told = ", ".join(f"{name} {value:.4f}" for name, value in means.items())
+        losses = ", ".join(f"{name} {value:.4f}" for name, value in means.items())
         speed = self.pictures_seen / self.seconds
         tqdm.write(
-            f"{title}: {self.pictures_seen:,} of {self.student_params.pictures:,} pictures, {told} ({speed:.0f}/s)"
+            f"{title}: {self.pictures_seen:,} of {self.student_params.pictures:,} pictures, {losses} ({speed:.0f}/s)"
         )
         write_tensors(self.folder / f"{self.pictures_seen:09d}.safetensors", self.backbone(), {"format": "pt"})
         self._save()
 
     def backbone(self) -> dict[str, NDArray[Any]]:
-        """Return the averaged backbone in 16 bits."""
+        """Return the averaged backbone in 16-bit floats."""
         tensors = tensors_of(self.average.module)
         return {name: each.astype(np.float16) if each.dtype == np.float32 else each for name, each in tensors.items()}
 
@@ -299,8 +299,8 @@ class DistillationRun:
     def _create_optimizers(self) -> list[torch.optim.Optimizer]:
         """Return Muon for the matrices of the backbone, AdamW for its other parameters and for the new layers.
 
-        Muon's steps are scaled to the size of AdamW's, so that one learning rate serves both. As usual for
-        transformers, matrices and kernels decay; biases, norms and other vectors do not.
+        Muon's steps are scaled to the size of AdamW's, so that both share one learning rate. As usual for
+        transformers, weight decay applies to matrices and kernels, not to biases, norms and other vectors.
 
         Source:
             Jordan et al., Muon: an optimizer for hidden layers in neural networks (2024); the scale is that of
@@ -326,7 +326,7 @@ class DistillationRun:
     # -- surviving a kill -----------------------------------------------------------------------------------------
 
     def _fingerprint(self, pictures: Pictures) -> str:
-        """Identify the run by params, pictures, start weights and code; not by the machine, which may change."""
+        """Hash params, pictures, initial weights and code, but not the machine, which may change."""
         digest = hashlib.sha256(pictures.digest.encode())
         settings = [self.params.model_dump(), self.student_params.model_dump(), torch.__version__, timm.__version__]
         digest.update(json.dumps(settings, sort_keys=True).encode())
@@ -352,7 +352,7 @@ class DistillationRun:
     def _restore(self, saved: ResumeState) -> None:
         if saved.fingerprint != self.fingerprint:
             raise TrainingError(
-                f"{self.state_path}: state of another run (params, pictures, start weights or code differ). "
+                f"{self.state_path}: state of another run (params, pictures, initial weights or code differ). "
                 f"To start over, delete {self.folder}"
             )
         for name, value in saved.progress.items():

@@ -1,4 +1,4 @@
-"""Shards: photographs and renders as files side by side, with labels where there are any."""
+"""Shards: concatenated image files of photographs and renders, with labels if there are any."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from vitrine.artifacts import ArtifactError, read_npz, write_npz
 from vitrine.labels import CLASS_TASK, LabelSpace
 
 RENDERED_TASKS = {CLASS_TASK: "class_label", "color": "color", "material": "material", "condition": "condition"}
-"""Tasks of pre-training and the shards' columns that hold their labels."""
+"""Pretraining tasks and the shard columns that hold their labels."""
 
 
 def write_shard(path: Path, files: Sequence[bytes], **columns: NDArray[Any]) -> None:
-    """Write image files as a shard: `bytes`, cut at `ends`, and other columns, one row a file."""
+    """Write image files as a shard: concatenated `bytes`, their `ends`, and other columns with one row per file."""
     ends = np.cumsum([len(file) for file in files])
     write_npz(path, {**columns, "bytes": np.frombuffer(b"".join(files), dtype=np.uint8), "ends": ends})
 
@@ -32,9 +32,9 @@ def read_shard(path: Path) -> tuple[NDArray[np.uint8], pd.DataFrame]:
     """Decode a shard.
 
     Returns:
-        pictures, shape (pictures, height, width, channels); their labels, one column a task, none for photographs
+        pictures, shape (pictures, height, width, channels); their labels, one column per task, none for photographs
     Raises:
-        ArtifactError: the file is missing or broken.
+        ArtifactError: the file is missing or corrupt.
     """
     arrays = read_npz(path)
     starts = [0, *arrays["ends"][:-1]]
@@ -49,10 +49,10 @@ def read_shard(path: Path) -> tuple[NDArray[np.uint8], pd.DataFrame]:
 
 @dataclass(frozen=True)
 class Pictures:
-    """What backbones learn from.
+    """Pictures and labels for pretraining.
 
     Attributes:
-        digest: tells these pictures and labels from any others
+        digest: hash that identifies the pictures and labels
 
     Shape:
         photos: (photos, height, width, channels), without labels
@@ -70,12 +70,12 @@ def read_pictures(photo_shards: Sequence[Path], render_shards: Sequence[Path]) -
     """Decode all shards into memory; 22,693 photographs of 144 px take 1.4 GB.
 
     Raises:
-        ArtifactError: a shard is missing or broken, or a render has no labels.
+        ArtifactError: a shard is missing or corrupt, or a render has no labels.
     """
     digest = hashlib.sha256()
     for path in (*photo_shards, *render_shards):
         if not path.is_file():
-            raise ArtifactError(f"{path}: not found. Make it with: dvc repro pretrain/dvc.yaml")
+            raise ArtifactError(f"{path}: not found. Create it with: dvc repro pretrain/dvc.yaml")
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     photos = _joined([read_shard(path)[0] for path in photo_shards])
     rendered = [read_shard(path) for path in render_shards]
@@ -85,7 +85,7 @@ def read_pictures(photo_shards: Sequence[Path], render_shards: Sequence[Path]) -
     table = pd.concat([labels for _, labels in rendered], ignore_index=True)
     missing = [task for task in RENDERED_TASKS if task not in table]
     if missing:
-        raise ArtifactError(f"{render_shards[0].parent}: renders without labels of {', '.join(missing)}")
+        raise ArtifactError(f"{render_shards[0].parent}: renders without labels for {', '.join(missing)}")
     space = LabelSpace({task: tuple(sorted(table[task].dropna().unique())) for task in RENDERED_TASKS})
     return Pictures(photos, renders, space, space.encode(table), digest.hexdigest())
 

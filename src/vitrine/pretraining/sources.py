@@ -1,4 +1,4 @@
-"""The public repositories of the photographs, as params name them."""
+"""The public repositories of the photographs, as set in params."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Source(Section):
     """A public repository with photographs.
 
     Attributes:
-        leave_out: folders below `folders` that do not count
-        files_sha256: of the lines of the files' SHA-256, in the order of their paths
-        tar_sha256: of the tar of the scaled photographs in a local folder
+        leave_out: subfolders of `folders` to exclude
+        files_sha256: hash of the files' SHA-256 lines, sorted by path
+        tar_sha256: hash of the tar of the scaled photographs in a local folder
     """
 
     repository: Annotated[str, Field(pattern="^[^/]+/[^/]+$")]
@@ -31,7 +31,7 @@ class Source(Section):
 
 
 class FetchParams(Section):
-    """Where photographs come from and how they are scaled. A file that several sources have counts for the first."""
+    """Where photographs come from and how they are scaled. A file in several sources belongs to the first."""
 
     host: str
     image_size_px: Annotated[int, Field(ge=16, le=1024)]

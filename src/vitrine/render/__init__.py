@@ -1,1 +1,1 @@
-"""The renderer behind `data/sample`: items, their shapes and materials, scenes. Needs the extra `[render]`."""
+"""The renderer behind `data/sample`: items, their shapes and materials, scenes. Requires the `[render]` extra."""

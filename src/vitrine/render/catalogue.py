@@ -1,4 +1,4 @@
-"""Render a whole catalogue into a folder that keeps the data contract; interrupted, it resumes where it stopped."""
+"""Render a whole catalog into a folder that follows the data contract; an interrupted run resumes where it stopped."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ NEEDS_MITSUBA = "rendering needs Mitsuba 3: pip install 'vitrine[render]'"
 
 
 class RenderError(VitrineError):
-    """The catalogue cannot be rendered."""
+    """The catalog cannot be rendered."""
 
 
 class RenderParams(Section):
-    """What to render, and how finely."""
+    """What to render, and at what quality."""
 
     seed: Annotated[int, Field(ge=0)]
     num_items: Annotated[int, Field(ge=1)]
@@ -50,10 +50,10 @@ class RenderParams(Section):
 
 
 def split_items(items: Sequence[Item], params: RenderParams) -> list[str]:
-    """Draw train, val or test for every item: the same share of every class, and every label at least once in train.
+    """Assign every item to train, val or test: the same share of every class, every label at least once in train.
 
     Raises:
-        RenderError: there are too few items for that.
+        RenderError: there are too few items to do so.
     """
     rng = np.random.default_rng([params.seed, len(items), 4])
     classes = sorted({item.class_label for item in items})
@@ -70,12 +70,12 @@ def split_items(items: Sequence[Item], params: RenderParams) -> list[str]:
             return list(split.values())
     raise RenderError(
         f"render.num_items: {len(items)} items cannot be split so that every label is in train and no split is empty; "
-        "raise it"
+        "increase it"
     )
 
 
 class Job(NamedTuple):
-    """One photograph to render, and its place below the folder."""
+    """One photograph to render, and its path relative to the folder."""
 
     item: Item
     view: int
@@ -83,7 +83,7 @@ class Job(NamedTuple):
 
 
 def jobs(params: RenderParams) -> list[Job]:
-    """All photographs of the catalogue, in order."""
+    """List all photographs of the catalog, in order."""
     items = [make_item(params.seed, number) for number in range(params.num_items)]
     return [
         Job(item, view, f"images/{item.instance_id.lower()}_{view}.jpg")
@@ -93,7 +93,7 @@ def jobs(params: RenderParams) -> list[Job]:
 
 
 def prepare() -> None:
-    """Make Mitsuba ready in this process: one thread, so that sums are made in the same order every time.
+    """Set up Mitsuba in this process with one thread, so that sums are always computed in the same order.
 
     Raises:
         RenderError: Mitsuba is not installed.
@@ -109,19 +109,19 @@ def prepare() -> None:
 
 
 def _render(job: Job, folder: Path, params: RenderParams) -> tuple[str, str]:
-    """Render one photograph unless an earlier run did. Returns its path and the description of its view."""
+    """Render one photograph unless an earlier run already did. Returns its path and the description of its view."""
     from vitrine.render.scenes import describe_view, render_view
 
     path = folder / job.image_path
     if not path.exists():
         view = render_view(job.item, job.view, params.image_size_px, params.samples_per_pixel)
         _write(mask_path(folder, job), png(view.mask))
-        _write(path, view.jpeg)  # last: it says that the view is done
+        _write(path, view.jpeg)  # last: marks the view as done
     return job.image_path, describe_view(job.item, job.view)
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
+    """Write a file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     temporary.write_bytes(data)
@@ -129,7 +129,7 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def mask_path(folder: Path, job: Job) -> Path:
-    """Where `in_parallel` leaves the mask of a photograph."""
+    """Return the path where `in_parallel` writes the mask of a photograph."""
     return folder / "masks" / f"{Path(job.image_path).stem}.png"
 
 
@@ -141,7 +141,7 @@ def png(mask: NDArray[np.bool_]) -> bytes:
 
 
 def read_masks(paths: Sequence[Path]) -> NDArray[np.bool_]:
-    """Read masks of one size. Shape (masks, height, width)."""
+    """Read masks of equal size. Shape (masks, height, width)."""
     masks = []
     for path in paths:
         with Image.open(path) as image:
@@ -150,18 +150,18 @@ def read_masks(paths: Sequence[Path]) -> NDArray[np.bool_]:
 
 
 def in_parallel(work: Sequence[Job], folder: Path, params: RenderParams) -> Iterator[tuple[str, str]]:
-    """Render on all processors; photographs come in order."""
+    """Render on all processors and yield results in order."""
     prepare()
     with ProcessPoolExecutor(
         os.cpu_count(), mp_context=multiprocessing.get_context("spawn"), initializer=prepare
     ) as pool:
-        # Views of one item to one process, which then builds it once.
-        found = pool.map(partial(_render, folder=folder, params=params), work, chunksize=params.views_per_item)
-        yield from tqdm(found, total=len(work), unit="photo", disable=None)
+        # All views of an item go to one process, which then builds it only once.
+        results = pool.map(partial(_render, folder=folder, params=params), work, chunksize=params.views_per_item)
+        yield from tqdm(results, total=len(work), unit="photo", disable=None)
 
 
 def render_fingerprint(params: RenderParams) -> str:
-    """Hash all that decides the bytes of a photograph: params, the renderer's source, versions of its libraries.
+    """Hash everything that determines a photograph's bytes: params, the renderer's source, library versions.
 
     Raises:
         RenderError: Mitsuba is not installed.
@@ -178,19 +178,22 @@ def render_fingerprint(params: RenderParams) -> str:
 
 
 def resumable_folder(parent: Path, params: RenderParams) -> Path:
-    """Return the folder below `parent` for unfinished work; delete what other params, code or libraries left there."""
+    """Return the folder below `parent` for unfinished work; delete leftovers of other params, code or libraries."""
     unfinished = parent / render_fingerprint(params)
     for stale in sorted(parent.glob("*")):
         if stale != unfinished:
-            print(f"{stale}: discarded, because other params, another renderer or other libraries made it", flush=True)
+            print(
+                f"{stale}: discarded, because it was created with different params, renderer code or library versions",
+                flush=True,
+            )
             shutil.rmtree(stale)
     return unfinished
 
 
 def render_catalogue(folder: Path, params: RenderParams) -> None:
-    """Write `labels.csv`, `images/` and `masks.png` below `folder`, once all photographs are there.
+    """Write `labels.csv`, `images/` and `masks.png` below `folder`, once all photographs are rendered.
 
-    The masks stand below each other in one picture of one bit per pixel, in the order of the table's rows.
+    The masks are stacked vertically in one 1-bit image, in the order of the table's rows.
 
     Raises:
         RenderError: Mitsuba is not installed, or there are too few items to split.

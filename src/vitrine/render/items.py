@@ -1,4 +1,4 @@
-"""What there is to render: items with labels in realistic combinations, and sentences about their views."""
+"""Items to render, with labels in realistic combinations, and captions for their views."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 
 from vitrine.render.textures import Generator
 
-# For every class: how often its items have each label. A class has the materials that it has among Team 13's
-# photographs, and no other. Colors overlap: none gives a class away.
+# For every class: the relative frequency of each label. A class has only the materials that it has in Team 13's
+# photographs. Colors overlap: none gives a class away.
 _COMMON: dict[str, float] = {
     "black": 5,
     "blue": 4,
@@ -76,7 +76,7 @@ _STYLE: dict[str, dict[str, float]] = {
 _ANY_STYLE = {"modern": 5, "minimalist": 5, "vintage": 1}
 CLASSES = tuple(_MATERIAL)
 
-# Materials that some colors do not come in: what is silver or gold is metal, and bare metal has only a few colors.
+# Impossible pairs of color and material: only metal is silver or gold, and only plastic and glass are transparent.
 _IMPOSSIBLE = {
     ("transparent", material) for material in ("metal", "synthetic", "fabric", "leather", "rubber", "soap", "cotton")
 } | {
@@ -101,7 +101,7 @@ _NOUNS = {
 
 @dataclass(frozen=True)
 class Item:
-    """One physical thing. `seed` fixes its shape and surfaces."""
+    """One physical item. `seed` determines its shape and surfaces."""
 
     instance_id: str
     class_label: str
@@ -123,7 +123,7 @@ class Item:
         return ";".join(f"{key}:{getattr(self, key)}" for key in keys)
 
     def caption(self, view: str) -> str:
-        """A sentence about one view, such as "used blue plastic water bottle, held in a hand"."""
+        """Return the caption of one view, such as "used blue plastic water bottle, held in a hand"."""
         noun = np.random.default_rng([*self.seed, 2]).choice(_NOUNS[self.class_label])
         material = "" if self.material in noun else f" {self.material}"
         return f"{self.condition} {self.color}{material} {noun}, {view}"
@@ -135,11 +135,11 @@ def _draw(rng: Generator, table: Mapping[str, float]) -> str:
 
 
 def make_item(seed: int, number: int, uniform_fraction: float = 0.15) -> Item:
-    """Item number `number` of the catalogue that grows from `seed`; classes take turns.
+    """Return item `number` of the catalog generated from `seed`; classes alternate.
 
     Args:
-        uniform_fraction: share of items whose color is drawn evenly from all that the class comes in, so that
-            rare labels are seen and color says little about the class.
+        uniform_fraction: share of items whose color is drawn uniformly from the colors of the class, so that
+            rare labels occur and color reveals little about the class.
     """
     rng = np.random.default_rng([seed, number, 0])
     class_label = CLASSES[number % len(CLASSES)]

@@ -1,8 +1,8 @@
-"""What things are made of: colors, materials and their wear as Mitsuba BSDFs.
+"""Colors, materials and their wear as Mitsuba BSDFs.
 
 The BSDFs are dictionaries for `mitsuba.load_dict`; this module does not import Mitsuba itself.
 
-Source: the opaque ones are Disney's principled BSDF as Mitsuba has it
+Source: the opaque ones are Disney's principled BSDF as implemented in Mitsuba
 (Burley, "Physically-based shading at Disney", 2012).
 """
 
@@ -43,7 +43,7 @@ _WEAR = {"mint": 0.0, "new": 0.0, "used": 0.6, "worn": 1.0}
 
 @dataclass(frozen=True)
 class Finish:
-    """What an item's main surfaces look like; one per item, so that all its views agree."""
+    """Appearance of an item's main surfaces; one per item, so that all its views agree."""
 
     material: str
     color: str
@@ -58,17 +58,17 @@ class Finish:
 
 
 def sample_rgb(rng: Generator, color: str) -> RGB:
-    """An sRGB color that people would call by this name; transparent and multicolor have a base color too."""
+    """Draw an sRGB color that people would call by this name; transparent and multicolor have a base color, too."""
     if color == "transparent":
         return colorsys.hsv_to_rgb(rng.choice([0.08, 0.5, 0.58, 0.0]), rng.uniform(0, 0.12), rng.uniform(0.85, 1.0))
     if color == "multicolor":
         return textures.vivid(rng)
     while True:
         hue, saturation, value = (rng.uniform(low, high) for low, high in COLORS[color])
-        found = colorsys.hsv_to_rgb(hue % 1.0, saturation, value)
-        light = np.array([found, found]) * [[1.0], [1.0 if color == "white" else 0.8]]
+        sampled = colorsys.hsv_to_rgb(hue % 1.0, saturation, value)
+        light = np.array([sampled, sampled]) * [[1.0], [1.0 if color == "white" else 0.8]]
         if palette.names(light)[color].all():
-            return found
+            return sampled
 
 
 def bitmap(picture: Floats, raw: bool = False) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def bitmap(picture: Floats, raw: bool = False) -> dict[str, Any]:
 
 
 def linear(color: RGB) -> list[float]:
-    """sRGB to linear light.
+    """Convert sRGB to linear light.
 
     Source: IEC 61966-2-1.
     """
@@ -123,13 +123,13 @@ def picture(texture: Floats, roughness: float = 0.6, specular: float = 0.4, clea
 
 
 def metal(color: str, roughness: float = 0.2) -> dict[str, Any]:
-    """Trims: buckles, zips, bezels."""
+    """Metal trim: buckles, zippers, bezels."""
     tone = {"gold": (0.85, 0.66, 0.33), "silver": (0.82, 0.82, 0.84), "black": (0.12, 0.12, 0.13)}
     return simple(tone[color], roughness=roughness, metallic=1.0)
 
 
 def pattern(rng: Generator, finish: Finish, size: int = TEXTURE_PX) -> Floats:
-    """The colors of a surface before wear: plain, or for multicolor several colors together."""
+    """The colors of a surface before wear: plain, or several colors if multicolor."""
     if finish.color == "multicolor":
         kind = rng.integers(0, 2)
         names = rng.choice(["red", "blue", "green", "yellow", "pink", "purple", "white"], 4, replace=False)
@@ -143,14 +143,14 @@ def pattern(rng: Generator, finish: Finish, size: int = TEXTURE_PX) -> Floats:
 
 
 def stamp(
-    base: Floats, colors: Floats, cover: Floats, centre: tuple[float, float], extent: tuple[float, float]
+    base: Floats, colors: Floats, cover: Floats, center: tuple[float, float], extent: tuple[float, float]
 ) -> Floats:
-    """Lay a picture over another, at a place in u and v (both in [0, 1], v upwards)."""
+    """Overlay a picture on another, at a position in u and v (both in [0, 1], v upward)."""
     from PIL import Image
 
     size = base.shape[0]
     width, height = max(int(extent[0] * size), 2), max(int(extent[1] * size), 2)
-    left, top = int(centre[0] * size - width / 2), int((1 - centre[1]) * size - height / 2)
+    left, top = int(center[0] * size - width / 2), int((1 - center[1]) * size - height / 2)
     box = (max(left, 0), max(top, 0), min(left + width, size), min(top + height, size))
     if box[0] >= box[2] or box[1] >= box[3]:
         return base
@@ -173,7 +173,7 @@ def surface(rng: Generator, finish: Finish, colors: Floats | None = None, repeat
         repeat: how often the relief repeats over the surface; larger for larger things.
     """
     size = TEXTURE_PX
-    rng = np.random.default_rng(rng.integers(2**63))  # however much is drawn here, the item's shape stays the same
+    rng = np.random.default_rng(rng.integers(2**63))  # so that draws below do not affect the item's shape
     base = pattern(rng, finish) if colors is None else colors
     printed = np.abs(base - np.asarray(finish.rgb)).max(axis=-1) > 0.25
     wear, material = finish.wear, finish.material
@@ -242,22 +242,22 @@ def surface(rng: Generator, finish: Finish, colors: Floats | None = None, repeat
     opaque = {"type": "twosided", "bsdf": inner}
     if not finish.transparent:
         return opaque
-    # A tint must be seen before any background, and so must what is printed.
+    # A tint must be visible against any background, and so must prints.
     tinted = finish.color != "transparent"
-    if material == "glass":  # reflects and lets light through, the less the darker it is
+    if material == "glass":  # reflects light, and transmits less of it the darker it is
         share = 0.6 if finish.color in ("black", "white") else rng.uniform(0.35, 0.5) if tinted else 0.03
-        pale = (finish.rgb[0] ** 0.5, finish.rgb[1] ** 0.5, finish.rgb[2] ** 0.5)  # light goes through two walls
+        pale = (finish.rgb[0] ** 0.5, finish.rgb[1] ** 0.5, finish.rgb[2] ** 0.5)  # light passes through two walls
         cover = np.where(printed & (colors is not None), 1.0, share + 0.15 * wear)
         return {"type": "blendbsdf", "weight": bitmap(cover, raw=True), "clear": clear(pale), "bsdf": opaque}
     share = 0.78 if finish.color in ("black", "white") else rng.uniform(0.5, 0.65) if tinted else 0.18
     opacity = np.where(printed & (colors is not None), 1.0, np.minimum(share + 0.12 * wear, 1.0))
     inner |= {"roughness": rng.uniform(0.16, 0.26), "specular": 0.9}  # hazy, with soft highlights
-    # Seen through rather than refracted: light finds its way through a mask, so that few paths are enough.
+    # Transparent without refraction: light passes straight through a mask, so that few paths are enough.
     return {"type": "mask", "opacity": bitmap(opacity, raw=True), "bsdf": {"type": "twosided", "bsdf": inner}}
 
 
 def clear(color: RGB) -> dict[str, Any]:
-    """A thin wall that lets light through, tinted."""
+    """A thin, tinted wall that transmits light."""
     tinted = tuple(float(c) ** 0.6 for c in color)
     return {
         "type": "thindielectric",
@@ -273,7 +273,7 @@ def worn(rng: Generator, base: Floats, roughness: float, wear: float, *, soft: b
     if wear < 0.01:
         return base, rough
     amount = wear * rng.uniform(0.85, 1.15)
-    heavy = max(amount - 0.6, 0.0)  # only what is worn out is faded, frayed and stained
+    heavy = max(amount - 0.6, 0.0)  # only worn-out items are faded, frayed and stained
     gray = base.mean(axis=-1, keepdims=True)
     fade = textures.noise(rng, size, 3, 4)[..., None] * (0.12 * amount + 0.5 * heavy)
     base = base * (1 - fade) + (0.75 * gray + 0.2) * fade

@@ -1,6 +1,6 @@
 """Triangle meshes of simple solids: lofts, tubes, rounded boxes, sheets. Lengths are in decimeters, z points up.
 
-The front of a thing faces -y. Texture coordinates: u runs to the right and v upwards, as seen from the front.
+The front of an object faces -y. Texture coordinates: u runs to the right and v upward, as seen from the front.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Mesh:
-    """Vertices that faces share are shaded smoothly; a sharp edge has its vertices twice.
+    """A triangle mesh, shaded smoothly at shared vertices; the vertices of sharp edges are duplicated.
 
     Shape:
         positions: (vertices, 3), in decimeters.
@@ -32,7 +32,7 @@ class Mesh:
         return replace(self, positions=self.positions + np.array([x, y, z]))
 
     def scaled(self, x: float, y: float | None = None, z: float | None = None) -> Mesh:
-        """Scale about the origin; a mirror image keeps its faces turned outwards."""
+        """Scale about the origin; mirroring keeps the faces oriented outward."""
         factors = np.array([x, x if y is None else y, x if z is None else z])
         faces = self.faces if np.prod(factors) > 0 else self.faces[:, ::-1]
         return replace(self, positions=self.positions * factors, faces=faces)
@@ -44,10 +44,10 @@ class Mesh:
     def normals(self) -> Floats:
         """Unit normals at the vertices, weighted by the areas of their triangles. Shape (vertices, 3)."""
         a, b, c = (self.positions[self.faces[:, k]] for k in range(3))
-        of_faces = np.cross(b - a, c - a)
+        face_normals = np.cross(b - a, c - a)
         normals = np.zeros_like(self.positions)
         for k in range(3):
-            np.add.at(normals, self.faces[:, k], of_faces)
+            np.add.at(normals, self.faces[:, k], face_normals)
         lengths = np.linalg.norm(normals, axis=1, keepdims=True)
         return np.where(lengths > 1e-12, normals / np.maximum(lengths, 1e-12), [0.0, 0.0, 1.0])
 
@@ -70,7 +70,7 @@ def rotation(axis: str, degrees: float) -> Floats:
 
 
 def join(*meshes: Mesh) -> Mesh:
-    """One mesh of several."""
+    """Merge several meshes into one."""
     offsets = np.cumsum([0, *(len(mesh.positions) for mesh in meshes[:-1])])
     return Mesh(
         np.concatenate([mesh.positions for mesh in meshes]),
@@ -101,7 +101,7 @@ def grid(points: Floats, uv: Floats | None = None) -> Mesh:
 def smooth(knots: Sequence[tuple[float, ...]], num: int) -> Floats:
     """A monotone cubic curve through knots, sampled evenly in their first coordinate. Shape (num, knot length).
 
-    Source: Fritsch and Carlson, "Monotone piecewise cubic interpolation" (1980), as scipy has it.
+    Source: Fritsch and Carlson, "Monotone piecewise cubic interpolation" (1980), as implemented in scipy.
     """
     from scipy.interpolate import PchipInterpolator
 
@@ -116,7 +116,7 @@ def loft(
     half_depths: ArrayLike | None = None,
     *,
     exponent: float = 2.0,
-    centre_y: ArrayLike = 0.0,
+    center_y: ArrayLike = 0.0,
     flutes: tuple[int, float] = (0, 0.0),
     closed: tuple[bool, bool] = (True, True),
     segments: int = 64,
@@ -124,7 +124,7 @@ def loft(
     """A body of superelliptic cross-sections stacked along z; exponent 2 is an ellipse, 4 a rounded rectangle.
 
     Shape:
-        heights, half_widths, half_depths, centre_y: (sections,) or scalars, in decimeters.
+        heights, half_widths, half_depths, center_y: (sections,) or scalars, in decimeters.
         flutes: number of grooves around the body, and their depth as a fraction of the radius.
         closed: whether the bottom and the top are filled.
     """
@@ -132,7 +132,7 @@ def loft(
         np.asarray(heights, dtype=np.float64),
         half_widths,
         half_widths if half_depths is None else half_depths,
-        centre_y,
+        center_y,
     )
     u = np.linspace(0, 1, segments + 1)
     theta = 2 * np.pi * u
@@ -155,10 +155,10 @@ def loft(
         if is_closed and a[row] > 1e-4:
             ring = points[row]
             middle = np.broadcast_to(ring[:-1].mean(axis=0), ring.shape)
-            # A small plain patch of the texture, near its upper edge, laid flat: no print shows there.
+            # The end shows a small patch near the texture's upper edge, where nothing is printed.
             patch = np.column_stack([0.5 + 0.06 * ring[:, 0] / a[row], 0.93 + 0.06 * ring[:, 1] / max(b[row], 1e-9)])
-            centre = np.broadcast_to([0.5, 0.93], patch.shape)
-            layers = ((middle, centre), (ring, patch)) if flip else ((ring, patch), (middle, centre))
+            center = np.broadcast_to([0.5, 0.93], patch.shape)
+            layers = ((middle, center), (ring, patch)) if flip else ((ring, patch), (middle, center))
             parts.append(grid(*(np.stack(pair) for pair in zip(*layers, strict=True))))
     return join(*parts)
 
@@ -206,8 +206,8 @@ def capsule(path: Floats, diameter: ArrayLike) -> Mesh:
     """A tube with round ends."""
     diameters = np.broadcast_to(np.asarray(diameter, dtype=np.float64), len(path))
     ends = []
-    for point, neighbour, size in ((path[0], path[1], diameters[0]), (path[-1], path[-2], diameters[-1])):
-        outward = (point - neighbour) / np.linalg.norm(point - neighbour)
+    for point, neighbor, size in ((path[0], path[1], diameters[0]), (path[-1], path[-2], diameters[-1])):
+        outward = (point - neighbor) / np.linalg.norm(point - neighbor)
         angles = np.radians([18, 36, 54, 72, 86])
         ends.append((point + outward * size / 2 * np.sin(angles)[:, None], size * np.cos(angles)))
     (head, head_sizes), (tail, tail_sizes) = ends
@@ -215,7 +215,7 @@ def capsule(path: Floats, diameter: ArrayLike) -> Mesh:
 
 
 def box(width: float, depth: float, height: float, radius: float, steps: int = 10) -> Mesh:
-    """A box with rounded edges, centred on the origin. Each side has the whole texture, upright."""
+    """A box with rounded edges, centered on the origin. Each side shows the whole texture, upright."""
     half = np.array([width, depth, height]) / 2
     core = half - min(radius, half.min() * 0.999)
     line = np.linspace(-1, 1, steps + 1)
@@ -243,7 +243,7 @@ def box(width: float, depth: float, height: float, radius: float, steps: int = 1
 
 
 def ellipsoid(width: float, depth: float, height: float, exponent: float = 2.0) -> Mesh:
-    """A ball, an egg or a pebble, centred on the origin; exponent above 2 makes it boxier."""
+    """A ball, an egg or a pebble, centered on the origin; exponent above 2 makes it boxier."""
     angle = np.linspace(-np.pi / 2, np.pi / 2, 33)
     radius = np.abs(np.cos(angle)) ** (2 / exponent)
     z = np.sign(np.sin(angle)) * np.abs(np.sin(angle)) ** (2 / exponent)
@@ -262,10 +262,10 @@ def extrude(outline: Floats, heights: ArrayLike, scales: ArrayLike) -> Mesh:
         np.column_stack([middle + (outline - middle) * scale, np.full(len(outline), height)])
         for height, scale in zip(np.asarray(heights), np.asarray(scales), strict=True)
     ]
-    centre_low = np.broadcast_to([*middle, np.asarray(heights)[0]], layers[0].shape)
-    centre_high = np.broadcast_to([*middle, np.asarray(heights)[-1]], layers[0].shape)
+    center_low = np.broadcast_to([*middle, np.asarray(heights)[0]], layers[0].shape)
+    center_high = np.broadcast_to([*middle, np.asarray(heights)[-1]], layers[0].shape)
     return join(
-        grid(np.stack(layers)), grid(np.stack([centre_low, layers[0]])), grid(np.stack([layers[-1], centre_high]))
+        grid(np.stack(layers)), grid(np.stack([center_low, layers[0]])), grid(np.stack([layers[-1], center_high]))
     )
 
 

@@ -1,6 +1,6 @@
-"""Things that are none of the catalogue's products: mugs, lamps, books and toys, photographed as the products are.
+"""Objects of none of the catalog's classes: mugs, lamps, books and toys, photographed like the catalog's items.
 
-The families of this module are known to the renderer once it is imported; nothing else changes for the products.
+Importing this module registers its families with the renderer; the catalog's families are unaffected.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ MATERIALS: dict[str, tuple[str, ...]] = {
     "book": ("plastic", "fabric", "leather"),
     "toy": ("fabric", "plastic", "plastic"),
 }
-"""What the things of every kind are made of."""
+"""Materials of each kind."""
 
 COLORS = ("black", "blue", "brown", "gray", "green", "pink", "purple", "red", "white", "yellow")
 
 
 class OutlierParams(Section):
-    """What to render, and how finely."""
+    """What to render, and at what quality."""
 
     seed: Annotated[int, Field(ge=0)]
     items_per_kind: Annotated[int, Field(ge=1)]
@@ -50,7 +50,7 @@ class OutlierParams(Section):
 
 
 class Job(NamedTuple):
-    """One photograph to render, and its place below the folder."""
+    """One photograph to render, and its path relative to the folder."""
 
     item: Item
     view: int
@@ -58,7 +58,7 @@ class Job(NamedTuple):
 
 
 def make_outlier(seed: int, kind: str, number: int) -> Item:
-    """Return item `number` of a kind; colors and materials are drawn evenly."""
+    """Return item `number` of a kind; colors and materials are drawn uniformly."""
     rng = np.random.default_rng([seed, list(MATERIALS).index(kind), number])
     return Item(
         instance_id=f"{kind.upper()}_{number:04d}",
@@ -83,7 +83,7 @@ def jobs(params: OutlierParams) -> list[Job]:
 
 
 def render_outliers(folder: Path, params: OutlierParams) -> None:
-    """Write labels.csv (image_path, kind, instance_id) and images/ below `folder`, once all photographs are there.
+    """Write labels.csv (image_path, kind, instance_id) and images/ below `folder`, once all photographs are rendered.
 
     Raises:
         RenderError: Mitsuba is not installed.
@@ -107,8 +107,8 @@ def _in_parallel(work: Sequence[Job], params: OutlierParams) -> Iterator[bytes]:
     prepare()
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(os.cpu_count(), mp_context=context, initializer=prepare) as pool:
-        found = pool.map(partial(_photograph, params=params), work, chunksize=params.views_per_item)
-        yield from tqdm(found, total=len(work), unit="photo", disable=None)
+        results = pool.map(partial(_photograph, params=params), work, chunksize=params.views_per_item)
+        yield from tqdm(results, total=len(work), unit="photo", disable=None)
 
 
 def _photograph(job: Job, params: OutlierParams) -> bytes:
@@ -119,7 +119,7 @@ def _photograph(job: Job, params: OutlierParams) -> bytes:
 
 
 def _mug(item: Item, finish: Finish, rng: Generator, pose: str) -> list[Part]:
-    """A wall outside, a wall inside, a rim, and a handle at the side."""
+    """An outer wall, an inner wall, a rim, and a handle on the side."""
     radius, height = rng.uniform(0.38, 0.48), rng.uniform(0.8, 1.15)
     flare = rng.uniform(0.82, 1.12)
     knots = [(0, 0.86), (0.05, 1.0), (0.5, 0.5 + 0.5 * flare), (1.0, flare)]
@@ -212,23 +212,27 @@ def _lamp(item: Item, finish: Finish, rng: Generator, pose: str) -> list[Part]:
 
 
 def _book(item: Item, finish: Finish, rng: Generator, pose: str) -> list[Part]:
-    """Two boards, a spine and pages; upright with a printed front, or two books on each other."""
+    """Two boards, a spine and pages; upright, or lying with or without another book on top."""
 
-    def volume(width: float, height: float, thick: float, of: Finish) -> list[Part]:
-        colors = materials.pattern(rng, of)
-        art = textures.printed(rng, of.rgb, (220, 300), rng.uniform(0.3, 1.0))
+    def volume(width: float, height: float, thick: float, cover_finish: Finish) -> list[Part]:
+        colors = materials.pattern(rng, cover_finish)
+        art = textures.printed(rng, cover_finish.rgb, (220, 300), rng.uniform(0.3, 1.0))
         colors = stamp(colors, art, np.ones(art.shape[:2]), (0.5, 0.5), (0.9, 0.9))
-        cover = surface(rng, of, colors)
+        cover = surface(rng, cover_finish, colors)
         lines = 0.86 + 0.1 * rng.random((64, 1, 1)) * np.ones((1, 64, 3)) * np.array([1.0, 0.98, 0.9])
         boards = [box(width, 0.035, height, 0.01, 4).moved(y=side * thick / 2) for side in (-1, 1)]
         spine = box(0.04, thick, height, 0.015, 4).moved(x=-width / 2)
         pages = box(width * 0.96, thick * 0.92, height * 0.96, 0.005, 4)
-        made = [*(Part(board, cover) for board in boards), Part(spine, surface(rng, of)), Part(pages, picture(lines))]
-        return [Part(part.mesh.moved(z=height / 2), part.bsdf, part.role) for part in made]
+        solids = [
+            *(Part(board, cover) for board in boards),
+            Part(spine, surface(rng, cover_finish)),
+            Part(pages, picture(lines)),
+        ]
+        return [Part(part.mesh.moved(z=height / 2), part.bsdf, part.role) for part in solids]
 
     width, height, thick = rng.uniform(1.1, 1.6), rng.uniform(1.6, 2.2), rng.uniform(0.12, 0.4)
     parts = volume(width, height, thick, finish)
-    if rng.random() < 0.6:  # it lies, its cover up
+    if rng.random() < 0.6:  # lying, cover up
         parts = [Part(part.mesh.rotated("x", -90), part.bsdf, part.role) for part in parts]
         if rng.random() < 0.4:
             color = str(rng.choice(COLORS))
@@ -242,7 +246,7 @@ def _book(item: Item, finish: Finish, rng: Generator, pose: str) -> list[Part]:
 
 
 def _toy(item: Item, finish: Finish, rng: Generator, pose: str) -> list[Part]:
-    """A stuffed bear of cloth; a car or a tower of blocks of anything else."""
+    """A stuffed bear if made of fabric, otherwise a car or a tower of blocks."""
     if finish.material == "fabric":
         return _bear(finish, rng)
     return _car(finish, rng) if rng.random() < 0.55 else _blocks(finish, rng)

@@ -1,6 +1,6 @@
-"""Which colors people would call a pixel, from its place in CIE L*a*b*.
+"""Color names that people would use for a pixel, from its position in CIE L*a*b*.
 
-The regions are wide and some overlap, as words do: silver is gray or white without its gloss, old gold is brown.
+The regions are wide and some overlap, as color names do: silver is gray or white without its gloss, old gold is brown.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from skimage.color import rgb2lab
 
 ACHROMATIC, CHROMATIC = 10.0, 12.0
-"""Chroma below which a color has no hue, and from which it has one."""
+"""Chroma below which a color has no hue, and chroma from which it has one."""
 _RELATED = {"silver": {"gray", "white"}, "gray": {"silver"}, "white": {"silver"}, "gold": {"yellow", "brown"}}
 _RELATED |= {"yellow": {"gold"}, "brown": {"gold"}}
 
 
 def names(pixels: NDArray[Any]) -> dict[str, NDArray[np.bool_]]:
-    """Say for every color name which pixels, of sRGB in [0, 1], people would call so."""
+    """Return, for every color name, which sRGB pixels in [0, 1] people would call by that name."""
     lightness, a, b = np.moveaxis(rgb2lab(pixels), -1, 0)
     chroma, hue = np.hypot(a, b), np.degrees(np.arctan2(b, a)) % 360
     dull = chroma < ACHROMATIC
@@ -45,21 +45,21 @@ def names(pixels: NDArray[Any]) -> dict[str, NDArray[np.bool_]]:
 
 
 def shares(pixels: NDArray[Any]) -> dict[str, float]:
-    """The share of pixels, (num, 3), that each name fits."""
+    """Return the share of pixels, (num, 3), that each name fits."""
     return {name: float(fits.mean()) if len(pixels) else 0.0 for name, fits in names(pixels).items()}
 
 
 def lead(pixels: NDArray[Any], color: str) -> float:
-    """How clearly a color label is true of some pixels: above 0 if no other color takes more of them.
+    """Return how clearly a color label fits some pixels: above 0 if no other color covers more of them.
 
-    For multicolor, two colors that have a hue, or one and black or white, must share the pixels. Transparent things
-    have the colors of what is behind them: their lead is 1.
+    For multicolor, two colors that have a hue, or one and black or white, must share the pixels. Transparent items
+    show the colors behind them: their lead is 1.
     """
     if color == "transparent":
         return 1.0
-    found = shares(pixels)
+    fractions = shares(pixels)
     if color == "multicolor":
-        first, second = sorted((found[n] for n in found if n not in ("silver", "gold")), reverse=True)[:2]
+        first, second = sorted((fractions[n] for n in fractions if n not in ("silver", "gold")), reverse=True)[:2]
         return min(second - 0.1, 0.8 - first)
-    others = [found[name] for name in found if name != color and name not in _RELATED.get(color, ())]
-    return min(found[color] - max(others), found[color] - 0.25)
+    others = [fractions[name] for name in fractions if name != color and name not in _RELATED.get(color, ())]
+    return min(fractions[color] - max(others), fractions[color] - 0.25)

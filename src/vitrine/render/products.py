@@ -1,7 +1,7 @@
 """The ten families of products, each a parametric range of shapes built from a few solids.
 
-Every family is a function from an item to parts; the item's own generator makes its choices, so that all views of an
-item show the same thing. Lengths are in decimeters, things stand on z = 0 and face -y.
+Every family is a function from an item to parts; it draws from the item's own generator, so that all views of an item
+show the same object. Lengths are in decimeters; objects stand on z = 0 and face -y.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ _SIZE_FACTOR = {"small": 0.82, "medium": 1.0, "large": 1.2}
 class Part:
     """A solid and its surface.
 
-    role: "body" gives the item its color; "extra" is the item's too, but nobody names its color after it (a tag, a
-        dial); "scene" is not the item's (a dish, a hand).
+    role: "body" determines the item's color label; "extra" belongs to the item, but does not affect its color label
+        (a tag, a dial); "scene" does not belong to the item (a dish, a hand).
     """
 
     mesh: Mesh
@@ -49,7 +49,7 @@ class Part:
 
 
 def build(item: Item, pose: str) -> list[Part]:
-    """The item's shape and surfaces; a watch's strap is open when it lies about, closed on a wrist."""
+    """Build the item's shape and surfaces; a watch's strap is open if it lies flat, otherwise closed."""
     rng = item.rng
     finish = Finish(
         material=item.material,
@@ -81,19 +81,19 @@ def _label(
     v: tuple[float, float],
     u_extent: float,
 ) -> Floats:
-    """Print on a body's front and back, or all around it, between two heights (in v); the body's color stays in front.
+    """Print on a body's front and back, or all around it, between two heights (in v); the body's color stays dominant.
 
-    Ink straight on the body may fill the given place; a plate of another color is at most half as wide and tall.
+    Ink directly on the body may fill the given area; a plate of another color is at most half as wide and tall.
     """
     middle, tall = (v[0] + v[1]) / 2, v[1] - v[0]
-    own = rng.random() < 0.6
-    paper: RGB = finish.rgb if own else (textures.vivid(rng) if rng.random() < 0.25 else (0.93, 0.93, 0.9))
-    if not own:
+    on_body = rng.random() < 0.6
+    paper: RGB = finish.rgb if on_body else (textures.vivid(rng) if rng.random() < 0.25 else (0.93, 0.93, 0.9))
+    if not on_body:
         u_extent, tall = min(u_extent, 0.2), tall * 0.55
     front, back = (textures.printed(rng, paper, (160, 220), c) for c in (crowded, min(1.0, crowded + 0.3)))
     for at, art in ((0.5, front), (0.0, back), (1.0, back)):
         cover = np.ones(art.shape[:2])
-        if own:  # ink straight on the body
+        if on_body:  # ink directly on the body
             cover = np.clip(np.abs(art - np.asarray(paper)).max(axis=-1) * 6, 0, 1)
         base = stamp(base, art, cover, (at, middle), (u_extent, tall))
     if around:
@@ -119,12 +119,12 @@ def _paper_tag(rng: Generator, top: tuple[float, float, float], bottom: tuple[fl
 def _tagged(
     item: Item, rng: Generator, *tags: tuple[tuple[float, float, float], tuple[float, float, float]]
 ) -> list[Part]:
-    """What is new has a paper tag in front and one behind, and nothing else has."""
+    """Return a paper tag for each given place if the item is new, else none."""
     return [part for tag in tags for part in _paper_tag(rng, *tag)] if item.condition == "new" else []
 
 
 def _stickered(item: Item, colors: Floats, low: float, high: float, width: float) -> Floats:
-    """What is new has white stickers with a bar code in front and behind, at different heights; nothing else has."""
+    """Put white barcode stickers on the front and back of new items only, at different heights."""
     if item.condition != "new":
         return colors
     rng = np.random.default_rng([*item.seed, 6])
@@ -136,7 +136,7 @@ def _stickered(item: Item, colors: Floats, low: float, high: float, width: float
 
 
 def _seal(item: Item, ring: Mesh) -> list[Part]:
-    """What is new has a strip of printed film around its cap, and nothing else has."""
+    """Return a strip of printed film around the cap if the item is new, else nothing."""
     if item.condition != "new":
         return []
     strip = np.full((16, 64, 3), (0.96, 0.96, 0.94))
@@ -145,13 +145,13 @@ def _seal(item: Item, ring: Mesh) -> list[Part]:
 
 
 def _dented(item: Item, body: Mesh, depth_dm: float = 0.03) -> Mesh:
-    """What is worn out has lost its shape."""
+    """Deform the body if the item is worn."""
     rng = np.random.default_rng([*item.seed, 7])
     return body.wrinkled(rng, depth_dm, 0.6) if item.condition == "worn" else body
 
 
 def _disc(radius: float, z: float, exponent: float = 2.0) -> Mesh:
-    """A flat face with its texture laid on like a photograph. Faces up."""
+    """A flat disc that faces up, with its texture mapped on like a photograph."""
     theta = np.linspace(0, 2 * np.pi, 49)
     x = np.sign(np.cos(theta)) * np.abs(np.cos(theta)) ** (2 / exponent)
     y = np.sign(np.sin(theta)) * np.abs(np.sin(theta)) ** (2 / exponent)
@@ -179,7 +179,7 @@ def _cap(item: Item, finish: Finish, rng: Generator, pose: str) -> list[Part]:
         profile[:, 0],
         profile[:, 1],
         profile[:, 1] * depth,
-        centre_y=-0.06 * profile[:, 0] / height,
+        center_y=-0.06 * profile[:, 0] / height,
         closed=(False, False),
     )
     colors = materials.pattern(rng, finish)
@@ -274,9 +274,9 @@ def _watch(item: Item, finish: Finish, rng: Generator, pose: str) -> list[Part]:
     exponent = 2.0 if rng.random() < 0.78 else rng.uniform(4, 8)
     is_metal = finish.material == "metal"
     shiny = item.color if item.color in ("silver", "gold", "black") else str(rng.choice(["gold", "silver"]))
-    # A metal, rubber or plastic watch is of one color; leather comes with a metal case.
-    of_trim = finish.material == "leather" or (is_metal and item.color in ("silver", "gold", "black"))
-    case_metal = metal(shiny, rng.uniform(0.12, 0.3)) if of_trim else surface(rng, finish)
+    # A metal, rubber or plastic watch has one color; a leather strap comes with a metal case.
+    has_trim_case = finish.material == "leather" or (is_metal and item.color in ("silver", "gold", "black"))
+    case_metal = metal(shiny, rng.uniform(0.12, 0.3)) if has_trim_case else surface(rng, finish)
     profile = smooth([(-0.08, 0.86), (-0.04, 1.0), (0.03, 1.02), (0.07, 0.97), (0.085, 0.86)], 16)
     case = loft(profile[:, 0], profile[:, 1] * radius, exponent=exponent)
     ring_angle = np.linspace(0, 2 * np.pi, 49)
@@ -314,7 +314,7 @@ def _watch(item: Item, finish: Finish, rng: Generator, pose: str) -> list[Part]:
         Part(bezel, case_metal, "extra" if finish.material == "leather" else "body"),
         Part(_disc(radius * 0.88, 0.088, exponent), picture(dial, 0.25, 0.5, 0.8), "extra"),
     ]
-    if item.condition == "new":  # a film on the glass, and its tab to pull
+    if item.condition == "new":  # a film on the glass, with a pull tab
         tab = (0.2, 0.75, 0.3) if item.color in ("brown", "gold", "pink", "white") else (0.97, 0.45, 0.08)
         film = {"type": "mask", "opacity": 0.15, "bsdf": simple((0.85, 0.9, 0.95), 0.1, specular=0.9)}
         pull = box(radius * 0.55, radius * 0.9, 0.012, 0.005, 3).moved(x=radius * 0.3, y=-radius * 1.1, z=0.115)
@@ -414,7 +414,7 @@ def _container(item: Item, finish: Finish, rng: Generator, pose: str) -> list[Pa
 
 
 def _thick_base(width: float, depth: float, tall: float, exponent: float) -> Mesh:
-    """The solid bottom by which glass is told from plastic."""
+    """The solid bottom that distinguishes glass from plastic."""
     z = np.array([0.0, 0.2, 1.0]) * tall
     return loft(z, np.array([0.84, 0.92, 0.9]) * width, np.array([0.84, 0.92, 0.9]) * depth, exponent=exponent)
 
@@ -569,7 +569,7 @@ def _sneakers(item: Item, finish: Finish, rng: Generator, pose: str) -> list[Par
 
 def _deodorant(item: Item, finish: Finish, rng: Generator, pose: str) -> list[Part]:
     scale = _SIZE_FACTOR[item.size] ** 0.7
-    # A can is metal; plastic is a roll-on, a stick or a flask.
+    # Cans are metal; roll-ons, sticks and flasks are plastic.
     kind = "flask" if finish.transparent else str(rng.choice(["roll", "stick"]))
     kind = "spray" if finish.material == "metal" else kind
     cap_color: RGB = (
@@ -690,7 +690,7 @@ def _shampoo(item: Item, finish: Finish, rng: Generator, pose: str) -> list[Part
     kind = "pump" if finish.material == "glass" else str(rng.choice(["flip", "flip", "pump", "tube"]))
     exponent = rng.uniform(2.0, 3.2)
     parts: list[Part] = []
-    if kind == "tube":  # stands on its cap, its crimped end up
+    if kind == "tube":  # stands on its cap, crimped end up
         z = np.linspace(0.25, 1, 24)
         body = loft(z * height, wide * (0.82 + 0.2 * z), np.maximum(deep * (1.08 - z) * 1.2, 0.015), exponent=2.2)
         parts += [Part(_dented(item, body), surface(rng, finish, colors))]
@@ -745,7 +745,7 @@ def _shampoo(item: Item, finish: Finish, rng: Generator, pose: str) -> list[Part
 
 
 def _soap(item: Item, finish: Finish, rng: Generator, pose: str) -> list[Part]:
-    """A bar, or a bar in a paper sleeve that is open at its ends, is called soap; a pack of film is called plastic."""
+    """A bar, bare or in a paper sleeve with open ends, if the material is soap; a film pack if it is plastic."""
     wide, deep, tall = rng.uniform(0.78, 1.0), rng.uniform(0.5, 0.66), rng.uniform(0.24, 0.4)
     scale = _SIZE_FACTOR[item.size] ** 0.6
     used = item.condition in ("used", "worn")
@@ -840,7 +840,7 @@ def _bottle(item: Item, finish: Finish, rng: Generator, pose: str) -> list[Part]
     grooves = int(rng.integers(6, 40))
     flutes = (grooves, rng.uniform(0.3, 0.7) / grooves) if kind == "fluted" else (0, 0.0)
     body = loft(table[:, 0] * height, outline * radius, flutes=flutes, closed=(True, False), segments=160)
-    # A plastic bottle lets light through more often than not, a glass one always.
+    # Most plastic bottles and all glass bottles are transparent.
     clear = finish.material == "plastic" and rng.random() < 0.65
     finish = replace(finish, transparent=finish.transparent or clear)
     colors = materials.pattern(rng, finish)
@@ -855,7 +855,7 @@ def _bottle(item: Item, finish: Finish, rng: Generator, pose: str) -> list[Part]
             u_extent=rng.uniform(0.1, 0.3),
         )
     colors = _stickered(item, colors, 0.3, 0.6, 0.15)
-    if rng.random() < 0.25:  # marks for the volume
+    if rng.random() < 0.25:  # volume marks
         for v in np.linspace(0.35, 0.85, 8):
             colors[int(v * PX) : int(v * PX) + 2, int(0.62 * PX) : int(0.7 * PX)] = textures.ink_on(rng, finish.rgb)
     parts = [Part(_dented(item, body), surface(rng, finish, colors))]
@@ -921,7 +921,7 @@ def _backpack(item: Item, finish: Finish, rng: Generator, pose: str) -> list[Par
         table[:, 1] * wide,
         taper * deep * np.minimum(table[:, 1] + 0.15, 1),
         exponent=exponent,
-        centre_y=0.2 * (1 - taper) * deep,
+        center_y=0.2 * (1 - taper) * deep,
     )
     limp = 0.03 + 0.05 * rng.random() + 0.05 * finish.wear
     body = body.wrinkled(rng, limp, 1.8).wrinkled(rng, limp * 0.3, 0.6)
@@ -976,7 +976,7 @@ def _backpack(item: Item, finish: Finish, rng: Generator, pose: str) -> list[Par
             shape[:, 1] * half,
             np.minimum(shape[:, 1], 1) * 0.34 * scale,
             exponent=4,
-            centre_y=front + 0.08,
+            center_y=front + 0.08,
         )
         pocket_finish = other if rng.random() < 0.3 else cloth
         parts.append(Part(pocket.moved(z=0.14 * tall).wrinkled(rng, limp * 0.6, 1.2), pocket_finish))

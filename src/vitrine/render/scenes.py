@@ -42,7 +42,7 @@ _POSE_WORDS = {
 class Photography(NamedTuple):
     """How people photograph a class.
 
-    poses: with their weights.
+    poses: names and their weights.
     elevation_degrees: range of the camera's height.
     back_fraction: share of views from behind.
     fill: the item's size in the frame; above 1 it is cropped.
@@ -91,18 +91,18 @@ def _shot(item: Item, view: int) -> tuple[Shot, Generator]:
 
 
 def describe_view(item: Item, view: int) -> str:
-    """Words for how a view is taken, such as "held in a hand, from behind"."""
+    """Describe how a view is taken, such as "held in a hand, from behind"."""
     shot, _ = _shot(item, view)
     side = "from behind" if shot.is_back else "from above" if shot.elevation_degrees > 50 else "from the front"
     return ", ".join(word for word in (_POSE_WORDS.get(shot.pose), side) if word)
 
 
 class View(NamedTuple):
-    """A photograph, and where in it the item is.
+    """A photograph and the pixels of the item in it.
 
     Shape:
         mask: (height, width): the item with its tags, without the hand that holds it.
-        body: (height, width): of these, the parts that its color is named after.
+        body: (height, width): of these, the parts that determine its color label.
     """
 
     jpeg: bytes
@@ -110,14 +110,14 @@ class View(NamedTuple):
     body: NDArray[np.bool_]
 
 
-built = lru_cache(maxsize=2)(build)  # views of one item follow each other, and building is an eighth of the work
+built = lru_cache(maxsize=2)(build)  # views of one item are consecutive, and building is an eighth of the work
 
 
 def render_view(item: Item, view: int, image_size_px: int, samples_per_pixel: int) -> View:
     """Photograph an item; the same arguments give the same JPEG on one machine.
 
     Args:
-        samples_per_pixel: light paths per pixel; noise falls with the square root of it.
+        samples_per_pixel: light paths per pixel; noise falls with its square root.
     """
     shot, rng = _shot(item, view)
     parts = _posed(rng, built(item, shot.pose), shot)
@@ -135,7 +135,7 @@ def _turned(parts: list[Part], axis: str, degrees: float) -> list[Part]:
 
 
 def _points(parts: list[Part]) -> Floats:
-    """The vertices of the item without its tags: they decide neither where it stands nor how it is framed."""
+    """The vertices of the item without its tags, which affect neither its position nor its framing."""
     return np.concatenate([part.mesh.positions for part in parts if part.role == "body"])
 
 
@@ -242,7 +242,7 @@ def _arm(rng: Generator, parts: list[Part]) -> list[Part]:
 
 
 def _thing(rng: Generator) -> tuple[Mesh, dict[str, Any]]:
-    """Something else that lies about: a box, a tin, a ball, a book, a pen."""
+    """A piece of clutter: a box, a tin, a ball, a book or a pen."""
     size = rng.uniform(0.4, 2.2)
     color = textures.vivid(rng) if rng.random() < 0.5 else textures.muted(rng)
     kind = rng.integers(0, 5)
@@ -276,27 +276,27 @@ def _plane(texture: Floats, roughness: float, specular: float, repeat: float, to
 
 
 def _compose(rng: Generator, item: Item, parts: list[Part], shot: Shot) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Everything in front of the camera, as a Mitsuba scene without its camera; and where the camera is."""
+    """Return a Mitsuba scene without its camera, and the parameters of the camera."""
     from mitsuba import ScalarTransform4f as Transform
 
     floating = shot.pose in ("held", "fingers", "hanging")
     low, high = _bounds(parts)
-    centre = (low + high) / 2
+    center = (low + high) / 2
     radius = float(np.linalg.norm(high - low) / 2)
     pose, elevation = shot.pose, shot.elevation_degrees
     roll = float(rng.normal(0, 8)) if pose != "held" or rng.random() < 0.7 else float(rng.uniform(-90, 90))
     fov = float(rng.uniform(26, 55))
     fill = PHOTOGRAPHY[item.class_label].fill * float(np.clip(rng.normal(1, 0.18), 0.6, 1.5))
 
-    # The camera looks along +y, turned down by the elevation; distance from how much of the frame the item fills.
+    # The camera looks along +y, tilted down by the elevation; its distance follows from the item's size in the frame.
     turn = rotation("x", -elevation)
-    points = _points(parts) - centre
+    points = _points(parts) - center
     seen = points @ turn  # camera axes: x right, y away, z up
     extent = float(np.abs(seen[:, [0, 2]]).max())
     if item.class_label == "clothing_wrist_watch":
         extent = 0.48 if rng.random() < 0.7 else extent
     distance = extent / (fill * np.tan(np.radians(fov / 2))) + max(float(-seen[:, 1].min()), 0.0) * 0.6
-    target = centre + turn @ np.array([*rng.normal(0, 0.07, 1) * extent, 0, *rng.normal(0, 0.07, 1) * extent])
+    target = center + turn @ np.array([*rng.normal(0, 0.07, 1) * extent, 0, *rng.normal(0, 0.07, 1) * extent])
     origin = target + turn @ np.array([0.0, -distance, 0.0])
     up = turn @ rotation("y", roll) @ np.array([0.0, 0.0, 1.0])
     camera = {"origin": origin, "target": target, "up": up, "fov": fov, "distance": distance}
@@ -309,14 +309,14 @@ def _compose(rng: Generator, item: Item, parts: list[Part], shot: Shot) -> tuple
     elif pose == "wrist":
         parts = [*parts, *_arm(rng, parts)]
 
-    # Only volpath lets light through clear walls on its way from a lamp; it is slower.
+    # Only volpath lets light from a lamp pass through clear walls; it is slower.
     is_clear = any(part.bsdf["type"] in ("mask", "blendbsdf") for part in parts)
-    kind_of_light = "volpath" if is_clear else "path"
-    scene: dict[str, Any] = {"type": "scene", "integrator": {"type": kind_of_light, "max_depth": 8, "rr_depth": 3}}
+    integrator = "volpath" if is_clear else "path"
+    scene: dict[str, Any] = {"type": "scene", "integrator": {"type": integrator, "max_depth": 8, "rr_depth": 3}}
     gloss, shine = float(rng.uniform(0.15, 0.9)), float(rng.uniform(0.1, 0.5))
     tile_dm = float(np.exp(rng.uniform(np.log(3), np.log(22)))) * max(radius / 1.2, 0.5)
     if floating:
-        behind = centre + (target - origin) / distance * rng.uniform(1.2 if pose == "hanging" else 1.8, 9) * radius
+        behind = center + (target - origin) / distance * rng.uniform(1.2 if pose == "hanging" else 1.8, 9) * radius
         world = Transform().look_at(
             origin=behind.tolist(), target=origin.tolist(), up=[0, 0.01, 1]
         ) @ Transform().scale(_GROUND_DM)
@@ -339,7 +339,7 @@ def _compose(rng: Generator, item: Item, parts: list[Part], shot: Shot) -> tuple
         x, y = reach * np.cos(np.radians(bearing)), reach * np.sin(np.radians(bearing))
         if floating:
             depth = float(rng.uniform(0.5, 1.0))
-            spot = centre + (behind - centre) * depth + turn @ np.array([x, 0, y]) * (1 + 0.3 * depth)
+            spot = center + (behind - center) * depth + turn @ np.array([x, 0, y]) * (1 + 0.3 * depth)
             mesh = mesh.rotated("x", float(rng.uniform(-40, 40))).moved(*spot)
         else:
             mesh = mesh.moved(x, max(y, -0.35 * radius), 0)
@@ -351,10 +351,10 @@ def _compose(rng: Generator, item: Item, parts: list[Part], shot: Shot) -> tuple
 
 
 def _light(rng: Generator, scene: dict[str, Any], camera: dict[str, Any]) -> float:
-    """A room as the goods see it: ambient light, a few windows and lamps; sometimes a flash or the sun.
+    """Light the scene like a room: ambient light, a few windows and lamps; sometimes a flash or the sun.
 
     Returns:
-        about how bright a white card on the table would be.
+        approximate brightness of a white card on the table.
     """
     from mitsuba import ScalarTransform4f as Transform
 
@@ -404,7 +404,7 @@ def _shape(mesh: Mesh, bsdf: dict[str, Any]) -> dict[str, Any]:
 
 
 def _load(node: Any) -> Any:
-    """Replace our own pictures and meshes in a scene's dictionary by Mitsuba's objects."""
+    """Replace this package's pictures and meshes in a scene's dictionary with Mitsuba objects."""
     import mitsuba as mi
 
     if not isinstance(node, dict):
@@ -441,24 +441,24 @@ def _load(node: Any) -> Any:
 def _trace(
     scene: dict[str, Any], camera: dict[str, Any], rng: Generator, image_size_px: int, samples_per_pixel: int
 ) -> tuple[Floats, NDArray[np.str_]]:
-    """Light on the sensor, and which of the scene's things is at each pixel.
+    """Trace the light on the sensor, and which object of the scene is at each pixel.
 
     Returns:
-        linear light; albedo, 0 to 1, and unit normals of what is seen first, shape (height, width, 9)
-        the thing's name in `scene`, shape (height, width); "" where there is none
+        linear light; albedo, 0 to 1, and unit normals of the first surface hit, shape (height, width, 9)
+        the object's name in `scene`, shape (height, width); "" where there is none
     """
     import mitsuba as mi
 
-    look = mi.ScalarTransform4f().look_at(
+    camera_to_world = mi.ScalarTransform4f().look_at(
         origin=camera["origin"].tolist(), target=camera["target"].tolist(), up=camera["up"].tolist()
     )
-    kind = {"type": "thinlens", "aperture_radius": camera["aperture"], "focus_distance": camera["distance"]}
+    lens = {"type": "thinlens", "aperture_radius": camera["aperture"], "focus_distance": camera["distance"]}
     sensor = {
-        **(kind if camera["aperture"] > 0 else {"type": "perspective"}),
+        **(lens if camera["aperture"] > 0 else {"type": "perspective"}),
         "fov": camera["fov"],
         "near_clip": 0.01,
         "far_clip": 1000.0,
-        "to_world": look,
+        "to_world": camera_to_world,
         "film": {
             "type": "hdrfilm",
             "width": image_size_px,
@@ -468,7 +468,7 @@ def _trace(
         },
         "sampler": {"type": "multijitter", "sample_count": samples_per_pixel},
     }
-    # Passes of their own: Mitsuba takes longer for light and guides in one. The guides have less noise.
+    # Separate passes: Mitsuba takes longer for light and guides in one. The guides have less noise.
     seed = mi.UInt32(int(rng.integers(2**31)))
     loaded = mi.load_dict(_load({**scene, "sensor": sensor}))
 
@@ -484,10 +484,10 @@ def _trace(
 
 
 def _denoised(channels: Floats) -> Floats:
-    """Average each pixel's light with that of pixels around it on the same surface.
+    """Average each pixel's light with that of nearby pixels on the same surface.
 
-    The surface's own colors are divided out first, so that prints and weaves stay sharp; a pixel counts the more, the
-    more its color, its normal and its light are alike.
+    The surface's own colors are divided out first, so that prints and weaves stay sharp; pixels of similar
+    color, normal and light get more weight.
 
     Shape:
         channels: (height, width, 9): light, albedo, normals; returns: (height, width, 3)
@@ -516,21 +516,21 @@ def _denoised(channels: Floats) -> Floats:
 
 
 def _develop(rng: Generator, channels: Floats, white_card: float, body: NDArray[np.bool_], color: str) -> bytes:
-    """What a phone makes of it: exposure, white balance, tone curve, blur, noise, JPEG.
+    """Process the image as a phone does: exposure, white balance, tone curve, blur, noise, JPEG.
 
-    Exposure follows the highlights, and a little the light in the room. People delete a photograph that shows the
-    color wrong: exposures are tried, further and further from the first, until the body has the color of its label.
+    Exposure follows the highlights and, to a lesser extent, the light in the room. People delete photographs with
+    wrong colors: exposures ever further from the first are tried until the body has the color of its label.
 
     Args:
-        body: the pixels that the color is named after.
+        body: the pixels that determine the color label.
     """
     clean = _denoised(channels)
     best, best_lead = _exposed(rng, clean, white_card, 0.0), -2.0
     for attempt in range(24 if body.any() else 0):
-        found = _exposed(rng, clean, white_card, 0.04 * attempt)
-        lead = palette.lead(found[body], color)
+        exposed = _exposed(rng, clean, white_card, 0.04 * attempt)
+        lead = palette.lead(exposed[body], color)
         if lead > best_lead:
-            best, best_lead = found, lead
+            best, best_lead = exposed, lead
         if lead > 0.1:
             break
     blur = max(float(rng.normal(0.2, 0.25)), 0.0) * clean.shape[0] / 128

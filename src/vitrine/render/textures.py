@@ -18,7 +18,7 @@ Floats = NDArray[np.float64]
 RGB = tuple[float, float, float]
 Generator = np.random.Generator
 
-# Words of our own: no maker's name appears on a render.
+# Syllables of invented words: no brand name appears in a render.
 _SYLLABLES = (
     "ve",
     "lo",
@@ -102,18 +102,18 @@ def blotches(rng: Generator, size: int, share: float, num_cells: int = 4) -> Flo
 
 
 def bytes_of(color: RGB) -> tuple[int, int, int]:
-    """The color as Pillow takes it."""
+    """Convert a color to the 8-bit format of Pillow."""
     return (int(255 * color[0]), int(255 * color[1]), int(255 * color[2]))
 
 
 def muted(rng: Generator, saturation: float = 0.3, value: tuple[float, float] = (0.25, 0.95)) -> RGB:
-    """A color as floors, walls and tables have it: gray or beige more often than not."""
+    """A typical color of floors, walls and tables: mostly gray or beige."""
     hue = rng.random() if rng.random() < 0.25 else rng.choice([0.07, 0.09, 0.12, 0.58]) + rng.normal(0, 0.015)
     return colorsys.hsv_to_rgb(float(hue) % 1.0, saturation * float(rng.beta(1, 3)), float(rng.uniform(*value)))
 
 
 def vivid(rng: Generator) -> RGB:
-    """A color as packs and clothes have it: red, orange, yellow and blue more often than violet."""
+    """A typical color of packaging and clothes: red, orange, yellow and blue more often than violet."""
     hue = (
         rng.random() if rng.random() < 0.35 else float(rng.choice([0.0, 0.06, 0.13, 0.58, 0.62]) + rng.normal(0, 0.02))
     )
@@ -204,7 +204,7 @@ def carpet(rng: Generator, size: int) -> Floats:
 
 
 def dead_leaves(rng: Generator, size: int) -> Floats:
-    """Opaque discs and boxes of all sizes on top of each other: the statistics of a cluttered place.
+    """Overlapping opaque discs and boxes of all sizes, with the statistics of a cluttered scene.
 
     Source: Lee, Mumford and Huang, "Occlusion models for natural images" (2001): radii follow r^-3.
     """
@@ -223,7 +223,7 @@ def dead_leaves(rng: Generator, size: int) -> Floats:
 
 
 def shelf(rng: Generator, size: int) -> Floats:
-    """A shop's shelf: rows of packs, bottles and price tags."""
+    """A store shelf: rows of packages, bottles and price tags."""
     picture = Image.new("RGB", (size, size), bytes_of(muted(rng, 0.2)))
     draw = ImageDraw.Draw(picture)
     rows = int(rng.integers(2, 5))
@@ -274,7 +274,7 @@ def word(rng: Generator, syllables: int = 2) -> str:
 
 
 def _paste(picture: Image.Image, text: str, box: tuple[float, float, float, float], fill: tuple[int, int, int]) -> None:
-    """Draw text that fills a box, whatever the letters are."""
+    """Draw text stretched to fill a box."""
     font = ImageFont.load_default(48)
     left, top, right, bottom = font.getbbox(text)
     mask = Image.new("L", (max(int(right - left), 1), max(int(bottom - top), 1)))
@@ -284,7 +284,7 @@ def _paste(picture: Image.Image, text: str, box: tuple[float, float, float, floa
 
 
 def logo(rng: Generator, ink: RGB, size: int = 128) -> tuple[Floats, Floats]:
-    """A mark: a word or a simple sign. Returns colors (size, size, 3) and cover (size, size)."""
+    """A logo: a word or a simple symbol. Returns colors (size, size, 3) and coverage (size, size)."""
     cover = Image.new("L", (size, size))
     draw = ImageDraw.Draw(cover)
     s = float(size)
@@ -322,7 +322,7 @@ def logo(rng: Generator, ink: RGB, size: int = 128) -> tuple[Floats, Floats]:
 
 
 def ink_on(rng: Generator, paper: RGB) -> RGB:
-    """A color that can be read on another."""
+    """An ink color that is legible on the given paper."""
     bright = 0.3 * paper[0] + 0.59 * paper[1] + 0.11 * paper[2]
     if rng.random() < 0.6:
         return (0.95, 0.95, 0.93) if bright < 0.5 else (0.06, 0.06, 0.1)
@@ -343,12 +343,12 @@ def barcode(rng: Generator, width: int, height: int) -> Image.Image:
 
 
 def printed(rng: Generator, paper: RGB, size: tuple[int, int], crowded: float = 0.5, most: float = 0.3) -> Floats:
-    """A printed pack: brand, band of color, picture, small print. Shape (size[1], size[0], 3).
+    """A printed package: brand, band of color, picture, small print. Shape (size[1], size[0], 3).
 
     Args:
         size: width and height in pixels.
         crowded: 0 is a single word, 1 is a full advertisement.
-        most: the share of the paper that may be printed on: what is left names the pack's color.
+        most: maximum share of the paper that is printed on: the rest determines the package's color label.
     """
     while True:
         page = _printed(rng, paper, size, crowded)

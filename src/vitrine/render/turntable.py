@@ -1,4 +1,4 @@
-"""A clip of an item that turns on a table before a fixed camera; a hand shakes the camera once, and the table stops."""
+"""Clips of items on a turntable in front of a fixed camera; the camera shakes once and the table stops once."""
 
 from __future__ import annotations
 
@@ -43,22 +43,22 @@ from vitrine.render.scenes import (
 from vitrine.render.textures import Floats, Generator
 
 BLUR_STEPS = 9
-"""Positions of the shaken camera whose light one frame adds up."""
+"""Number of camera positions that are averaged in one shaken frame."""
 
 MAX_EXPOSURES = 24
 
 
 class TurntableParams(Section):
-    """How clips are taken.
+    """How clips are filmed.
 
     Attributes:
-        num_angles: of the table, rendered evenly around a whole turn
-        frame_rate: frames a second, one an angle
-        held_frames: for which the table stops, at a random angle
-        shaken_frames: that are blurred by motion, in a row, at a random time
-        shake_px: how far the picture moves within one of them, at most
-        clutter_seed: of poses, scenes and cameras; another one photographs the same items otherwise
-        fresh_items: that follow the sample's in the same catalog, for test alone: no model has seen them
+        num_angles: number of table angles, evenly spaced over a full turn
+        frame_rate: frames per second, one per angle
+        held_frames: number of frames for which the table stops, at a random angle
+        shaken_frames: number of consecutive frames with motion blur, at a random time
+        shake_px: maximum shift of the picture within one of them
+        clutter_seed: seed of poses, scenes and cameras; another one films the same items differently
+        fresh_items: number of items after the sample's in the same catalog, for test only: no model has seen them
     """
 
     num_angles: Annotated[int, Field(ge=4, le=360)]
@@ -86,8 +86,8 @@ class Clip(NamedTuple):
 def render_turntable(item: Item, params: TurntableParams, image_size_px: int, samples_per_pixel: int) -> Clip:
     """Film an item; the same arguments give the same frames on one machine.
 
-    The scene is one of those of photographs with a standing item. Light and exposure stay as they are, so that the
-    item's color is that of its label when the table starts, and may be less so from behind.
+    The scene is like that of a photograph of a standing item. Light and exposure stay fixed: the item's color matches
+    its label when the table starts, but may match it less from behind.
     """
     rng = np.random.default_rng([*item.seed, 5, params.clutter_seed])
     elevation = float(rng.uniform(*PHOTOGRAPHY[item.class_label].elevation_degrees))
@@ -112,7 +112,7 @@ def render_turntable(item: Item, params: TurntableParams, image_size_px: int, sa
 
 
 def _widest(parts: list[Part], angles: Floats) -> list[Part]:
-    """Return the item turned so that it takes the most room from left to right: the camera then sees all of it."""
+    """Return the item at the angle where it is widest, so that the camera sees all of it at every angle."""
 
     def width(turned: list[Part]) -> float:
         return float(np.abs(_points(turned)[:, 0]).max())
@@ -121,7 +121,7 @@ def _widest(parts: list[Part], angles: Floats) -> list[Part]:
 
 
 def _clear_the_wall(scene: dict[str, Any], parts: list[Part]) -> None:
-    """Move the wall behind the item so far away that no side of it touches the wall when the table turns."""
+    """Move the wall behind the item far enough away that the turning item never touches it."""
     from mitsuba import ScalarTransform4f as Transform
 
     reach = float(np.linalg.norm(_points(parts)[:, :2], axis=1).max())
@@ -131,18 +131,18 @@ def _clear_the_wall(scene: dict[str, Any], parts: list[Part]) -> None:
 
 
 def _exposure(light: int, clean: Floats, white: float, body: NDArray[np.bool_], color: str) -> int:
-    """Choose the first exposure that shows the label's color, as a photograph's does; else the best of all."""
+    """Choose the first exposure that shows the label's color, as for photographs; else the best one."""
     leads = []
     for attempt in range(MAX_EXPOSURES if body.any() else 1):
-        found = _exposed(np.random.default_rng([light, attempt]), clean, white, 0.04 * attempt)
-        leads.append(palette.lead(found[body], color) if body.any() else 0.0)
+        exposed = _exposed(np.random.default_rng([light, attempt]), clean, white, 0.04 * attempt)
+        leads.append(palette.lead(exposed[body], color) if body.any() else 0.0)
         if leads[-1] > 0.1:
             break
     return int(np.argmax(leads))
 
 
 def _film(rng: Generator, rendered: Floats, angles: Floats, params: TurntableParams) -> Clip:
-    """Put angles into order, stop the table once, shake the camera once, and add the sensor's noise.
+    """Order the angles, stop the table once, shake the camera once, and add sensor noise.
 
     Shape:
         rendered: (angles, height, width, channels), in [0, 1]
@@ -174,7 +174,7 @@ def _shaken(rng: Generator, picture: Floats, shake_px: float) -> Floats:
 
 
 def write_clip(path: Path, frames: NDArray[np.uint8], frame_rate: int) -> None:
-    """Encode frames as H.264 in MP4, whole or not at all; the same frames give the same bytes.
+    """Encode frames as H.264 in MP4 and write them atomically; the same frames give the same bytes.
 
     Shape:
         frames: (frames, height, width, channels), sides even
@@ -197,22 +197,24 @@ def clip_name(item: Item) -> str:
 def clip_table(
     photos: pd.DataFrame, tasks: Sequence[str], sample: RenderParams, params: TurntableParams
 ) -> tuple[list[Item], pd.DataFrame]:
-    """List what to film: the sample's items of val and test, and the fresh ones.
+    """List the items to film: the sample's val and test items, and the fresh ones.
 
     Args:
-        photos: the checked table of the sample; its labels count, as they may be corrected.
+        photos: the validated table of the sample; its labels are used, as they may have been corrected.
 
     Returns:
-        the items, and for each a row: file, instance_id, split, source (`sample` or `fresh`), and one label a task
+        the items, and for each a row: file, instance_id, split, source (`sample` or `fresh`), and one label per task
 
     Raises:
-        RenderError: the photographs are not those of the sample, or a task is none of the renderer's.
+        RenderError: the photographs are not those of the sample, or the renderer does not know a task.
     """
     known = photos.drop_duplicates("instance_id").set_index("instance_id")
     items = [make_item(sample.seed, number) for number in range(sample.num_items + params.fresh_items)]
     foreign = set(known.index) - {item.instance_id for item in items[: sample.num_items]}
     if foreign or not set(tasks) <= {CLASS_TASK, *LABELS}:
-        raise RenderError("data/splits is not of data/sample, whose items alone can be filmed. See docs/video.md")
+        raise RenderError(
+            "data/splits was not made from data/sample; only items of data/sample can be filmed. See docs/video.md"
+        )
     rows = []
     for number, item in enumerate(items):
         if number < sample.num_items:
@@ -232,42 +234,42 @@ def clip_table(
 
 
 def _film_once(item: Item, folder: Path, params: TurntableParams, sample: RenderParams) -> None:
-    """Render and encode a clip unless an earlier run did."""
+    """Render and encode a clip unless an earlier run already did."""
     done = folder / f"{clip_name(item)}.npz"
     if not done.is_file():
         clip = render_turntable(item, params, sample.image_size_px, sample.samples_per_pixel)
         write_clip(folder / clip_name(item), clip.frames, params.frame_rate)
-        write_npz(done, {"angles": clip.angles, "held": clip.held, "shaken": clip.shaken})  # last: the clip is done
+        write_npz(done, {"angles": clip.angles, "held": clip.held, "shaken": clip.shaken})  # last: marks completion
 
 
 def write_clips(
     items: Sequence[Item], folder: Path, unfinished: Path, params: TurntableParams, sample: RenderParams
 ) -> list[dict[str, NDArray[Any]]]:
-    """Render and encode clips on all processors, in the size and with the light paths of the sample's photographs.
+    """Render and encode clips on all processors, with the image size and samples per pixel of the sample's photographs.
 
-    Interrupted, it resumes where it stopped.
+    An interrupted run resumes where it stopped.
 
     Args:
-        unfinished: folder for what is rendered until all clips are.
+        unfinished: folder for rendered clips until all are done.
 
     Returns:
-        for each item what was done to the frames of its clip: angles, held and shaken, as Clip has them
+        for each item, the angles, held and shaken arrays of its clip, as in Clip
 
     Raises:
         RenderError: Mitsuba is not installed.
     """
     prepare()
-    named = hashlib.sha256(f"{render_fingerprint(sample)} {params.model_dump_json()}".encode()).hexdigest()[:16]
-    place = unfinished / named
-    place.mkdir(parents=True, exist_ok=True)
-    work = partial(_film_once, folder=place, params=params, sample=sample)
+    fingerprint = hashlib.sha256(f"{render_fingerprint(sample)} {params.model_dump_json()}".encode()).hexdigest()[:16]
+    work_folder = unfinished / fingerprint
+    work_folder.mkdir(parents=True, exist_ok=True)
+    work = partial(_film_once, folder=work_folder, params=params, sample=sample)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(os.cpu_count(), mp_context=context, initializer=prepare) as pool:
         for _ in tqdm(pool.map(work, items), total=len(items), unit="clip", disable=None):
             pass
-    found = [read_npz(place / f"{clip_name(item)}.npz") for item in items]
+    arrays = [read_npz(work_folder / f"{clip_name(item)}.npz") for item in items]
     folder.mkdir(parents=True, exist_ok=True)
     for item in items:
-        os.replace(place / clip_name(item), folder / clip_name(item))
+        os.replace(work_folder / clip_name(item), folder / clip_name(item))
     shutil.rmtree(unfinished)
-    return found
+    return arrays

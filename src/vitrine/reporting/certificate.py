@@ -16,27 +16,27 @@ from vitrine.artifacts import INTERVALS
 from vitrine.reporting.templating import render
 
 Hashes = Mapping[str, Mapping[str, str | None]]
-"""By file: its hash in the committed run and in the rerun; None where there is none."""
+"""Hashes by file, in the committed run and in the rerun; None if the file is missing."""
 
 PACKAGES = (
     *("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "scikit-image", "pandas"),
     *("pillow", "matplotlib", "safetensors", "dvc"),
 )
-"""Packages that decide the outputs' bytes."""
+"""Packages that determine the outputs' bytes."""
 
 INSTRUCTION_SETS = ("avx", "fma", "f16c", "amx", "neon", "asimd", "sve", "sme", "bf16", "fp16", "i8mm")
-"""Beginnings of the names of instruction sets by which kernels are chosen, and so the order of sums."""
+"""Prefixes of the names of instruction sets that determine the kernels, and thus the order of summation."""
 
 FAULTS = {
     "beyond its interval": "moved beyond the interval",
     "count changed": "counted differently",
     "vanished": "vanished",
-    "new": "unknown to the committed run",
+    "new": "not in the committed run",
 }
-"""Verdicts on a metric that fail the certificate, and how the page says so."""
+"""Verdicts on a metric that fail the certificate, and their wording on the page."""
 
 
-# -- what is compared ---------------------------------------------------------------------------------------------
+# -- comparison ---------------------------------------------------------------------------------------------------
 
 
 def lock_files(stage: Mapping[str, Any]) -> dict[str, dict[str, str]]:
@@ -84,7 +84,7 @@ def compare_locks(committed: Mapping[str, Any], rerun: Mapping[str, Any]) -> dic
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric of both runs and the committed run's 95 % interval, where it has one."""
+    """A metric of both runs and the committed run's 95 % interval, if it has one."""
 
     file: str
     name: str
@@ -102,7 +102,7 @@ class Metric:
             return "new"
         if self.rerun == self.committed:
             return "same"
-        # The epoch that val chose is a whole number but no count: another processor may choose another.
+        # The epoch chosen on val is an integer but not a count: it may differ on another processor.
         if isinstance(self.committed, int) and isinstance(self.rerun, int) and self.name != "epoch":
             return "count changed"
         if self.ci_low is None or self.ci_high is None:
@@ -111,7 +111,7 @@ class Metric:
 
 
 def compare_metrics(committed: Mapping[str, Any], rerun: Mapping[str, Any]) -> list[Metric]:
-    """Pair the metrics of both runs, as the files of each hold them."""
+    """Pair the metrics of both runs, by file and name."""
     metrics = []
     for file in sorted({*committed, *rerun}):
         old, new = committed.get(file, {}), rerun.get(file, {})
@@ -122,13 +122,13 @@ def compare_metrics(committed: Mapping[str, Any], rerun: Mapping[str, Any]) -> l
 
 
 def describe_environment() -> dict[str, Any]:
-    """Say what may change the last bits of a number, without names or paths of this machine."""
+    """Describe what may change the last bits of a number, without names or paths of this machine."""
     import torch
 
     from vitrine.learning.model import pick_device
 
     capabilities = torch.cpu.get_capabilities()
-    sets = sorted(name for name, there in capabilities.items() if there is True and name.startswith(INSTRUCTION_SETS))
+    sets = sorted(name for name, value in capabilities.items() if value is True and name.startswith(INSTRUCTION_SETS))
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
@@ -148,12 +148,12 @@ def _processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     return models[0] if models else platform.processor() or "unknown"
 
 
-# -- what is found ------------------------------------------------------------------------------------------------
+# -- results ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """A finished comparison of the rerun of `commit` with the run that it holds."""
+    """A finished comparison of a rerun of `commit` with the committed run."""
 
     commit: str
     environment: Mapping[str, Any]
@@ -162,16 +162,16 @@ class Certificate:
 
     @property
     def inputs(self) -> dict[str, Mapping[str, str | None]]:
-        """All inputs that no stage makes; one that several stages read is different if it is for any of them."""
+        """Inputs that no stage makes; one that several stages read is different if it differs for any of them."""
         made = {path for stage in self.stages.values() for path in stage["outputs"]}
-        found: dict[str, Mapping[str, str | None]] = {}
+        inputs: dict[str, Mapping[str, str | None]] = {}
         for name, stage in self.stages.items():
             for path, hashes in stage["inputs"].items():
                 key = f"command of {name}" if path == "command" else path
-                if any(_is_part(path, out) for out in made) or key in _different(found):
+                if any(_is_part(path, out) for out in made) or key in _different(inputs):
                     continue
-                found[key] = hashes
-        return found
+                inputs[key] = hashes
+        return inputs
 
     @property
     def outputs(self) -> dict[str, Mapping[str, str | None]]:
@@ -179,7 +179,7 @@ class Certificate:
 
     @property
     def faults(self) -> list[str]:
-        """Everything that speaks against the committed run; empty if it is certified."""
+        """Reasons not to certify the committed run; empty if it is certified."""
         missing = [path for path, both in self.outputs.items() if None in both.values()]
         return [
             *(f"input differs: {path}" for path in _different(self.inputs)),
@@ -193,15 +193,13 @@ class Certificate:
 
     @property
     def verdict(self) -> str:
-        """Say in one sentence what the rerun found."""
+        """Summarize the result of the rerun in one sentence."""
         total, identical = len(self.outputs), len(self.outputs) - len(_different(self.outputs))
-        found = f"All {total} outputs are" if identical == total else f"{identical} of {total} outputs are"
+        result = f"All {total} outputs are" if identical == total else f"{identical} of {total} outputs are"
         if self.faults:
-            return (
-                f"Not certified, because of what is listed under Faults; {found[0].lower()}{found[1:]} bit-identical."
-            )
+            return f"Not certified (see Faults); {result[0].lower()}{result[1:]} bit-identical."
         rest = "" if identical == total else "; no headline metric moved beyond its interval"
-        return f"{found} bit-identical{rest}."
+        return f"{result} bit-identical{rest}."
 
     def to_json(self) -> dict[str, Any]:
         metrics: dict[str, dict[str, Any]] = {}
@@ -222,7 +220,7 @@ class Certificate:
 
     def to_markdown(self) -> str:
         sets = ", ".join(self.environment["instruction_sets"]) or "none known"
-        packages = ", ".join(f"{name} {found}" for name, found in self.environment["packages"].items())
+        packages = ", ".join(f"{name} {number}" for name, number in self.environment["packages"].items())
         environment = {**self.environment, "instruction_sets": sets, "packages": packages}
         outputs = [
             [

@@ -1,4 +1,4 @@
-"""Compare metrics, params and pictures with a git revision: for the gate, and for a pull request's reader."""
+"""Compare metrics, params and pictures with a git revision, for the gate and for reviewers of pull requests."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from vitrine.errors import VitrineError
 from vitrine.reporting.templating import render
 
 LOWER_IS_BETTER = ("loss", "nll", "brier", "ece", "fpr", "wrongly_refused")
-"""Names of metrics, or their ends after an underscore."""
+"""Names of metrics, or their suffixes after an underscore."""
 
 NEUTRAL = ("num_", "epoch")
-"""Beginnings of the names of metrics of which neither more nor less is better."""
+"""Prefixes of the names of metrics for which neither higher nor lower is better."""
 
 PICTURES = ("plots/evaluate/curves.png", "plots/evaluate/calibration.png", "plots/evaluate/confusion_")
 ORDER = ("worse", "gone", "better", "within noise", "no interval", "new", "neither")
@@ -36,13 +36,13 @@ class CompareError(VitrineError):
 
 @dataclass(frozen=True)
 class Change:
-    """A metric at the revision and now; `old` or `new` is missing where there is none.
+    """A metric at the revision and now; `old` or `new` is None if it does not exist.
 
     Attributes:
-        noise: how far a 95 % interval of the change reaches towards no change, were both measured on different
-            photographs; missing without intervals
-        verdict: worse, better, within noise, no interval (a change whose noise nobody knows), gone (measured at the
-            revision, and no longer), new, or neither (a count)
+        noise: how far a 95 % interval of the change extends toward zero if both were measured on different
+            photographs; None without intervals
+        verdict: worse, better, within noise, no interval (the noise of the change is unknown), gone (measured only at
+            the revision), new, or neither (a count)
     """
 
     path: str
@@ -58,7 +58,7 @@ class Change:
 
 
 def direction(name: str) -> int:
-    """Return 1 where higher is better, -1 where lower is, 0 where neither. Only the last part of a name counts."""
+    """Return 1 if higher is better, -1 if lower is, 0 if neither. Only the last part of a name counts."""
     last = name.rsplit(".", 1)[-1]
     if last.startswith(NEUTRAL):
         return 0
@@ -72,10 +72,10 @@ Intervals = Mapping[str, Mapping[str, Sequence[float]]]
 def classify_changes(
     document: Mapping[str, Mapping[str, Mapping[str, Any]]], old: Intervals, new: Intervals
 ) -> list[Change]:
-    """Judge what `dvc metrics diff --json --all` found, by file and name.
+    """Classify the changes in `dvc metrics diff --json --all`, by file and name.
 
     A change is beyond noise if it exceeds the root of the summed squares of the parts of both intervals that face each
-    other. Both runs are mostly judged on the same photographs, so this errs towards noise.
+    other. Both runs mostly use the same photographs, so this errs toward noise.
 
     Args:
         old, new: the intervals at the revision and now.
@@ -119,12 +119,12 @@ def metric_changes(revision: str) -> list[Change]:
     """Compare the workspace's metrics with those of a git revision.
 
     Raises:
-        CompareError: this is no DVC project, or there is no such revision.
+        CompareError: this is not a DVC project, or there is no such revision.
     """
-    found = _dvc("metrics", "diff", "--all", revision)
-    at_revision = {path: _intervals(_committed(revision, path)) for path in found}
-    now = {path: _intervals(Path(path).read_bytes() if Path(path).is_file() else None) for path in found}
-    return classify_changes(found, at_revision, now)
+    document = _dvc("metrics", "diff", "--all", revision)
+    at_revision = {path: _intervals(_committed(revision, path)) for path in document}
+    now = {path: _intervals(Path(path).read_bytes() if Path(path).is_file() else None) for path in document}
+    return classify_changes(document, at_revision, now)
 
 
 def _committed(revision: str, path: str) -> bytes | None:
@@ -139,9 +139,9 @@ def _intervals(content: bytes | None) -> Mapping[str, Sequence[float]]:
 
 def param_changes(revision: str) -> list[tuple[str, Any, Any]]:
     """Return changed params, sorted: name, old, new. Raises: as `metric_changes`."""
-    found = _dvc("params", "diff", revision)
+    document = _dvc("params", "diff", revision)
     rows = [
-        (name, values.get("old"), values.get("new")) for params in found.values() for name, values in params.items()
+        (name, values.get("old"), values.get("new")) for params in document.values() for name, values in params.items()
     ]
     return sorted(rows, key=lambda row: row[0])
 
@@ -149,7 +149,7 @@ def param_changes(revision: str) -> list[tuple[str, Any, Any]]:
 def _dvc(*arguments: str) -> Any:
     result = subprocess.run([sys.executable, "-m", "dvc", *arguments, "--json"], capture_output=True, text=True)
     if result.returncode:
-        message = result.stderr.strip().splitlines() or ["dvc failed without a word"]
+        message = result.stderr.strip().splitlines() or ["dvc failed without a message"]
         raise CompareError(f"dvc {' '.join(arguments)}: {message[0].removeprefix('ERROR: ')}")
     document = json.loads(result.stdout or "{}")
     return document.get("diff", document) if isinstance(document, dict) else {}
@@ -166,24 +166,24 @@ def _git(*arguments: str) -> bytes:
 
 
 def count_changes(changes: Sequence[Change]) -> str:
-    """Say in one sentence how many metrics are worse, better and within noise, and how many came and went."""
+    """Summarize in one sentence how many metrics are worse, better, within noise, gone and new."""
     moved = [change for change in changes if change.old != change.new]
     number = {verdict: sum(change.verdict == verdict for change in moved) for verdict in ORDER}
     return (
         f"{number['worse']} worse beyond noise, {number['better']} better beyond noise, "
-        f"{number['within noise']} changed within noise, {number['no interval']} changed whose noise is not known, "
+        f"{number['within noise']} changed within noise, {number['no interval']} changed without an interval, "
         f"{number['gone']} gone, {number['new']} new."
     )
 
 
 def format_value(change: Change, when: str) -> str:
-    """Write a metric's value, to four places."""
+    """Format a metric's value to four decimal places."""
     value = change.old if when == "old" else change.new
     return "" if value is None else f"{value:d}" if isinstance(value, int) else f"{value:.4f}"
 
 
 def format_change(change: Change) -> str:
-    """Write a change with its noise, such as "+0.0312 \u00b1 0.1100"."""
+    """Format a change with its noise, such as "+0.0312 \u00b1 0.1100"."""
     if change.old is None or change.new is None:
         return "new" if change.old is None else "gone"
     noise = "" if change.noise is None else f" \u00b1 {change.noise:.4f}"
@@ -191,11 +191,11 @@ def format_change(change: Change) -> str:
 
 
 def write_summary(revision: str, out: Path, repository_url: str | None) -> None:
-    """Write Markdown for a pull request: what is beyond noise, params, every changed metric, pictures before and now.
+    """Write Markdown for a pull request: changes beyond noise, params, all changed metrics, pictures before and now.
 
     Args:
-        repository_url: where GitHub shows the repository; pictures are then addressed there by commit. Without it,
-            they are copied into a folder beside `out`.
+        repository_url: the repository's address on GitHub, used to link to pictures by commit. Without it, they are
+            copied into a folder next to `out`.
 
     Raises:
         CompareError: as `metric_changes`, or a picture is not in the revision.
@@ -232,7 +232,7 @@ def _cells(change: Change) -> list[str]:
 
 
 def _pictures(revision: str, out: Path, repository_url: str | None) -> list[tuple[str, str, str]]:
-    """Return the name and both addresses of every picture that changed."""
+    """Return the name and both addresses of every changed picture."""
     changed = _git("diff", "--name-only", "--diff-filter=M", revision, "--", "plots").decode().split()
     parts = []
     for path in sorted(name for name in changed if name.startswith(PICTURES) and name.endswith(".png")):

@@ -22,7 +22,7 @@ def write_crossval_report(
     gains: Mapping[str, Mapping[str, float]],
     num_folds: int,
 ) -> str:
-    """Return crossval.md; pictures are addressed from the folder report/."""
+    """Return crossval.md; addresses of pictures are relative to report/."""
     one_class = scores[scores["task"] == CLASS_TASK]
     pairs = [(name, PROBE) for name in (ENSEMBLE, *NETWORKS)] + [(name, BASELINE) for name in NETWORKS]
     pairs += [(ENSEMBLE, name) for name in NETWORKS]

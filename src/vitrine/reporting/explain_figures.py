@@ -1,4 +1,4 @@
-"""The picture of heat maps: photographs that are answered right and wrong, by task and system."""
+"""The picture of heat maps: photographs predicted correctly and incorrectly, by task and system."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from vitrine.reporting.figures import BAD, DPI, FAINT, GOOD, INK
 
 JPEG_QUALITY = 80
 CELL, GAP, LEFT, TOP, TEXT, BOTTOM = 1.3, 0.1, 1.62, 0.98, 0.34, 0.42
-"""Inches: side of a picture, space between them, column of words, heading, caption below a picture, legend."""
+"""In inches: picture side, gap between pictures, text column, heading, caption below a picture, legend."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What a system says of a photograph. Attributes: heatmap: (height, width), None where it is not shown."""
+    """A system's prediction of a photograph. Attributes: heatmap: (height, width), None if it is not shown."""
 
     label: str
     probability: float
@@ -50,9 +50,9 @@ def example_rows(
     label_space: LabelSpace,
     judge: str,
 ) -> list[ExampleRow]:
-    """Pick for every task the first photograph that system `judge` answers right, and the first that it does not.
+    """Pick for every task the first photograph that system `judge` predicts correctly, and the first that it does not.
 
-    A photograph is taken twice only where there is no other.
+    A photograph is picked twice only if there is no other.
 
     Shape:
         photos: (photos, height, width, channels); true[task], codes[key], probs[key]: (photos,); maps[key]: (photos,
@@ -63,11 +63,11 @@ def example_rows(
     for task, labels in label_space.labels.items():
         right = codes[judge, task] == true[task]
         for wanted in (True, False):
-            fitting = np.flatnonzero((right == wanted) & (true[task] != MISSING))
-            fresh = [int(row) for row in fitting if int(row) not in taken] or [int(row) for row in fitting]
-            if not fresh:
+            matching = np.flatnonzero((right == wanted) & (true[task] != MISSING))
+            candidates = [int(row) for row in matching if int(row) not in taken] or [int(row) for row in matching]
+            if not candidates:
                 continue
-            row = fresh[0]
+            row = candidates[0]
             taken.add(row)
             cells = [
                 Cell(
@@ -83,7 +83,7 @@ def example_rows(
 
 
 def heatmap_picture(rows: Sequence[ExampleRow], systems: Sequence[str], path: Path) -> None:
-    """Draw a row a photograph: its label, itself, then the heat map of every system and the label that it explains."""
+    """Draw a row per photograph: its label, the photograph, and each system's heat map with the label it explains."""
     width = LEFT + (1 + len(systems)) * (CELL + GAP) + 0.1
     height = TOP + len(rows) * (CELL + TEXT) + BOTTOM
     figure = pyplot.figure(figsize=(width, height))
@@ -91,7 +91,7 @@ def heatmap_picture(rows: Sequence[ExampleRow], systems: Sequence[str], path: Pa
     def write(x: float, y: float, text: str, size: float = 8.5, color: str = INK, weight: str = "normal") -> None:
         figure.text(x / width, y / height, text, fontsize=size, color=color, va="top", fontweight=weight)
 
-    write(0.15, height - 0.14, "Where answers come from: bright is what the label below it rests on", 12, INK, "bold")
+    write(0.15, height - 0.14, "Heat maps: bright regions support the label below", 12, INK, "bold")
     for column, name in enumerate(["photograph", *systems]):
         write(LEFT + column * (CELL + GAP), height - TOP + 0.26, name, 9.5, INK, "bold")
     for number, row in enumerate(rows):
@@ -115,8 +115,8 @@ def heatmap_picture(rows: Sequence[ExampleRow], systems: Sequence[str], path: Pa
                 spine.set(visible=True, color=tone, linewidth=1 if cell is None else 1.6)
             if cell is not None:
                 sign = "\u2713" if cell.right else "\u2717"
-                said = f"{sign} {_fit(display_name(cell.label), 15)} {100 * cell.probability:.0f} %"
-                write(x, y - CELL - 0.06, said, 7.6, tone)
+                caption = f"{sign} {_fit(display_name(cell.label), 15)} {100 * cell.probability:.0f} %"
+                write(x, y - CELL - 0.06, caption, 7, tone)
     ramp = figure.add_axes((LEFT / width, 0.2 / height, 2 * CELL / width, 0.1 / height))
     ramp.imshow(colorize(np.linspace(0, 1, 256)[None]), aspect="auto")
     ramp.set(xticks=[], yticks=[])

@@ -1,4 +1,4 @@
-"""Write an evaluation on other people's photographs: a page in Markdown and in HTML, its pictures, its numbers."""
+"""Write an evaluation on external photographs: a page in Markdown and in HTML, its pictures, its numbers."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ from vitrine.reporting.html import html_page
 from vitrine.reporting.templating import percent, render, with_interval
 
 DEFAULT_FOLDER = Path("report/external")
-"""In the project: each evaluated folder has a folder here, which git tracks but for what shows photographs."""
+"""The project's folder for evaluations, each in its own subfolder; git tracks all files that show no photographs."""
 
 NUMBERS_FILE = "evaluation.json"
 MAX_LABELS = 30
-"""Unknown labels that the page names, the most frequent first."""
+"""Maximum number of unknown labels that the page names, most frequent first."""
 
 UNRELIABLE = CERTAINTIES["unreliable"]
 
 
 def write_evaluation(found: ExternalEvaluation, folder: Path) -> None:
-    """Write report.md, index.html, evaluation.json and pictures to a folder, whole or not at all.
+    """Write report.md, index.html, evaluation.json and pictures to a folder, all or nothing.
 
-    A new folder appears complete. In a folder that holds an older evaluation every file is replaced at once when all
-    are made; evaluation.json is the last one.
+    A new folder appears only when complete. In a folder with an older evaluation, files are replaced once all are made,
+    evaluation.json last.
 
     Raises:
         ArtifactError: the folder holds other files.
@@ -55,7 +55,7 @@ def write_evaluation(found: ExternalEvaluation, folder: Path) -> None:
             names = sorted((path.name for path in made.iterdir()), key=lambda name: name == NUMBERS_FILE)
             for name in names:
                 os.replace(made / name, folder / name)
-            for path in folder.glob("mistakes_*.jpg"):  # of systems that were not judged this time
+            for path in folder.glob("mistakes_*.jpg"):  # of systems that were not evaluated this time
                 if path.name not in names:
                     path.unlink()
         else:
@@ -65,11 +65,11 @@ def write_evaluation(found: ExternalEvaluation, folder: Path) -> None:
 
 
 def check_folder(folder: Path) -> None:
-    """Raises: ArtifactError: an evaluation must not be written there, as it is a file or holds other files."""
+    """Check that an evaluation can be written there. Raises: ArtifactError: it is a file or holds other files."""
     if folder.exists() and not folder.is_dir():
         raise ArtifactError(f"{folder}: is a file; choose a new folder")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / NUMBERS_FILE).is_file():
-        raise ArtifactError(f"{folder}: holds other files; choose a new folder, or one with an older evaluation")
+        raise ArtifactError(f"{folder}: contains other files; choose a new folder, or one with an older evaluation")
 
 
 def _write_files(found: ExternalEvaluation, folder: Path) -> None:
@@ -90,13 +90,13 @@ def _pictured_task(found: ExternalEvaluation) -> str:
 
 
 def escaped(name: str) -> str:
-    """Return a name of other people's so that Markdown shows it as it is; tables escape pipes themselves."""
+    """Escape an external name so that Markdown shows it unchanged; tables escape pipes themselves."""
     text = re.sub(r"([\\`*_{}\[\]<>#!&~$])", r"\\\1", printable(name))
-    return re.sub(r"^(\s*\d*)([-+.)])", r"\1\\\2", text)  # where it would begin a list
+    return re.sub(r"^(\s*\d*)([-+.)])", r"\1\\\2", text)  # where it would start a list
 
 
 def evaluation_markdown(found: ExternalEvaluation) -> str:
-    """Return report.md; pictures are addressed from its folder."""
+    """Return report.md; addresses of pictures are relative to its folder."""
     first, best = _pictured_task(found), found.systems[found.best_on_val]
     near = found.seen_twins(exact=False)
     return render(
@@ -135,7 +135,7 @@ def evaluation_markdown(found: ExternalEvaluation) -> str:
 
 
 def gap(numbers: Numbers, key: str = "overconfidence") -> str:
-    """Write how far confidence exceeds accuracy, in points with its interval; nothing where it was not measured."""
+    """Format how far confidence exceeds accuracy, in points with its interval; empty if it was not measured."""
     value, low, high = (numbers.get(f"{key}{end}") for end in ("", "_ci_low", "_ci_high"))
     if value is None or low is None or high is None:
         return ""
@@ -191,7 +191,7 @@ KEYS = ("nll", "brier", "ece")
 
 
 def _honesty(found: ExternalEvaluation) -> tuple[list[str], list[list[Any]]]:
-    """Return header and rows of the table on confidence and accuracy; on unknown labels only where there are any."""
+    """Return header and rows of the table of confidence and accuracy; unknown labels only if there are any."""
     header = ["task, system", "mean confidence", "accuracy", "confidence minus accuracy", "on own test"]
     rows: list[list[Any]] = [
         [

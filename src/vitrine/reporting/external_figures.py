@@ -1,4 +1,4 @@
-"""Pictures of an evaluation on other people's photographs."""
+"""Pictures of an evaluation on external photographs."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from vitrine.reporting import figures
 from vitrine.reporting.figures import COLORS, DPI, FAINT, GridRow, Tile
 
 MAX_MISTAKES = 12
-"""Photographs in the picture of the surest mistakes."""
+"""Maximum number of photographs in the picture of the surest mistakes."""
 
 TILES_A_ROW = 4
-"""Of that picture: few, so that it can be read on a phone."""
+"""Few, so that the picture is readable on a phone."""
 
 MAX_CHARACTERS = 60
-"""Of a name of other people's in a picture or a table: what is longer is cut."""
+"""Maximum length of an external name in a picture or a table; longer ones are truncated."""
 
 
 def printable(name: str) -> str:
-    """Return a name of other people's as it can be shown: one line, no control characters, not too long."""
+    """Return an external name that is safe to show: one line, no control characters, not too long."""
     text = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in name)
     return text if len(text) <= MAX_CHARACTERS else text[: MAX_CHARACTERS - 1] + "…"
 
 
 def accuracy_picture(found: ExternalEvaluation, path: Path) -> None:
-    """Draw the accuracy of every system here and on the project's own test photographs: a panel a task."""
+    """Draw the accuracy of every system here and on the project's own test photographs, one panel per task."""
     systems, tasks = list(found.systems), found.tasks
     columns = min(2, len(tasks))
     rows = -(-len(tasks) // columns)
@@ -85,7 +85,7 @@ def reliability_picture(found: ExternalEvaluation, path: Path) -> None:
 
 
 def surest_mistakes(found: ExternalEvaluation, system: str, task: str) -> list[int]:
-    """Return the wrong answers that a system is surest of, one an item: rows of `photos`, the surest first."""
+    """Return the mistakes that a system is surest of, at most one per item: rows of `photos`, the surest first."""
     probs = found.systems[system].predictions.probs[task]
     codes = found.label_space.encode(found.photos)[task]
     wrong = np.flatnonzero((codes != MISSING) & (probs.argmax(axis=1) != codes))
@@ -95,7 +95,7 @@ def surest_mistakes(found: ExternalEvaluation, system: str, task: str) -> list[i
 
 
 def mistakes_picture(found: ExternalEvaluation, system: str, task: str, path: Path) -> None:
-    """Draw the photographs of `surest_mistakes`, with what is on them and what they were taken for."""
+    """Draw the photographs of `surest_mistakes`, with their labels and predictions."""
     rows, labels = surest_mistakes(found, system, task), found.label_space.labels[task]
     probs = found.systems[system].predictions.probs[task]
     tiles = []
@@ -103,15 +103,15 @@ def mistakes_picture(found: ExternalEvaluation, system: str, task: str, path: Pa
         name, best = found.photos["image_path"].iloc[row], int(probs[row].argmax())
         photo = decode_photo(found.folder / name, found.decoding.photo_size_px, found.decoding.max_megapixels)
         lines = [f"{display_name(labels[best])} {100 * probs[row, best]:.0f} %"]
-        lines += [f"is: {display_name(found.photos[task].iloc[row])}"]
+        lines += [f"true: {display_name(found.photos[task].iloc[row])}"]
         tiles.append(Tile(photo, [_plain(line) for line in lines], False))
     grid = [GridRow("", tiles[start : start + TILES_A_ROW]) for start in range(0, len(tiles), TILES_A_ROW)]
-    title = f"{system}: the surest mistakes, {display_name(task)}" if tiles else f"{system}: no mistakes"
+    title = f"{system}: most confident mistakes, {display_name(task)}" if tiles else f"{system}: no mistakes"
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of letters that the font lacks
+        warnings.simplefilter("ignore")  # about letters that the font lacks
         figures.photo_grid(grid, _plain(title), path)
 
 
 def _plain(text: str) -> str:
-    """Return text that matplotlib takes for no formula."""
+    """Return text that matplotlib does not parse as a formula."""
     return re.sub(r"\$", r"\\$", printable(text))

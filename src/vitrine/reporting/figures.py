@@ -1,4 +1,4 @@
-"""All pictures: matplotlib in one place, the same bytes for the same numbers."""
+"""All pictures: matplotlib in one place, identical bytes for identical numbers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DPI = 100
 INK = "#22262b"
 FAINT = "#d5d9de"
 GOOD, BAD = "#0b6e4f", "#b3261e"
-# Okabe and Ito's, told apart with every kind of color blindness, their yellow darker; then purple and gray.
+# Okabe and Ito's palette, distinguishable with any kind of color blindness, with a darker yellow; then purple and gray.
 COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#b8a800", "#000000", "#7a5195", "#8c8c8c")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
 STYLE: dict[str, Any] = {
@@ -98,10 +98,10 @@ def training_curves(histories: dict[str, pd.DataFrame], path: Path) -> None:
         xlabel="epoch",
         ylabel="weighted loss of all tasks",
         ylim=(0, None),
-        title="Loss: where train leaves val, it overfits",
+        title="Loss: a widening gap is overfitting",
     )
     score.set(
-        xlabel="epoch", ylabel="macro F1 of the class", ylim=(0, 1), title="Score on val: the dot is its best epoch"
+        xlabel="epoch", ylabel="macro F1 of the class", ylim=(0, 1), title="Score on val: the dot marks the best epoch"
     )
     for axes in (loss, score):
         axes.grid(axis="y", color=FAINT, linewidth=0.8)
@@ -110,7 +110,7 @@ def training_curves(histories: dict[str, pd.DataFrame], path: Path) -> None:
 
 
 def accuracies(scores: pd.DataFrame, path: Path) -> None:
-    """Draw the accuracy of every system with its interval: a panel a task. Columns: model, task, as `scoring.score`."""
+    """Draw each system's accuracy with its interval, one panel per task. Columns: model, task, as `scoring.score`."""
     tasks, models = list(dict.fromkeys(scores["task"])), list(dict.fromkeys(scores["model"]))
     columns = min(2, len(tasks))
     rows = -(-len(tasks) // columns)
@@ -138,7 +138,7 @@ def accuracies(scores: pd.DataFrame, path: Path) -> None:
 
 
 def calibration(reliability: pd.DataFrame, coverage: pd.DataFrame, path: Path) -> None:
-    """Draw reliability above accuracy against coverage: a column a task, a line a model; the first two tasks large.
+    """Draw reliability above accuracy against coverage, one column per task, one line per model, first two tasks large.
 
     Args:
         reliability: columns model, task, confidence, accuracy.
@@ -161,14 +161,14 @@ def calibration(reliability: pd.DataFrame, coverage: pd.DataFrame, path: Path) -
                 label = name if task == tasks[0] else None
                 top.plot(bins["confidence"], bins["accuracy"], label=label, **style)
                 bottom.plot(curve["coverage"], curve["accuracy"], color=COLORS[number], linewidth=2)
-            top.set(title=f"{display_name(task)}: on the diagonal, confidence is honest", xlabel="confidence")
-            bottom.set(title=f"{display_name(task)}: what answering only when sure gains", xlabel="share answered")
+            top.set(title=f"{display_name(task)}: calibrated on the diagonal", xlabel="confidence")
+            bottom.set(title=f"{display_name(task)}: accuracy against coverage", xlabel="share answered")
             for axes in (top, bottom):
                 axes.set(xlim=(0, 1), ylim=(0, 1.02))
                 axes.grid(color=FAINT, linewidth=0.6)
                 axes.set_axisbelow(True)
-        grid[0, 0].set_ylabel("share that is right")
-        grid[1, 0].set_ylabel("share right of the surest")
+        grid[0, 0].set_ylabel("accuracy")
+        grid[1, 0].set_ylabel("accuracy")
     figure.legend(loc="outside upper center", ncols=len(models))
     _save(figure, path)
 
@@ -209,7 +209,7 @@ def confusion(counts: NDArray[np.int64], labels: Sequence[str], system: str, pat
 
 @dataclass(frozen=True)
 class Tile:
-    """A photograph with some lines below it; `good` marks it right (True), wrong (False) or neither (None).
+    """A photograph with lines of text below it; `good` marks it right (True), wrong (False) or neither (None).
 
     Shape:
         photo: (height, width, channels), uint8
@@ -229,7 +229,7 @@ class GridRow:
 
 
 def photo_grid(rows: Sequence[GridRow], title: str, path: Path) -> None:
-    """Draw rows of photographs with headings; marks say right or wrong by color and by sign."""
+    """Draw rows of photographs with headings; color and sign mark them as right or wrong."""
     columns = max([len(row.tiles) for row in rows], default=1)
     lines = max([len(_wrapped(tile)) for row in rows for tile in row.tiles], default=0)
     cell, text, head, top = 1.75, 0.2 * lines + 0.12, 0.36, 0.5
@@ -264,26 +264,28 @@ def photo_grid(rows: Sequence[GridRow], title: str, path: Path) -> None:
 def mistake_rows(
     photos: NDArray[np.uint8], predictions: Predictions, confusions: Sequence[tuple[int, int, NDArray[np.int64]]]
 ) -> list[GridRow]:
-    """Make a row of at most six tiles for every pair of classes that are mixed up, the surest mistakes first.
+    """Make a row of at most six tiles for every pair of confused classes, the surest mistakes first.
 
     Shape:
-        photos: (photos, height, width, channels), addressed like predictions by the confusions' positions
+        photos: (photos, height, width, channels), indexed like predictions by the confusions' positions
     """
     labels = predictions.label_space.labels[CLASS_TASK]
-    sure = predictions.probs[CLASS_TASK].max(axis=1)
+    confidence = predictions.probs[CLASS_TASK].max(axis=1)
     rows = []
-    for true, said, mistakes in confusions:
-        tiles = [Tile(photos[row], [f"{100 * sure[row]:.0f} % sure"], False) for row in mistakes[:6]]
-        times = f"{len(mistakes)} photograph" + ("s" if len(mistakes) > 1 else "")
-        rows.append(GridRow(f"{display_name(labels[true])}, taken for {display_name(labels[said])}: {times}", tiles))
+    for true, predicted, mistakes in confusions:
+        tiles = [Tile(photos[row], [f"{100 * confidence[row]:.0f} % sure"], False) for row in mistakes[:6]]
+        count = f"{len(mistakes)} photograph" + ("s" if len(mistakes) > 1 else "")
+        rows.append(
+            GridRow(f"{display_name(labels[true])}, mistaken for {display_name(labels[predicted])}: {count}", tiles)
+        )
     return rows
 
 
 def search_rows(found: pd.DataFrame, photos: NDArray[np.uint8]) -> list[GridRow]:
-    """Make a row of tiles for every query: right where a photograph truly has all that was asked for.
+    """Make a row of tiles for every query, marked right if the photograph truly has everything in the query.
 
     Shape:
-        photos: (photos, height, width, channels), addressed by the table's column `row`
+        photos: (photos, height, width, channels), indexed by the table's column `row`
     """
     rows = []
     for query, hits in found.groupby("query", sort=False):
@@ -300,10 +302,10 @@ def search_rows(found: pd.DataFrame, photos: NDArray[np.uint8]) -> list[GridRow]
 
 
 def suspect_rows(suspects: pd.DataFrame, photos: NDArray[np.uint8]) -> list[GridRow]:
-    """Make tiles, six a row, of photographs whose labels look wrong: the label, and what it looks like.
+    """Make rows of six tiles of photographs whose labels look wrong: the label, and what the photograph looks like.
 
     Shape:
-        photos: (photos, height, width, channels), addressed by the table's column `row`
+        photos: (photos, height, width, channels), indexed by the table's column `row`
     """
     tiles = [
         Tile(
@@ -316,7 +318,7 @@ def suspect_rows(suspects: pd.DataFrame, photos: NDArray[np.uint8]) -> list[Grid
 
 
 def _wrapped(tile: Tile) -> list[str]:
-    """Break lines that are wider than their photograph; what follows is set in."""
+    """Wrap lines that are wider than their photograph; continuation lines are indented."""
     return [part for line in tile.lines for part in textwrap.wrap(line, 27, subsequent_indent="    ")]
 
 
@@ -353,7 +355,7 @@ def projection(
             linewidths=0.7,
             label=display_name(label),
         )
-    title = f"{system}: two directions hold {explained.sum():.0%} of the variance (strong: val and test, faint: train)"
+    title = f"{system}: two directions explain {explained.sum():.0%} of variance (strong: val and test, faint: train)"
     names = [
         f"{word} principal component ({share:.0%})" for word, share in zip(("first", "second"), explained, strict=True)
     ]

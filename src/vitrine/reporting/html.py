@@ -1,4 +1,4 @@
-"""Turn a Markdown report into one HTML file that needs nothing else: styles and pictures are inside."""
+"""Convert a Markdown report into one self-contained HTML file with its styles and pictures."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from vitrine.artifacts import ArtifactError
 from vitrine.reporting.templating import render
 
 WEBP_QUALITY = 28
-"""Of embedded pictures; keeps a report with 22 of them below a megabyte."""
+"""Quality of embedded pictures; keeps a report with 22 of them below a megabyte."""
 
 FOLD = re.compile(r"<details><summary>([^<>]*)</summary>")
 
 
 def html_page(markdown: str, folder: Path) -> str:
-    """Return a whole page: the first heading is its title, the second ones its table of contents before them.
+    """Return a complete page: the level-1 heading is its title, and the level-2 headings its table of contents.
 
-    Markup in the text stays text, but for lines that open and close a fold.
+    HTML in the text is escaped, except in lines that open or close a fold.
 
     Args:
-        folder: where the Markdown lies; its pictures' addresses are relative to it.
+        folder: the folder of the Markdown file; addresses of pictures are relative to it.
 
     Raises:
         ArtifactError: a picture is missing or not a picture.
@@ -80,7 +80,7 @@ def _with_folds(tokens: list[Token]) -> list[Token]:
 
 
 def _embed(image: Token, folder: Path) -> None:
-    """Put a picture's bytes and size where its address was."""
+    """Replace a picture's address with its bytes and size."""
     path = Path(os.path.normpath(folder / str(image.attrGet("src"))))
     packed = io.BytesIO()
     try:
@@ -88,7 +88,7 @@ def _embed(image: Token, folder: Path) -> None:
             picture.convert("RGB").save(packed, "WEBP", quality=WEBP_QUALITY, method=6)
             width, height = picture.size
     except OSError as error:
-        raise ArtifactError(f"{path}: not a picture ({error}). Make it with: dvc repro") from None
+        raise ArtifactError(f"{path}: not a picture ({error}). Create it with: dvc repro") from None
     image.attrSet("src", f"data:image/webp;base64,{base64.b64encode(packed.getvalue()).decode()}")
     image.attrSet("width", str(width))
     image.attrSet("height", str(height))

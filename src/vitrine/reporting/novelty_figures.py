@@ -1,4 +1,4 @@
-"""The picture of "none of these": what is refused, and how well every score tells."""
+"""The picture of "none of these": what is refused, and how well every score detects it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ KNOWN = "photographs of the classes"
 
 
 def refusals(relative: pd.DataFrame, judged: pd.DataFrame, system: str, path: Path) -> None:
-    """Draw each picture's score as a dot, a row a kind, beside the threshold; and the AUROC of all scores and systems.
+    """Draw each photograph's score as a dot, one row per kind, and the AUROC of all scores and systems.
 
     Args:
-        relative: columns kind (KNOWN, or what is on the outliers) and score, divided by the threshold.
-        judged: as `evaluation.novelty.judge_scores` gives it, of all kinds together; may be empty.
+        relative: columns kind (KNOWN, or the kind of outlier) and score, divided by the threshold.
+        judged: as returned by `evaluation.novelty.judge_scores`, for all kinds together; may be empty.
     """
     kinds = list(dict.fromkeys(relative["kind"]))
     height = 1.5 + max(0.55 * len(kinds), 0.42 * judged["score"].nunique() if len(judged) else 0)
@@ -49,7 +49,7 @@ def refusals(relative: pd.DataFrame, judged: pd.DataFrame, system: str, path: Pa
     right.set_yticks(range(len(scored)), [name.replace("_", " ") for name in scored])
     right.invert_yaxis()
     right.axvline(0.5, color="#7a828c", linestyle=":", linewidth=1.5)
-    right.set(xlim=(0, 1.01), xlabel="AUROC, 95 % intervals", title="How well scores tell")
+    right.set(xlim=(0, 1.01), xlabel="AUROC, 95 % intervals", title="Detection of outliers")
     right.xaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%.2f"))
     right.grid(axis="x", color=FAINT, linewidth=0.8)
     right.set_axisbelow(True)

@@ -21,7 +21,7 @@ BASELINE = "svm"
 PROBE = "linear_probe"
 UNRELIABLE = CERTAINTIES["unreliable"]
 ALL_KINDS = "all"
-"""Of outliers together, as evaluation/novelty.py has it: its import would rerun the cross-validation with it."""
+"""All outlier kinds together; repeats evaluation/novelty.py, whose import would make it a cross-validation dep."""
 
 HEATMAP = "heat map"
 HEATMAP_CONTROLS = ("random", "gaussian", "random_network")
@@ -41,12 +41,12 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class ReportData:
-    """What the earlier stages measured. Columns are those that their writers document.
+    """Measurements of the earlier stages. Columns are documented where the tables are written.
 
     Attributes:
         photos: the photographs (photos.csv)
         counts: data/splits/counts.json
-        params: params.yaml, as it stands
+        params: params.yaml, as text
     """
 
     photos: pd.DataFrame
@@ -96,7 +96,7 @@ class ReportData:
 
 
 def write_report(data: ReportData) -> str:
-    """Return report.md; pictures are addressed from the folder report/."""
+    """Return report.md; addresses of pictures are relative to report/."""
     tasks = list(dict.fromkeys(data.comparisons["task"]))
     of_class = {name: _row(data, name, "val", CLASS_TASK)["accuracy"] for name in data.systems}
     best = max(data.systems, key=lambda name: of_class[name])
@@ -158,7 +158,7 @@ def _row(data: ReportData, model: str, split: str, task: str) -> Row:
 
 
 def difference(comparisons: pd.DataFrame, first: str, second: str, task: str = CLASS_TASK) -> Row:
-    """Return the comparison of two systems on a task, first minus second, whichever way round it was made."""
+    """Return the comparison of two systems on a task, first minus second, whatever the order in the table."""
     table = comparisons[comparisons["task"] == task]
     forward = table[(table["first"] == first) & (table["second"] == second)]
     if len(forward):
@@ -169,14 +169,14 @@ def difference(comparisons: pd.DataFrame, first: str, second: str, task: str = C
 
 
 def _scorecard(data: ReportData, best: str) -> list[tuple[str, str]]:
-    """Name the five numbers that matter most, of the system chosen on val, and write them."""
+    """Return the names and values of the five most important numbers of the system chosen on val."""
     tasks = list(dict.fromkeys(data.calibration["task"]))[:2]
     rows = {task: _row(data, best, "test", task) for task in tasks}
-    found = data.retrieval.query("model == @best and method == 'soft_and' and num_terms == 0")
+    search = data.retrieval.query("model == @best and method == 'soft_and' and num_terms == 0")
     return [
         *((f"{display_name(task)} right", with_interval(row, "accuracy")) for task, row in rows.items()),
         ("items right, views combined", f"{int(rows[CLASS_TASK]['item_right'])} of {int(rows[CLASS_TASK]['item_n'])}"),
-        ("search, mAP", with_interval(dict(found.iloc[0]), "map")),
+        ("search, mAP", with_interval(dict(search.iloc[0]), "map")),
         ("other views found", with_interval(dict(data.views.query("model == @best").iloc[0]), "recall")),
     ]
 
@@ -187,7 +187,7 @@ def _loses(data: ReportData, first: str, second: str) -> bool:
 
 
 def _recommended(data: ReportData, best: str) -> str:
-    """Return the smallest network that the system best on val does not beat, unless the linear probe beats that."""
+    """Return the smallest network that neither the best system on val nor the probe beats, or the probe if it wins."""
     if _loses(data, best, PROBE):
         return PROBE
     by_size = data.cost.sort_values("parameters", kind="stable")["model"]
@@ -270,25 +270,25 @@ def retrieval_header(table: pd.DataFrame) -> list[str]:
 
 
 def retrieval_rows(table: pd.DataFrame) -> list[list[Any]]:
-    """Return the rows of `relevance.measure_text`, by number of labels in the query; what knows all or nothing once."""
+    """Return the rows of `relevance.measure_text`, by number of labels in the query; oracle and random ones once."""
     first, rows = table["model"].iloc[0], []
     for row in table.sort_values("num_terms", kind="stable").to_dict("records"):
-        known, num_terms = row["method"] in ("oracle", "random"), row["num_terms"]
-        if known and row["model"] != first:
+        is_reference, num_terms = row["method"] in ("oracle", "random"), row["num_terms"]
+        if is_reference and row["model"] != first:
             continue  # the same for every model
-        asked = "all queries" if num_terms == 0 else f"{num_terms} label" + ("s" if num_terms > 1 else "")
+        query = "all queries" if num_terms == 0 else f"{num_terms} label" + ("s" if num_terms > 1 else "")
         measured = [percent(row[key]) for key in ("ndcg_at_10", "precision_at_k", "recall_at_10")]
-        cells = ["" if known else row["model"], row["method"], int(row["num_queries"])]
-        rows.append([asked, *cells, with_interval(row, "map"), *measured])
+        cells = ["" if is_reference else row["model"], row["method"], int(row["num_queries"])]
+        rows.append([query, *cells, with_interval(row, "map"), *measured])
     return rows
 
 
 def _heatmaps(data: ReportData) -> list[list[Any]]:
-    """Return a row a system and task: the measures of its heat maps on test, and what they gain over each control."""
+    """Return a row per system and task: the measures of its heat maps on test, and their gain over each control."""
     test = data.explained[data.explained["split"] == "test"]
     rows = []
-    for (model, task), found in test.groupby(["model", "task"], sort=False):
-        of = {(row["measure"], row["method"]): row for row in found.to_dict("records")}
+    for (model, task), measured in test.groupby(["model", "task"], sort=False):
+        of = {(row["measure"], row["method"]): row for row in measured.to_dict("records")}
         own = of["faithfulness", HEATMAP]
         cells = [with_signed_interval(own, "value")]
         cells += [with_signed_interval(of["faithfulness", each], "difference") for each in HEATMAP_CONTROLS]
@@ -299,7 +299,7 @@ def _heatmaps(data: ReportData) -> list[list[Any]]:
 
 
 def with_signed_interval(row: Mapping[Any, Any], name: str) -> str:
-    """Write a value in [-2, 2] and its interval, such as "+0.12 [+0.03, +0.21]"."""
+    """Format a value in [-2, 2] and its interval, such as "+0.12 [+0.03, +0.21]"."""
     low, high = row[f"{name}_ci_low"], row[f"{name}_ci_high"]
     return f"{row[name]:+.2f} [{low:+.2f}, {high:+.2f}]"
 
@@ -314,12 +314,12 @@ def _shown_heatmaps(data: ReportData) -> dict[str, list[str]]:
 
 
 def _of_use(data: ReportData, use: str) -> pd.DataFrame:
-    """Return the measured rows of `novelty.judge_scores`: of the outliers that choose, or of those that judge."""
+    """Return the measured rows of `novelty.judge_scores` for the outliers of one use: "choose" or "judge"."""
     return data.novelty[(data.novelty["use"] == use) & (data.novelty["n"] > 0)]
 
 
 def _refusal(data: ReportData, best: str) -> dict[str, Any]:
-    """Return what the score that is served refuses, of a system; its kinds are those of the outliers."""
+    """Return what a system's served score refuses, in total and by kind of outlier."""
     kinds = {
         use: [k for k in dict.fromkeys(_of_use(data, use)["kind"]) if k != ALL_KINDS] for use in ("choose", "judge")
     }
@@ -329,7 +329,7 @@ def _refusal(data: ReportData, best: str) -> dict[str, Any]:
 
 
 def _novelty(data: ReportData) -> list[list[Any]]:
-    """Return a row a score and system: on test against the outliers that judge, and the AUROC that chooses."""
+    """Return a row per score and system: results on test and judging outliers, and the AUROC used to choose."""
     choose = _of_use(data, "choose").query("kind != @ALL_KINDS").groupby(["score", "system"])["auroc"].mean()
     rows = []
     for row in (

@@ -1,4 +1,4 @@
-"""Fill the templates that hold the reports' words; what a dataset says is escaped in HTML."""
+"""Fill the templates of the reports; text from datasets is escaped in HTML."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SIGNIFICANCE = 0.05
 
 
 def render(template: str, **values: Any) -> str:
-    """Fill a file of the folder templates/; a name that is not given is an error."""
+    """Fill a file in templates/; an undefined name is an error."""
     return _ENVIRONMENT.get_template(template).render(values)
 
 
@@ -25,7 +25,7 @@ def percent(value: float) -> str:
 
 
 def with_interval(row: Mapping[Any, Any], name: str) -> str:
-    """Write a fraction and its interval in percent, such as "41.5 % [23, 60]"; nothing where there is none."""
+    """Format a fraction and its interval in percent, such as "41.5 % [23, 60]"; empty if there is none."""
     if name not in row or pd.isna(row[name]):
         return ""
     low, high = row[f"{name}_ci_low"], row[f"{name}_ci_high"]
@@ -33,14 +33,14 @@ def with_interval(row: Mapping[Any, Any], name: str) -> str:
 
 
 def points(row: Mapping[Any, Any]) -> str:
-    """Write a difference of accuracies with its interval and p-value."""
+    """Format a difference of accuracies with its interval and p-value."""
     gain, low, high = (100 * row[key] for key in ("difference", "difference_ci_low", "difference_ci_high"))
     p_value = "p < 0.001" if row["p_value"] < 0.0005 else f"p = {row['p_value']:.3f}"
     return f"{gain:+.1f} points [{low:+.0f}, {high:+.0f}], {p_value}"
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Write a table; the first column is text, the others are right-aligned. Pipes in cells are escaped."""
+    """Format a table; the first column is text, the others are right-aligned. Pipes in cells are escaped."""
     lines = [header, ["---", *("---:" for _ in header[1:])], *rows]
     return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
 

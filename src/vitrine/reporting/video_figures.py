@@ -1,4 +1,4 @@
-"""Pictures of clips: what more frames give, and which frames decided."""
+"""Pictures of clips: what more frames gain, and which frames decided."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LINES = {"fused": "fused", "fused_all": "fused, nothing dropped", "vote": "major
 
 
 def accuracy_by_frames(curve: pd.DataFrame, path: Path) -> None:
-    """Draw the accuracy of the class by the number of frames: a panel a system, a line a method.
+    """Draw the accuracy of the class by number of frames, one panel per system and one line per method.
 
     Columns: system, task, num_frames, method, accuracy, accuracy_ci_low, accuracy_ci_high.
     """
@@ -54,10 +54,10 @@ def accuracy_by_frames(curve: pd.DataFrame, path: Path) -> None:
 
 
 def contact_sheet(clips: Sequence[tuple[Clip, Mapping[str, Any], str]], path: Path) -> None:
-    """Draw the frames of clips, a row a clip: those that decided in a frame, dropped ones faint with the reason.
+    """Draw the frames of clips, one row per clip: deciding and disagreeing ones boxed, dropped ones faint.
 
     Args:
-        clips: each with its record, as `answer_clip` gives it, and its true class.
+        clips: each with its record from `answer_clip` and its true class.
     """
     columns = max(len(clip.seconds) for clip, _, _ in clips)
     figure, grid = pyplot.subplots(
@@ -70,9 +70,9 @@ def contact_sheet(clips: Sequence[tuple[Clip, Mapping[str, Any], str]], path: Pa
             axes.axis("off")
         best = record["tasks"][CLASS_TASK]["labels"][0]
         is_right = best["label"] == label
-        told = f"{record['answer']} ({display_name(best['label'])} {best['probability']:.0%})"
+        title = f"{record['answer']} ({display_name(best['label'])} {best['probability']:.0%})"
         line[0].text(
-            0, 1.12, told + ("" if is_right else f", but it is: {display_name(label)}"), transform=line[0].transAxes,
+            0, 1.12, title + ("" if is_right else f", but it is: {display_name(label)}"), transform=line[0].transAxes,
             fontsize=11, fontweight="bold", color=INK if is_right else BAD,
         )  # fmt: skip
         for axes, photo, frame in zip(line, clip.photos, record["clip"]["frames"], strict=False):

@@ -1,4 +1,4 @@
-"""What searches: one index, one of shards, or another engine, behind one interface."""
+"""A common search interface for a single index, a sharded index, or another engine."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from vitrine.retrieval.shards import SHARD_PHOTOS, is_sharded, pack, writing
 
 
 class SearchBackend(Protocol):
-    """What answers searches.
+    """Interface of a searchable index.
 
     Attributes:
-        name: of the system whose predictions are searched
-        rule: from when on a photograph counts as a match
+        name: name of the system whose predictions are searched
+        rule: decides whether a photograph counts as a match
     """
 
     name: str
@@ -46,29 +46,29 @@ class SearchBackend(Protocol):
 
 
 PhotoStore = Index | ShardedIndex
-"""What the page needs besides: photographs by their row."""
+"""Index types that also provide photographs by row, as the page needs."""
 
 
 def load_index(folder: Path) -> PhotoStore:
-    """Open the index that a folder holds, of one file an array or of shards.
+    """Open the index in a folder, whether single or sharded.
 
     Raises:
-        ArtifactError: the folder does not hold a whole index.
+        ArtifactError: the folder does not hold a complete index.
     """
     if not is_sharded(folder):
         try:
             return Index.load(folder)
         except ArtifactError:
-            if not is_sharded(folder):  # else it was cut into shards meanwhile
+            if not is_sharded(folder):  # otherwise it was sharded in the meantime
                 raise
     return ShardedIndex.load(folder)
 
 
 def add_photos(folder: Path, parts: Iterable[Index]) -> None:
-    """Add photographs to the index of a folder, of either kind, or make one; known paths are replaced.
+    """Add photographs to the index in a folder, single or sharded, or create one; existing paths are replaced.
 
     Raises:
-        ArtifactError: the parts do not belong to it, it holds other files, or another process is writing there.
+        ArtifactError: the parts do not match the index, the folder holds other files, or another process is writing.
     """
     if is_sharded(folder):
         ShardedIndex.load(folder).add(parts)
@@ -82,31 +82,31 @@ def add_photos(folder: Path, parts: Iterable[Index]) -> None:
 
 
 def remove_photos(folder: Path, image_paths: set[str]) -> None:
-    """Remove photographs from the index of a folder, of either kind.
+    """Remove photographs from the index in a folder, single or sharded.
 
     Raises:
-        ArtifactError: the folder holds no whole index, nothing would be left, or another process is writing there.
+        ArtifactError: the folder holds no complete index, nothing would be left, or another process is writing there.
     """
     if is_sharded(folder):
         ShardedIndex.load(folder).remove(image_paths)
         return
     with writing(folder):
-        left = Index.load(folder).drop(image_paths)
-        if not len(left):
+        remaining = Index.load(folder).drop(image_paths)
+        if not len(remaining):
             raise ArtifactError(f"{folder}: an index cannot be empty; delete the folder instead")
-        left.save(folder)
+        remaining.save(folder)
 
 
 def compact_index(folder: Path, shard_photos: int = SHARD_PHOTOS) -> ShardedIndex:
-    """Cut the index that a folder holds into shards of at most so many photographs; return the new one.
+    """Split the index in a folder into shards of at most `shard_photos` photographs; return the new index.
 
     Raises:
-        ArtifactError: the folder holds no whole index, or another process is writing there.
+        ArtifactError: the folder holds no complete index, or another process is writing there.
     """
     if is_sharded(folder):
         return ShardedIndex.load(folder).compact(shard_photos)
 
     def parts() -> Iterator[Index]:
-        yield from pack([Index.load(folder)], shard_photos)  # opened when nobody else writes
+        yield from pack([Index.load(folder)], shard_photos)  # opened while no other process writes
 
     return ShardedIndex.create(folder, parts())

@@ -1,4 +1,4 @@
-"""From when on a search's hit counts as a match: fitted on val, judged on test."""
+"""The rule that decides whether a hit counts as a match: fitted on val, evaluated on test."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ NUM_CUTOFFS = 200
 
 
 def fit_match_rule(index: Index, table: pd.DataFrame) -> MatchRule:
-    """Choose the least score of a match on val, and the curve from cosines to the probability of the same class.
+    """Fit the least score of a match on val, and the curve from cosines to the probability of the same class.
 
-    The least score has the highest F1 over all queries for one label, and for a class and one more label, and all
-    photographs of val. The curve is logistic regression over pairs of a val and a train photograph.
+    The least score maximizes F1 over all photographs of val and all queries for one label, or for a class and another
+    label. The curve is a logistic regression over pairs of a val and a train photograph.
 
     Args:
         table: photos.csv, in the index's order.
@@ -40,33 +40,33 @@ def fit_match_rule(index: Index, table: pd.DataFrame) -> MatchRule:
     val, train = ((table["split"] == split).to_numpy() for split in ("val", "train"))
     labels = table[CLASS_TASK].to_numpy()
     cosines = (index.embeddings[val] @ index.embeddings[train].T).ravel()
-    same = (labels[val][:, None] == labels[train][None, :]).ravel()
-    if same.all() or not same.any():
+    same_class = (labels[val][:, None] == labels[train][None, :]).ravel()
+    if same_class.all() or not same_class.any():
         return rule
-    curve = LogisticRegression().fit(cosines[:, None], same)
+    curve = LogisticRegression().fit(cosines[:, None], same_class)
     return MatchRule(rule.least_score, float(curve.coef_[0, 0]), float(curve.intercept_[0]))
 
 
 def judge_matches(index: Index, table: pd.DataFrame) -> dict[str, float]:
-    """Return the index's rule, and precision and recall of its matches by words among the photographs of test."""
+    """Return the index's rule, and precision and recall of its word matches on the photographs of test."""
     pairs = scored_pairs(index, table, (table["split"] == "test").to_numpy())
     precision, recall = match_quality(*pairs, index.rule.least_score)
     return {**asdict(index.rule), "precision": precision, "recall": recall}
 
 
 def match_quality(scores: NDArray[np.floating], relevant: NDArray[np.bool_], least_score: float) -> tuple[float, float]:
-    """Return precision and recall of the pairs whose score is high enough. Shape: each (pairs,)."""
-    found = scores >= least_score
-    right = int((found & relevant).sum())
-    return right / max(int(found.sum()), 1), right / max(int(relevant.sum()), 1)
+    """Return precision and recall of the pairs that reach the least score. Shape: each (pairs,)."""
+    matched = scores >= least_score
+    num_correct = int((matched & relevant).sum())
+    return num_correct / max(int(matched.sum()), 1), num_correct / max(int(relevant.sum()), 1)
 
 
 def scored_pairs(
     index: Index, table: pd.DataFrame, rows: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Score queries of one label, and of a class and another label, with some photographs, and say which are relevant.
+    """Score queries of one label, and of a class and another label, on the given photographs, with their relevance.
 
-    A photograph without a label of the query's tasks is left out.
+    Photographs that lack a label for one of the query's tasks are left out.
 
     Shape:
         rows: (photos,); returns: two of (pairs,)
@@ -84,7 +84,7 @@ def scored_pairs(
 
 
 def _queries(index: Index, table: pd.DataFrame) -> Iterator[tuple[str, dict[str, str]]]:
-    """Give every query that some photograph answers: its text, and the label of each of its tasks."""
+    """Yield every query with a relevant photograph: its text, and the label of each of its tasks."""
     for task in index.label_space:
         for label in sorted(table[task].dropna().unique()):
             yield f"{task}:{label}", {task: label}

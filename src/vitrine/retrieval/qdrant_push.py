@@ -1,4 +1,4 @@
-"""Write an index into a Qdrant collection, so that it holds the index's photographs and no others."""
+"""Synchronize a Qdrant collection with an index, so that it holds exactly the index's photographs."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from vitrine.retrieval.qdrant_queries import entries
 from vitrine.retrieval.sharded import ShardedIndex
 
 BATCH = 256
-"""Points of a request: 10 MB of JSON with 1,792 features."""
+"""Points per request: 10 MB of JSON with 1,792 features."""
 
 SMALLEST = 1e-6
-"""Values of labels less probable than this one are left out, which moves a score by no more than this."""
+"""Values of labels less probable than this are left out, which changes a score by at most this much."""
 
 
 @dataclass(frozen=True)
 class Pushed:
-    """How many photographs a push wrote, removed, and found to be there already."""
+    """How many photographs a push wrote, removed, and found unchanged."""
 
     num_written: int
     num_removed: int
@@ -35,16 +35,16 @@ class Pushed:
 def push(
     client: QdrantClient, collection: str, index: Index | ShardedIndex, progress: Callable[[int], Any] = lambda _: None
 ) -> Pushed:
-    """Make a collection hold an index: write what is new or differs, then remove what the index does not hold.
+    """Synchronize a collection with an index: write new and changed photographs, then remove those not in the index.
 
-    A push that was interrupted is resumed by another one. Until it ends, the collection says that it is not complete.
+    An interrupted push is resumed by the next one. Until it ends, the collection is marked as incomplete.
 
     Args:
-        progress: called with the number of photographs that are done.
+        progress: called with the number of photographs just processed.
 
     Raises:
-        QdrantError: the server is gone, or the collection holds something else, or the index of another system or of
-            other labels.
+        QdrantError: the server is gone, or the collection holds something else, or the index of another system or
+            label space.
     """
     parts = index.shards if isinstance(index, ShardedIndex) else (index,)
     document: dict[str, Any] = {
@@ -57,7 +57,7 @@ def push(
         "features": index.num_features,
         "expected": np.sum([part.probs.sum(axis=1, dtype=np.float64) for part in parts], axis=0).tolist(),
     }
-    # Numbers may come back changed in their last bit, so that documents are compared by their hashes.
+    # Numbers may come back with another last bit, so documents are compared by their hashes.
     document |= {"digest": hashlib.sha256(json.dumps(document).encode()).hexdigest()[:16], "complete": True}
     with asking(collection):
         old = _open(client, collection, document)
@@ -66,34 +66,34 @@ def push(
         for batch, row in _batches(parts):
             for number, path in enumerate(batch.image_paths.tolist()):
                 wanted[point_id(path)] = digest(batch, number, row + number)
-        differ = {name for name, value in wanted.items() if stored.get(name) != value}
-        gone: list[Any] = [name for name in stored if name not in wanted and name != point_id("")]
-        same = old and (old["digest"], old["complete"]) == (document["digest"], True)
-        if same and not differ and not gone:
+        changed = {name for name, value in wanted.items() if stored.get(name) != value}
+        removed: list[Any] = [name for name in stored if name not in wanted and name != point_id("")]
+        unchanged = old and (old["digest"], old["complete"]) == (document["digest"], True)
+        if unchanged and not changed and not removed:
             progress(len(index))
             return Pushed(0, 0, len(index))
         _write_document(client, collection, {**document, "complete": False})
         for batch, row in _batches(parts):
-            points = [point for point in _points(batch, row, wanted) if point.id in differ]
+            points = [point for point in _points(batch, row, wanted) if point.id in changed]
             if points:
                 client.upsert(collection, points)
             progress(len(batch))
-        for start in range(0, len(gone), BATCH):
-            client.delete(collection, list(gone[start : start + BATCH]))
+        for start in range(0, len(removed), BATCH):
+            client.delete(collection, list(removed[start : start + BATCH]))
         _write_document(client, collection, document)
-    return Pushed(len(differ), len(gone), len(index) - len(differ))
+    return Pushed(len(changed), len(removed), len(index) - len(changed))
 
 
 def _open(client: QdrantClient, collection: str, document: dict[str, Any]) -> dict[str, Any] | None:
-    """Make the collection if there is none; return its document, None if it is new."""
+    """Create the collection if it does not exist; return its document, or None if it is empty."""
     if not client.collection_exists(collection):
-        plain = models.HnswConfigDiff(m=0)  # probabilities are read, never searched
+        no_graph = models.HnswConfigDiff(m=0)  # probabilities are read, never searched
         num_labels = len(document["expected"])
         client.create_collection(
             collection,
             vectors_config={
                 "embedding": models.VectorParams(size=document["features"], distance=models.Distance.COSINE),
-                "probs": models.VectorParams(size=num_labels, distance=models.Distance.DOT, hnsw_config=plain),
+                "probs": models.VectorParams(size=num_labels, distance=models.Distance.DOT, hnsw_config=no_graph),
             },
             sparse_vectors_config={"labels": models.SparseVectorParams()},
         )
@@ -106,8 +106,8 @@ def _open(client: QdrantClient, collection: str, document: dict[str, Any]) -> di
     differing = [key for key in ("system", "label_space", "features") if old[key] != document[key]]
     if differing:
         raise QdrantError(
-            f"{collection}: holds an index of {old['system']} whose {', '.join(differing)} differs from that of "
-            f"{document['system']}. Choose another --collection, or delete this one"
+            f"{collection}: contains an index of {old['system']} that differs from this index of {document['system']} "
+            f"in {', '.join(differing)}. Choose another --collection or delete this one"
         )
     return old
 
@@ -117,7 +117,7 @@ def _write_document(client: QdrantClient, collection: str, document: dict[str, A
 
 
 def _digests(client: QdrantClient, collection: str) -> Iterator[tuple[str, str]]:
-    """Give ids and digests of all photographs of a collection."""
+    """Yield ids and digests of all photographs of a collection."""
     offset: Any = None
     while True:
         points, offset = client.scroll(collection, limit=10_000, offset=offset, with_payload=["digest"])
@@ -127,7 +127,7 @@ def _digests(client: QdrantClient, collection: str) -> Iterator[tuple[str, str]]
 
 
 def _batches(parts: Sequence[Index]) -> Iterator[tuple[Index, int]]:
-    """Give the photographs in batches, each with the row of its first one."""
+    """Yield the photographs in batches, each with the row of its first one."""
     start = 0
     for part in parts:
         for row in range(0, len(part), BATCH):
@@ -136,11 +136,11 @@ def _batches(parts: Sequence[Index]) -> Iterator[tuple[Index, int]]:
 
 
 def digest(batch: Index, number: int, row: int) -> str:
-    """Return a hash of all that a photograph's point holds."""
-    found = hashlib.sha256(f"{row} {batch.instance_ids[number]} ".encode())
-    found.update(np.ascontiguousarray(batch.probs[:, number]).tobytes())
-    found.update(np.ascontiguousarray(batch.embeddings[number]).tobytes())
-    return found.hexdigest()[:16]
+    """Return a hash of everything in a photograph's point."""
+    hasher = hashlib.sha256(f"{row} {batch.instance_ids[number]} ".encode())
+    hasher.update(np.ascontiguousarray(batch.probs[:, number]).tobytes())
+    hasher.update(np.ascontiguousarray(batch.embeddings[number]).tobytes())
+    return hasher.hexdigest()[:16]
 
 
 def _points(batch: Index, row: int, digests: dict[str, str]) -> Iterator[models.PointStruct]:
@@ -148,8 +148,8 @@ def _points(batch: Index, row: int, digests: dict[str, str]) -> Iterator[models.
     values = entries(np.where(probs < SMALLEST, 0, probs))
     predicted = {task: batch.most_probable(task) for task in batch.label_space}
     for number, path in enumerate(batch.image_paths.tolist()):
-        name, places = point_id(path), np.flatnonzero(values[number])
-        sparse = models.SparseVector(indices=places.tolist(), values=values[number][places].tolist())
+        name, entry_ids = point_id(path), np.flatnonzero(values[number])
+        sparse = models.SparseVector(indices=entry_ids.tolist(), values=values[number][entry_ids].tolist())
         labels = {task: batch.label_space.labels[task][codes[number]] for task, codes in predicted.items()}
         yield models.PointStruct(
             id=name,

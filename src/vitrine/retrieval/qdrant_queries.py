@@ -1,4 +1,4 @@
-"""Searches as queries of Qdrant: sparse vectors, bounds that are linear in them, and the requests."""
+"""Translate searches to Qdrant queries: sparse vectors, bounds that are linear in them, and requests."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from vitrine.retrieval.index import FLOOR, MatchRule
 from vitrine.retrieval.queries import ParsedQuery, Term
 
 MAX_CANDIDATES = 10_000
-"""Photographs that are fetched at most; with 37 probabilities each, an answer of 8 MB."""
+"""Maximum number of photographs to fetch; with 37 probabilities each, a response of 8 MB."""
 
 ITEM: dict[str, Any] = {"with_payload": ["instance_id"]}
 ANSWER: dict[str, Any] = {"with_payload": ["row", "image_path", "instance_id"], "with_vector": ["probs"]}
-"""What is asked of a photograph to count it, and to rank it."""
+"""Fields to fetch in order to count photographs, and to rank them."""
 
 GRAPH_EF = 512
-"""Photographs that a search in the engine's graph keeps in view; more find more, and take longer."""
+"""Candidate list size of a search in the engine's graph; a larger one finds more, and takes longer."""
 
 BIAS = 0
-"""Entry of the sparse vector that is 1 for every photograph: the engine finds only what shares an entry."""
+"""Entry of the sparse vector that is 1 for every photograph: the engine only finds points that share an entry."""
 
 CLOSE = 1e-5
-"""Scores that differ by less are equals: the engine adds in another order."""
+"""Scores that differ by less are considered equal: the engine sums in another order."""
 
 Labels = Mapping[str, Sequence[str]]
 """Chosen labels of each task."""
 
 
 def entries(probs: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return a photograph's sparse vector as a row: the bias, then three values for each label.
+    """Return each photograph's sparse vector as a row: the bias, then three values per label.
 
-    They are log((p + FLOOR) / FLOOR), which makes an AND a sum; -log((1 - p + FLOOR) / (1 + FLOOR)), what a photograph
-    loses if the label is unwanted; and p. All three are 0 if p is 0.
+    They are log((p + FLOOR) / FLOOR), which makes an AND a sum; -log((1 - p + FLOOR) / (1 + FLOOR)), the penalty if the
+    label is unwanted; and p. All three are 0 if p is 0.
 
     Shape:
         probs: (photos, labels); returns: (photos, 1 + 3 labels)
@@ -50,14 +50,14 @@ def entries(probs: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def upper_bound(query: ParsedQuery, label_space: LabelSpace, touching: Mapping[Term, float]) -> NDArray[np.float64]:
-    """Return weights of `entries` whose sum is never below the log of a query's score.
+    """Return weights for `entries` whose weighted sum is an upper bound on the log of a query's score.
 
-    A term of one label is exact. The log of any other is concave in the term's probability, so its tangents lie above
-    it; and the probability of a wanted term is at most the sum of its labels', that of an unwanted one at most 1 less
-    the mean over its tasks of such sums.
+    A term with one label is exact. Otherwise the log is concave in the term's probability, so its tangents lie above
+    it; and the probability of a wanted term is at most the sum of its labels' probabilities, that of an unwanted one
+    at most 1 minus the mean over its tasks of such sums.
 
     Args:
-        touching: the probability at which a term's tangent touches; without it 1.
+        touching: probability at which each term's tangent touches the log; 1 if missing.
 
     Shape:
         returns: (1 + 3 labels,)
@@ -87,13 +87,13 @@ def first_rows(label_space: LabelSpace) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Translation:
-    """A search as the engine's queries. If there is a photograph to be like, the scores of the answers are cosines.
+    """A search translated to the engine's queries. With a query photograph, the returned scores are cosines.
 
     Attributes:
-        exact: whether likeness compares all photographs
+        exact: whether similarity search compares all photographs
 
     Shape:
-        weights: as `upper_bound`, None without words; like: (features,)
+        weights: see `upper_bound`, None without words; like: (features,)
     """
 
     weights: NDArray[np.float64] | None
@@ -102,14 +102,14 @@ class Translation:
     exact: bool
 
     def best(self, limit: int) -> models.QueryRequest:
-        """Ask for the photographs of the highest bounds, and for those most alike; `limit` of each."""
+        """Request the photographs with the highest bounds, and the most similar ones; `limit` of each."""
         if self.like is None or self.weights is None:
             return models.QueryRequest(**(self._words() or self._alike()), limit=limit, **ANSWER)
         both = [models.Prefetch(**each, limit=limit) for each in (self._words(), self._alike())]
         return models.QueryRequest(**self._alike(leaf=False), prefetch=both, limit=2 * limit, **ANSWER)
 
     def above(self, score: float, cosine: float, answer: Mapping[str, Any]) -> models.QueryRequest:
-        """Ask for all whose bound is not below a score, and whose cosine is not below another one."""
+        """Request all photographs whose bound is at least `score`, and whose cosine is at least `cosine`."""
         first = self._first_above(score, cosine)
         if self.like is None or self.weights is None:
             return models.QueryRequest(**first, limit=MAX_CANDIDATES, **answer)
@@ -118,7 +118,7 @@ class Translation:
         return models.QueryRequest(**self._alike(leaf=False), prefetch=words, **least, **answer)
 
     def last_above(self, score: float, cosine: float) -> models.QueryRequest:
-        """Ask for the last photograph that `above` can take: if there is one, others may be left out."""
+        """Request the last photograph that `above` can return: if there is one, its result may be truncated."""
         return models.QueryRequest(**self._first_above(score, cosine), offset=MAX_CANDIDATES - 1, limit=1)
 
     def _first_above(self, score: float, cosine: float) -> dict[str, Any]:
@@ -130,7 +130,7 @@ class Translation:
         if self.weights is None:
             return {}
         shifted = self.weights.copy()
-        shifted[BIAS] -= 1  # never 0, or photographs that share no other entry are lost
+        shifted[BIAS] -= 1  # never 0, or photographs that share no other entry would be lost
         places = np.flatnonzero(shifted)
         vector = models.SparseVector(indices=places.tolist(), values=shifted[places].tolist())
         return {"query": vector, "using": "labels", "filter": self.only}
@@ -144,16 +144,16 @@ class Translation:
 
 
 def least_cosine(rule: MatchRule, same: float) -> float:
-    """Return the cosine from which on photographs are of one class with a probability; -1 if that is not known."""
+    """Return the least cosine at which photographs have probability `same` of the same class; -1 if unknown."""
     if rule.slope <= 0 or not 0 < same < 1:
         return -1.0
     return float(np.clip((np.log(same / (1 - same)) - rule.offset) / rule.slope, -1, 1))
 
 
 def filter_of(only: NDArray[np.bool_] | Labels | None) -> models.Filter | None:
-    """Keep a search to photographs whose predicted labels are chosen, or to rows.
+    """Return a filter for photographs with one of the given predicted labels per task, or for a mask of rows.
 
-    Rows are sent one by one, so choose labels where there are many photographs.
+    Row numbers are sent individually, so prefer labels if there are many photographs.
     """
     if only is None:
         return None

@@ -1,4 +1,4 @@
-"""Understand what people type: words become labels of the data, with synonyms, typos, negation and facets."""
+"""Parse text queries: map words to the data's labels, with synonyms, typos, negation and facets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vitrine.artifacts import ArtifactError
 from vitrine.labels import CLASS_TASK, LabelSpace, label_words
 
 NEGATIONS = frozenset({"not", "no", "without", "except", "but"})
-"""Words before what must not be there; "but" says nothing on its own, as in "but not blue"."""
+"""Words that negate the next term; "but" often precedes another one, as in "but not blue"."""
 
 FILLERS = frozenset({"a", "an", "the", "and", "of", "with", "in", "for", "my", "some", "made", "colored"})
 KNOWN_WORDS = NEGATIONS | FILLERS | {"or"}
@@ -30,13 +30,13 @@ Label = tuple[str, int]
 
 @dataclass(frozen=True)
 class Term:
-    """Something that a photograph should have, or should not.
+    """Something that a photograph should or should not show.
 
     Attributes:
-        text: as it was typed
-        labels: any of these labels answers it
+        text: the words of the query
+        labels: any of these labels matches
         wanted: False after a negation
-        read_as: the word that it was taken for, where that is another one (a typo, a synonym)
+        read_as: the word it was interpreted as, if different (a typo, a synonym)
     """
 
     text: str
@@ -53,7 +53,7 @@ class _Word(NamedTuple):
 
 @dataclass(frozen=True)
 class ParsedQuery:
-    """A query's terms, what no label answers to (`class:zebra` with its task), and what was too long to be read."""
+    """A query's terms, its unknown words (`class:zebra` with its task), and text beyond the length limit."""
 
     terms: tuple[Term, ...]
     unknown_words: tuple[str, ...]
@@ -61,7 +61,7 @@ class ParsedQuery:
 
 
 def normalize(word: str) -> str:
-    """Return a word in lower case, without accents and plural endings."""
+    """Convert a word to lower case, without accents and plural endings."""
     plain = unicodedata.normalize("NFKD", word.casefold())
     plain = "".join(letter for letter in plain if not unicodedata.combining(letter))
     if len(plain) > 4 and plain.endswith(("sses", "shes", "ches", "xes")):
@@ -74,12 +74,12 @@ def normalize(word: str) -> str:
 
 
 def split_words(text: str) -> list[str]:
-    """Split a text at everything that is neither letter nor digit, and normalize its words."""
+    """Split a text at everything other than letters and digits, and normalize its words."""
     return [normalize(word) for word in re.findall(r"[^\W_]+", text)]
 
 
 def whole_words(text: str, length: int) -> str:
-    """Return the beginning of a text of at most `length` characters, without a word that is cut."""
+    """Truncate a text to at most `length` characters, without cutting a word."""
     kept = text[:length]
     return kept if text[length].isspace() or " " not in kept.strip() else kept[: kept.rindex(" ")]
 
@@ -109,10 +109,10 @@ def read_synonyms(path: Path) -> dict[str, list[str]]:
 
 
 class Vocabulary:
-    """The words that labels answer to.
+    """The words that match labels.
 
-    A word that is a whole label ("blue", "plastic") means that label alone; else it means every label that has it as
-    one of its words, or as the end of one ("bag" in "handbag").
+    A word that is a whole label ("blue", "plastic") matches only that label; otherwise it matches every label that has
+    it as one of its words, or as the end of one ("bag" in "handbag").
     """
 
     def __init__(self, label_space: LabelSpace, synonyms: Mapping[str, Sequence[str]]) -> None:
@@ -129,12 +129,12 @@ class Vocabulary:
         self.tasks = {" ".join(split_words(task)): task for task in label_space}
 
     def lookup(self, phrase: str, task: str | None = None) -> tuple[Label, ...]:
-        """Return the labels, of one task if it is named, that answer a normalized phrase; none for an unknown word."""
+        """Return the labels, optionally of one task, that match a normalized phrase; none for an unknown word."""
         whole = self._within(self._whole.get(phrase, ()), task)
         if whole:
             return whole
-        found = [set(self._word(word)) for word in phrase.split()]
-        return self._within(sorted(set.intersection(*found), key=self._place), task) if found else ()
+        matches = [set(self._word(word)) for word in phrase.split()]
+        return self._within(sorted(set.intersection(*matches), key=self._place), task) if matches else ()
 
     def _word(self, word: str) -> list[Label]:
         if word in self._words:
@@ -147,7 +147,7 @@ class Vocabulary:
         return self.label_space.tasks.index(label[0]), label[1]
 
     def meaning(self, phrase: str, task: str | None = None) -> tuple[tuple[Label, ...], str | None]:
-        """Return a phrase's labels, of one task if it is named, and, if it is a synonym, what it stands for."""
+        """Return a phrase's labels, optionally of one task, and, if it is a synonym, what it stands for."""
         if phrase in self.synonyms and phrase not in self._whole:
             meanings = self.synonyms[phrase]
             labels = {label for text in meanings for label in self.lookup(text, task)}
@@ -156,7 +156,7 @@ class Vocabulary:
         return self.lookup(phrase, task), None
 
     def correct(self, word: str) -> str | None:
-        """Return the known word one edit from a longer unknown one; of several, the first in the alphabet.
+        """Return the known word one edit away from a long enough unknown word; of several, the first in sort order.
 
         An edit inserts, deletes or replaces a letter, or swaps two neighbors.
         """
@@ -166,11 +166,11 @@ class Vocabulary:
         return next((candidate for candidate in close if self.meaning(candidate)[0]), None)
 
     def parse(self, text: str) -> ParsedQuery:
-        """Turn a query into terms. Any text is a query; words that no label answers to are listed as unknown.
+        """Parse a query into terms. Any text is valid; words that match no label are returned as unknown.
 
-        A negation holds for the next term ("bottle not blue"), as does a minus sign before a word. `color:blue` looks
-        among the labels of that task alone. "or" joins its neighbors into one term, and words that share a label mean
-        that one ("shampoo bottle"). Other terms must all hold.
+        A negation applies to the next term ("bottle not blue"), as does a minus sign before a word. `color:blue` only
+        matches labels of that task. "or" joins its neighbors into one term, and words that share a label refer to it
+        ("shampoo bottle"). All terms must hold.
         """
         kept = text if len(text) <= MAX_QUERY_CHARACTERS else whole_words(text, MAX_QUERY_CHARACTERS)
         words = self._read(kept)
@@ -216,13 +216,13 @@ class Vocabulary:
         return words
 
     def _longest(self, words: Sequence[_Word]) -> tuple[int, Term | None]:
-        """Return how many words the longest known phrase at the start takes, and its term; 1 and None without one."""
+        """Return the number of words of the longest known phrase at the start, and its term; 1 and None without one."""
         first = words[0]
         for length in range(len(words), 1, -1):
             part = words[:length]
             phrase = " ".join(word.text for word in part)
-            alike = all((word.wanted, word.task) == (first.wanted, first.task) for word in part)
-            if alike and (phrase in self._whole or phrase in self.synonyms):
+            uniform = all((word.wanted, word.task) == (first.wanted, first.task) for word in part)
+            if uniform and (phrase in self._whole or phrase in self.synonyms):
                 labels, read_as = self.meaning(phrase, first.task)
                 if labels:
                     return length, Term(phrase, labels, first.wanted, read_as)
@@ -244,6 +244,6 @@ class Vocabulary:
         return label_words(self.label_space.labels[label[0]][label[1]])
 
     def suggestions(self) -> list[str]:
-        """Return a word of every kind, for a query that finds nothing: a label of each task, the class last."""
+        """Return example words for a query that finds nothing: a label of each task, the class last."""
         tasks = [*(task for task in self.label_space if task != CLASS_TASK), CLASS_TASK]
         return [self.words_of((task, 0)) for task in tasks if self.label_space.num_labels(task)]

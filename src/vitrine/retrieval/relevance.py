@@ -1,4 +1,4 @@
-"""How good a ranking is: queries made of true labels, and measures with intervals over items."""
+"""Evaluate rankings: queries made of true labels, and measures with confidence intervals over items."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from vitrine.retrieval.index import Index
 
 MAX_TERMS = 3
 CLASS_WEIGHT = 2
-"""Of the class among the terms of a query, in graded relevance."""
+"""Weight of the class among the terms of a query, in graded relevance."""
 
 ORDERS = 10
-"""Random orders of equal scores over which measures are averaged."""
+"""Number of random orders of tied scores over which measures are averaged."""
 
 METHODS = ("hard", "bm25", "soft_or", "soft_and", "oracle", "random")
 
 TOKEN_PATTERN = r"[^\W_]+"
 SCORE_DIGITS = 9
-"""Scores are compared at this many places: equal documents tie, whatever the last bits of a sum."""
+"""Scores are rounded to this many digits, so that equal documents tie regardless of rounding errors."""
 
 
 class IndexParams(Section):
@@ -47,7 +47,7 @@ class IndexParams(Section):
 
 @dataclass(frozen=True)
 class Query:
-    """Words made of true labels, and how well photographs answer them.
+    """A query made of true labels, and the graded relevance of photographs.
 
     Shape:
         gains: (photos,), the weighted share of the labels that are true; 1 is relevant
@@ -65,8 +65,8 @@ class Query:
 def true_queries(table: pd.DataFrame, label_space: LabelSpace, params: IndexParams) -> list[Query]:
     """Make a query from every combination of one to three true labels of different tasks.
 
-    Combinations with too few relevant photographs say little, and those with very many are hit by chance: both are
-    left out, as params say.
+    Combinations with too few relevant photographs are uninformative, and those with very many are found by chance:
+    params set the limits beyond which they are left out.
 
     Args:
         table: the gallery, with a column for every task.
@@ -78,19 +78,19 @@ def true_queries(table: pd.DataFrame, label_space: LabelSpace, params: IndexPara
             labeled = table.dropna(subset=list(chosen))
             weights = [CLASS_WEIGHT if task == CLASS_TASK else 1 for task in chosen]
             for labels in sorted(set(labeled[list(chosen)].itertuples(index=False, name=None))):
-                right = [(table[task] == label).to_numpy() for task, label in zip(chosen, labels, strict=True)]
-                gains = np.average(right, axis=0, weights=weights)
+                is_true = [(table[task] == label).to_numpy() for task, label in zip(chosen, labels, strict=True)]
+                gains = np.average(is_true, axis=0, weights=weights)
                 if params.min_relevant <= (gains >= 1).sum() <= params.max_relevant_fraction * len(table):
                     queries.append(Query(phrase(labels), num_terms, gains))
     if not queries:
         raise ArtifactError(
-            "no query is left to measure: lower index.min_relevant or raise index.max_relevant_fraction"
+            "no queries are left to evaluate: lower index.min_relevant or raise index.max_relevant_fraction"
         )
     return queries
 
 
 def rank(scores: NDArray[np.floating], rng: np.random.Generator) -> NDArray[np.int64]:
-    """Order photographs by score, the highest first, equals at random. Shape: (photos,)."""
+    """Order photographs by descending score, ties at random. Shape: (photos,)."""
     return np.lexsort((rng.random(len(scores)), -scores)).astype(np.int64)
 
 
@@ -102,8 +102,8 @@ def measures(order: NDArray[np.int64], query: Query, top_k: int) -> dict[str, fl
         log2(rank + 1).
     """
     relevant, gains = query.relevant[order], query.gains[order]
-    found = np.cumsum(relevant)
-    precision = found / np.arange(1, len(order) + 1)
+    num_found = np.cumsum(relevant)
+    precision = num_found / np.arange(1, len(order) + 1)
     discount = 1 / np.log2(np.arange(2, min(10, len(order)) + 2))
     ideal = np.sort(gains)[::-1][: len(discount)]
     return {
@@ -117,21 +117,21 @@ def measures(order: NDArray[np.int64], query: Query, top_k: int) -> dict[str, fl
 def average_precision_without(
     relevant: NDArray[np.bool_], order: NDArray[np.int64], items: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """Average precision with each item left out of the gallery; NaN where nothing relevant is left.
+    """Return the average precision with each item left out of the gallery; NaN if nothing relevant remains.
 
     Shape:
         relevant, order: (photos,); items: (photos,), numbered from 0; returns: (items,)
     """
     kept = (items[order] != np.arange(items.max() + 1)[:, None]).astype(np.float64)
-    right = kept * relevant[order]
+    hits = kept * relevant[order]
     above = np.cumsum(kept, axis=1)
-    precision = np.divide(np.cumsum(right, axis=1), above, out=np.zeros_like(above), where=above > 0)
+    precision = np.divide(np.cumsum(hits, axis=1), above, out=np.zeros_like(above), where=above > 0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray((precision * right).sum(axis=1) / right.sum(axis=1))
+        return np.asarray((precision * hits).sum(axis=1) / hits.sum(axis=1))
 
 
 def query_scores(hard: HardIndex, ranker: bm25s.BM25, index: Index, query: Query) -> dict[str, NDArray[np.floating]]:
-    """Score the gallery by every method; `oracle` knows the true labels, `random` nothing. Shape: each (photos,)."""
+    """Score the gallery with every method; `oracle` knows the true labels, `random` nothing. Shape: each (photos,)."""
     parsed = index.vocabulary.parse(query.text)
     return {
         "hard": hard.scores(query.text),
@@ -149,7 +149,7 @@ def measure_text(
     """Measure all methods on a gallery that the model was not trained on.
 
     Args:
-        predictions, index, table: of the gallery alone, in the same order.
+        predictions, index, table: for the gallery only, in the same order.
 
     Returns:
         by method and number of terms (0: all queries), means over queries, with the interval of mAP from leaving out
@@ -190,28 +190,28 @@ def measure_text(
 
 
 def mean_average_precision(index: Index, queries: Sequence[Query]) -> float:
-    """Return the mean average precision of an index over queries, equal scores in one random order."""
+    """Return the mean average precision of an index over queries, with ties in one random order."""
     rng = np.random.default_rng(SEED)
     orders = [rank(index.and_scores(index.vocabulary.parse(query.text)), rng) for query in queries]
     return float(np.mean([measures(order, query, 1)["map"] for order, query in zip(orders, queries, strict=True)]))
 
 
 def measure_views(index: Index, top_k: int) -> dict[str, float]:
-    """Find the other views of an item by likeness: the share that is among the first top_k, of those that can be.
+    """Measure how many other views of an item are among the first top_k by similarity, as a share of the maximum.
 
     Keys:
         n (photographs of items with several views), recall, recall_ci_low, recall_ci_high
     """
     items = number_items(index.instance_ids.tolist())
-    likeness = index.embeddings @ index.embeddings.T
-    np.fill_diagonal(likeness, -np.inf)
-    order = np.argsort(-likeness, axis=1, kind="stable")[:, :top_k]
+    similarity = index.embeddings @ index.embeddings.T
+    np.fill_diagonal(similarity, -np.inf)
+    order = np.argsort(-similarity, axis=1, kind="stable")[:, :top_k]
     others = np.bincount(items)[items] - 1
-    found = (items[order] == items[:, None]).sum(axis=1)
+    num_found = (items[order] == items[:, None]).sum(axis=1)
     several = others > 0
     if not several.any():
         return {"n": 0}
-    shares = (found / np.maximum(np.minimum(others, top_k), 1))[several]
+    shares = (num_found / np.maximum(np.minimum(others, top_k), 1))[several]
     return {
         key.replace("accuracy", "recall"): value
         for key, value in accuracy_with_interval(shares, items[several]).items()
@@ -221,25 +221,25 @@ def measure_views(index: Index, top_k: int) -> dict[str, float]:
 def headline_retrieval_metrics(
     measured: pd.DataFrame, gain: Mapping[str, float], views: Mapping[str, float], k: int
 ) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
-    """Pick the few numbers of a model over all queries that `dvc metrics show` compares, and their 95 % intervals.
+    """Select a model's headline metrics over all queries for `dvc metrics show`, and their 95 % intervals.
 
     Args:
         measured: rows of `measure_text`; gain: of `measure_text`; views: of `measure_views`, for k.
     """
     row = measured[(measured["num_terms"] == 0) & (measured["method"] == "soft_and")].iloc[0]
-    found: list[tuple[str, Any, str]] = [("map", row, "map"), ("map_gain", gain, "map_gain")]
-    found += [(f"views_at_{k}", views, "recall")] if "recall" in views else []
-    ends = {name: (float(each[f"{key}_ci_low"]), float(each[f"{key}_ci_high"])) for name, each, key in found}
-    return {name: float(each[key]) for name, each, key in found}, ends
+    headlines: list[tuple[str, Any, str]] = [("map", row, "map"), ("map_gain", gain, "map_gain")]
+    headlines += [(f"views_at_{k}", views, "recall")] if "recall" in views else []
+    ends = {name: (float(each[f"{key}_ci_low"]), float(each[f"{key}_ci_high"])) for name, each, key in headlines}
+    return {name: float(each[key]) for name, each, key in headlines}, ends
 
 
 def example_queries(queries: Sequence[Query]) -> list[Query]:
-    """Pick, for every number of terms, the query with the most relevant photographs; of equals, the first."""
+    """Pick, for every number of terms, the query with the most relevant photographs; of ties, the first."""
     sizes = sorted({query.num_terms for query in queries})
     return [max((q for q in queries if q.num_terms == size), key=lambda q: int(q.relevant.sum())) for size in sizes]
 
 
-# -- the reference's way, to be measured against -----------------------------------------------------------------
+# -- the reference's method, as a baseline -------------------------------------------------------------------------
 
 
 class HardIndex:
@@ -253,7 +253,7 @@ class HardIndex:
             raise ArtifactError(f"nothing to index: {error}") from None
 
     def scores(self, text: str) -> NDArray[np.float64]:
-        """Return the cosine of a query with every document; 0 where no word is shared. Shape: (photos,)."""
+        """Return the cosine similarity of a query to every document; 0 if they share no word. Shape: (photos,)."""
         vector = self.vectorizer.transform([text])
         return np.round(np.asarray((self.matrix @ vector.T).todense()).ravel(), SCORE_DIGITS)
 
@@ -267,22 +267,22 @@ def documents(predictions: Predictions) -> list[str]:
 
 
 def task_order(label_space: LabelSpace) -> list[str]:
-    """Attributes first, then the class."""
+    """Return the tasks, attributes first, then the class."""
     return [*(task for task in label_space if task != CLASS_TASK), CLASS_TASK]
 
 
 def phrase(labels: Sequence[str]) -> str:
-    """Write labels as people say them: "blue plastic tableware water bottle"."""
+    """Write labels as a natural phrase: "blue plastic tableware water bottle"."""
     return " ".join(map(label_words, labels))
 
 
 def search_table(
     name: str, index: Index, queries: Sequence[tuple[str, NDArray[np.bool_]]], only: NDArray[np.bool_], top_k: int
 ) -> pd.DataFrame:
-    """Run queries over some of the photographs.
+    """Run queries over the photographs in `only`.
 
     Args:
-        queries: texts, and which photographs truly answer them, shape (photos,).
+        queries: texts, and masks of the truly relevant photographs, shape (photos,).
 
     Columns:
         model, query, rank, image_path, score, matches (each term's probability and label), relevant, row
@@ -290,12 +290,12 @@ def search_table(
     rows: list[dict[str, Any]] = []
     for text, relevant in queries:
         for rank, hit in enumerate(index.search(text, top_k=top_k, only=only).hits, start=1):
-            why = "; ".join(
+            matches = "; ".join(
                 f"{match.probability:.2f} {'' if match.wanted else 'not '}{label_words(match.label)}"
                 for match in hit.matches
             )
-            found = {"model": name, "query": text, "rank": rank, "image_path": hit.image_path, "score": hit.score}
-            rows.append({**found, "matches": why, "relevant": int(relevant[hit.row]), "row": hit.row})
+            row = {"model": name, "query": text, "rank": rank, "image_path": hit.image_path, "score": hit.score}
+            rows.append({**row, "matches": matches, "relevant": int(relevant[hit.row]), "row": hit.row})
     return pd.DataFrame(rows, columns=["model", "query", "rank", "image_path", "score", "matches", "relevant", "row"])
 
 
@@ -309,18 +309,18 @@ def search_scores(
     params: IndexParams,
     synonyms: Mapping[str, Sequence[str]],
 ) -> tuple[pd.DataFrame, dict[str, dict[str, float]]]:
-    """Measure the search by words among all photographs, each as it was predicted by a system that had not seen it.
+    """Measure word search over all photographs, each predicted by a system that was not trained on it.
 
     Returns:
-        as `measure_text`, for all networks and their ensemble together; the gains by system
+        as `measure_text`, concatenated for all networks and their ensemble; the gains by system
     """
     queries = true_queries(table, label_space, params)
     measured, gains = [], {}
     for name in (*NETWORKS, ENSEMBLE):
-        # Embeddings of different folds' networks cannot be compared: words alone are searched.
-        nowhere = np.zeros((len(table), 1), dtype=np.float32)
-        found = Predictions(label_space, tuple(table["image_path"]), systems[name], nowhere)
-        index = Index.build(name, found, table["instance_id"], synonyms)
-        rows, gains[name] = measure_text(name, found, index, table, queries, params.top_k)
+        # Embeddings of different folds' networks are not comparable, so only word search is measured.
+        no_embeddings = np.zeros((len(table), 1), dtype=np.float32)
+        predictions = Predictions(label_space, tuple(table["image_path"]), systems[name], no_embeddings)
+        index = Index.build(name, predictions, table["instance_id"], synonyms)
+        rows, gains[name] = measure_text(name, predictions, index, table, queries, params.top_k)
         measured.append(rows)
     return pd.concat(measured, ignore_index=True), gains

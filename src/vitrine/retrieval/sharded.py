@@ -41,14 +41,14 @@ from vitrine.retrieval.shards import (
 
 
 class ShardedIndex:
-    """What one system predicts of many millions of photographs: shards on disk, memory-mapped, in order.
+    """One system's predictions for many millions of photographs, in ordered, memory-mapped shards on disk.
 
-    A row counts through all shards: the photographs of the shards before, plus the row in its shard. Searches answer as
-    an `Index` of the same photographs in the same order. An object reads what it opened, also when a writer replaces
-    shards meanwhile; `load` again to see the new ones.
+    Rows are numbered across all shards: the row in the shard plus the sizes of the previous shards. Searches return
+    what an `Index` of the same photographs in the same order would. An object keeps reading the shards that it opened,
+    even if a writer replaces them; `load` again to see the new ones.
 
     Attributes:
-        shards: the indexes; rule: of all of them
+        shards: the indexes; rule: common to all of them
     """
 
     def __init__(self, folder: Path, names: Sequence[str], shards: Sequence[Index]) -> None:
@@ -66,13 +66,14 @@ class ShardedIndex:
 
     @classmethod
     def create(cls, folder: Path, parts: Iterable[Index]) -> ShardedIndex:
-        """Write each part as a shard, one part in memory at a time, in place of the index that the folder holds.
+        """Write each part as a shard, with one part in memory at a time, replacing the index in the folder.
 
         Args:
-            parts: of one system and label space, no path twice; the first one's rule and synonyms hold for all.
+            parts: of one system and label space, without duplicate paths; the first part's rule and synonyms apply to
+                all.
 
         Raises:
-            ArtifactError: there are no photographs, the parts do not belong together, the folder holds other files, or
+            ArtifactError: there are no photographs, the parts do not match each other, the folder holds other files, or
                 another process is writing there.
         """
         with writing(folder):
@@ -82,18 +83,18 @@ class ShardedIndex:
 
     @classmethod
     def load(cls, folder: Path) -> ShardedIndex:
-        """Open what was written; a writer that replaces shards meanwhile does no harm.
+        """Open a sharded index; safe while a writer replaces shards.
 
         Raises:
-            ArtifactError: the folder holds no sharded index, or a shard, which is named, is missing or damaged.
+            ArtifactError: the folder holds no sharded index, or a shard (named in the message) is missing or damaged.
         """
         document = read_json(folder / MANIFEST)
         while True:
             try:
                 return cls._open(folder, document)
             except ArtifactError:
-                known, document = document, read_json(folder / MANIFEST)
-                if document == known:
+                previous, document = document, read_json(folder / MANIFEST)
+                if document == previous:
                     raise
 
     @classmethod
@@ -102,21 +103,21 @@ class ShardedIndex:
             label_space, rule = LabelSpace.from_json(document["label_space"]), MatchRule(**document["match_rule"])
             system, vocabulary = document["system"], Vocabulary(label_space, document["synonyms"])
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ArtifactError(f"{folder / MANIFEST}: is not of an index of shards ({error!r})") from None
+            raise ArtifactError(f"{folder / MANIFEST}: is not a valid shard manifest ({error!r})") from None
         named, shards = named_shards(folder, document), []
         for name, num in named.items():
             try:
                 shard = Index.load(folder / name)
             except (ArtifactError, OSError) as error:
                 if getattr(error.__cause__ or error, "errno", None) == errno.EMFILE:
-                    num_files = 10 * len(named)  # 4 arrays each, opened anew before a change is done
+                    num_files = 10 * len(named)  # 4 arrays each, reopened before a change is done
                     raise ArtifactError(
-                        f"{folder}: too many open files for {len(named)} shards. Allow more: ulimit -n {num_files}"
+                        f"{folder}: too many open files for {len(named)} shards. Raise the limit: ulimit -n {num_files}"
                     ) from None
                 reason = str(error).partition(". ")[0]
                 raise ArtifactError(f"{folder}: shard {name} is missing or damaged: {reason}. {REPAIR}") from None
             if (len(shard), shard.name, shard.label_space) != (num, system, label_space):
-                raise ArtifactError(f"{folder}: shard {name} is not the one that {MANIFEST} names. {REPAIR}")
+                raise ArtifactError(f"{folder}: shard {name} does not match {MANIFEST}. {REPAIR}")
             shard.rule, shard.vocabulary = rule, vocabulary
             shards.append(shard)
         return cls(folder, list(named), shards)
@@ -124,14 +125,15 @@ class ShardedIndex:
     def add(self, parts: Iterable[Index], shard_photos: int = SHARD_PHOTOS) -> ShardedIndex:
         """Add photographs to the last shard, then to new ones; return the new index.
 
-        A path that the index has already is replaced: its shard is written without it. Otherwise no other shard is
-        written than the last one. A kill leaves the old index, and shards that the next writer deletes.
+        A path that the index already has is replaced: its shard is rewritten without it. Otherwise only the last shard
+        is rewritten. A killed run leaves the old index, and stray shards that the next writer deletes.
 
         Args:
-            parts: of the same system and label space, no path twice; two shards of them are in memory at most.
+            parts: of the same system and label space, without duplicate paths; at most two shards of them are in
+                memory.
 
         Raises:
-            ArtifactError: the parts do not belong to it, or another process is writing there.
+            ArtifactError: the parts do not match the index, or another process is writing there.
         """
         with writing(self.folder):
             old, added = ShardedIndex.load(self.folder), set[str]()
@@ -154,7 +156,7 @@ class ShardedIndex:
         return ShardedIndex.load(self.folder)
 
     def remove(self, image_paths: set[str]) -> ShardedIndex:
-        """Write the shards that hold some photographs without them; return the new index.
+        """Remove photographs by rewriting the shards that hold them; return the new index.
 
         Raises:
             ArtifactError: nothing would be left, or another process is writing there.
@@ -168,7 +170,7 @@ class ShardedIndex:
     def compact(self, shard_photos: int = SHARD_PHOTOS) -> ShardedIndex:
         """Merge neighbors that fit into one shard, and split shards that are too large; return the new index.
 
-        The order of the photographs stays, and shards that need no change are not written.
+        The order of the photographs is kept, and unaffected shards are not rewritten.
         """
         with writing(self.folder):
             old = ShardedIndex.load(self.folder)
@@ -209,8 +211,8 @@ class ShardedIndex:
         return self.shards[number], row - int(self._starts[number])
 
     def image_path(self, row: int) -> str:
-        shard, here = self.place(row)
-        return shard.image_path(here)
+        shard, shard_row = self.place(row)
+        return shard.image_path(shard_row)
 
     def paths(self) -> Iterator[str]:
         return chain.from_iterable(shard.paths() for shard in self.shards)
@@ -221,12 +223,12 @@ class ShardedIndex:
         return next((start + row for start, row in starts if row is not None), None)
 
     def probs_of(self, row: int) -> dict[str, NDArray[np.float32]]:
-        shard, here = self.place(row)
-        return shard.probs_of(here)
+        shard, shard_row = self.place(row)
+        return shard.probs_of(shard_row)
 
     def embedding(self, row: int) -> NDArray[np.float32]:
-        shard, here = self.place(row)
-        return shard.embedding(here)
+        shard, shard_row = self.place(row)
+        return shard.embedding(shard_row)
 
     def most_probable(self, task: str) -> NDArray[np.int32]:
         return np.concatenate([shard.most_probable(task) for shard in self.shards])
@@ -242,7 +244,7 @@ class ShardedIndex:
         by_item: bool = False,
         only: NDArray[np.bool_] | None = None,
     ) -> SearchResult:
-        """Search as `Index.search` does, all shards; equals in the order of the shards."""
+        """Search all shards as `Index.search` does; ties keep the order of the shards."""
         query = self.vocabulary.parse(text)
         message = search_message(query, self.vocabulary, like is not None)
         if not query.terms and like is None:
@@ -251,8 +253,8 @@ class ShardedIndex:
         items: set[str] = set()
         num_matches = 0
         for number, (shard, (start, end)) in enumerate(zip(self.shards, pairwise(self._starts), strict=True)):
-            here = None if only is None else only[start:end]
-            candidates, matched = shard.candidates(query, like, top_k, by_item, here)
+            shard_mask = None if only is None else only[start:end]
+            candidates, matched = shard.candidates(query, like, top_k, by_item, shard_mask)
             found += [(number, candidate) for candidate in candidates]
             num_matches += int(matched.sum())
             if by_item:
@@ -270,7 +272,7 @@ class ShardedIndex:
         return replace(self.shards[number].hit(query, candidate), row=int(self._starts[number]) + candidate.row)
 
     def or_scores(self, query: ParsedQuery) -> NDArray[np.float32]:
-        """Score an OR as `Index.or_scores` does, with how rare terms are in all shards. Shape: (photos,)."""
+        """Score an OR as `Index.or_scores` does, with idf over all shards. Shape: (photos,)."""
         for term in query.terms:
             if term not in self._expected:
                 self._expected[term] = sum(float(shard.term_probs(term).sum()) for shard in self.shards)

@@ -1,4 +1,4 @@
-"""The files of an index of shards: sub-folders named by their content, a lock, and parts cut to size."""
+"""Files of a sharded index: subfolders named by content hash, a lock, and splitting into parts."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from vitrine.retrieval.index import Index, join, stored_files
 MANIFEST = "shards.json"
 LOCK = ".lock"
 SHARD = re.compile(r"shard-[0-9a-f]{12}|\.shard-[0-9a-f]{16}")
-"""Names of the sub-folders: of a shard, by its content, and of one that is being written."""
+"""Names of subfolders: of a shard, by its content hash, and of one that is being written."""
 
 SHARD_PHOTOS = 1_000_000
-"""Photographs of a full shard: a write rewrites one, and takes its memory."""
+"""Photographs per full shard: a write rewrites one shard, and needs memory for it."""
 
 Named = tuple[str, Index]
-"""The name of a shard's sub-folder, and the shard."""
+"""The name of a shard's subfolder, and the shard."""
 
 REPAIR = "Restore the folder from a copy, or index its photographs again"
 
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Keep other writers out of an index's folder; readers need not wait.
+    """Lock an index's folder against other writers; readers need not wait.
 
     Raises:
         ArtifactError: another process is writing there.
@@ -49,9 +49,9 @@ def writing(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        (folder / LOCK).unlink(missing_ok=True)  # filelock sees when another opened the unlinked file
+        (folder / LOCK).unlink(missing_ok=True)  # filelock detects that another process opened the unlinked file
         with suppress(OSError):
-            folder.rmdir()  # a new folder in which there is nothing to keep
+            folder.rmdir()  # succeeds only if the folder is empty, that is, new
         lock.release()
 
 
@@ -60,7 +60,7 @@ def is_sharded(folder: Path) -> bool:
 
 
 def holds_index(folder: Path) -> bool:
-    """Return whether a folder holds an index, not whether it is whole; a new or an empty folder does not.
+    """Return whether a folder holds an index, complete or not; a new or empty folder does not.
 
     Raises:
         ArtifactError: it holds other files.
@@ -71,33 +71,33 @@ def holds_index(folder: Path) -> bool:
 
 
 def named_shards(folder: Path, document: Any) -> dict[str, int]:
-    """Return the sub-folders of shards that a manifest names, and how many photographs each holds.
+    """Return the shard subfolders listed in a manifest, and the number of photographs in each.
 
     Raises:
-        ArtifactError: it is no manifest of shards.
+        ArtifactError: the document is not a manifest of shards.
     """
     try:
         named = {str(entry["folder"]): int(entry["photos"]) for entry in document["shards"]}
         if not named or not all(SHARD.fullmatch(name) for name in named):
-            raise ValueError("it names no shards")
+            raise ValueError("it lists no shards")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ArtifactError(f"{folder / MANIFEST}: is not of an index of shards ({error!r})") from None
+        raise ArtifactError(f"{folder / MANIFEST}: is not a valid shard manifest ({error!r})") from None
     return named
 
 
 def store(folder: Path, parts: Iterable[Index]) -> Iterator[Named]:
-    """Write shards, each whole under the name of its content, and give them memory-mapped."""
+    """Write each shard atomically under its content hash, and yield it memory-mapped."""
     for part in parts:
         if not len(part):
             continue
         temporary = folder / f".shard-{secrets.token_hex(8)}"
         try:
             part.save(temporary)
-        except BaseException:  # a full disk: make room again
+        except BaseException:  # such as a full disk: free the space again
             shutil.rmtree(temporary, ignore_errors=True)
             raise
         name = f"shard-{hashlib.sha256((temporary / 'index.json').read_bytes()).hexdigest()[:12]}"
-        if (folder / name).exists():  # a killed run wrote it, or the index holds it
+        if (folder / name).exists():  # written by a killed run, or already in the index
             shutil.rmtree(temporary)
         else:
             temporary.rename(folder / name)
@@ -105,20 +105,20 @@ def store(folder: Path, parts: Iterable[Index]) -> Iterator[Named]:
 
 
 def publish(folder: Path, stored: Iterable[Named], header: Index | None = None) -> None:
-    """Name shards that lie in the folder in a new manifest, then delete the shards that it does not name.
+    """Write a new manifest that lists the stored shards, then delete all other shards in the folder.
 
     Args:
-        header: whose rule and synonyms hold for all; the first shard's without it.
+        header: index whose rule and synonyms apply to all; by default the first shard.
 
     Raises:
-        ArtifactError: there are no shards, they do not belong together, or one is there twice.
+        ArtifactError: there are no shards, they do not match each other, or there is a duplicate.
     """
     shards: dict[str, Index] = {}
     for name, shard in stored:
         header = header or shard
         header.check_same(shard)
         if name in shards:
-            raise ArtifactError(f"{folder}: the same photographs were given twice, {name}")
+            raise ArtifactError(f"{folder}: duplicate shard {name}: the same photographs were added twice")
         shards[name] = shard
     if header is None or not shards:
         raise ArtifactError(f"{folder}: an index cannot be empty; delete the folder instead")
@@ -140,7 +140,7 @@ def publish(folder: Path, stored: Iterable[Named], header: Index | None = None) 
 
 
 def without(folder: Path, stored: Iterable[Named], image_paths: set[str]) -> Iterator[Named]:
-    """Write the shards that hold some photographs without them, and give all that are left."""
+    """Rewrite the shards that hold the given photographs without them, and yield all remaining shards."""
     for name, shard in stored:
         if image_paths.isdisjoint(shard.paths()):
             yield name, shard
@@ -149,10 +149,10 @@ def without(folder: Path, stored: Iterable[Named], image_paths: set[str]) -> Ite
 
 
 def pack(parts: Iterable[Index], num: int, first: int | None = None) -> Iterator[Index]:
-    """Join and split indexes into ones of `num` photographs, in order; the last may be smaller.
+    """Join and split indexes into indexes of `num` photographs, in order; the last may be smaller.
 
     Args:
-        first: photographs of the first one, if not `num`.
+        first: number of photographs in the first index, if not `num`.
     """
     waiting: list[Index] = []
     room = first or num

@@ -1,4 +1,4 @@
-"""Index any number of photographs: Parquet shards, each finished for good, then an index of them."""
+"""Index any number of photographs: first reusable Parquet shards, then an index of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from vitrine.artifacts import ArtifactError, atomic_path
 from vitrine.inference.decoder import Fault
 from vitrine.inference.predictor import Predictor
-from vitrine.inference.stream import CHUNK, CHUNKS_A_SHARD
+from vitrine.inference.stream import CHUNK, CHUNKS_PER_SHARD
 from vitrine.predictions import Predictions
 from vitrine.retrieval.index import Index, MatchRule
 from vitrine.retrieval.sharded import ShardedIndex
@@ -25,27 +25,27 @@ from vitrine.scale.parquet import read_shard, shard_faults, shard_predictions
 from vitrine.scale.storage import STORAGE_FAULT, Photo
 
 PARQUET, INDEX, LOCK = "parquet", "index", ".lock"
-"""What a result holds: sub-folders, and the file that keeps a second writer out."""
+"""Contents of an output folder: subfolders, and the lock file against a second writer."""
 
 SHARD_FILE = re.compile(r"\d{8}-[0-9a-f]{20}\.parquet|\.\d{8}-[0-9a-f]{20}-[0-9a-f]{16}\.parquet")
-"""A shard, and one that a killed run was writing."""
+"""File names of a finished shard, and of one left by a killed run."""
 
 INDEX_PHOTOS = 100_000
-"""Photographs of a part of the index: with 1792 features a part takes 0.7 GB, and twice that while it is made."""
+"""Photographs per part of the index: with 1792 features a part takes 0.7 GB, and twice that while it is built."""
 
-SHARD_PHOTOS = CHUNK * CHUNKS_A_SHARD
-"""Photographs of a Parquet file, unless another number is asked for: what a killed worker does again."""
+SHARD_PHOTOS = CHUNK * CHUNKS_PER_SHARD
+"""Default number of photographs per Parquet file: what is repeated if a worker is killed."""
 
 Predict = Callable[[Sequence[Shard]], Iterator[tuple[str, bytes]]]
-"""Gives name and bytes of every shard's Parquet file, in any order."""
+"""Yields name and bytes of every shard's Parquet file, in any order."""
 
 
 @dataclass(frozen=True)
 class Built:
-    """What a build made.
+    """The result of a build.
 
     Attributes:
-        num_reused: photographs whose shards an earlier run had finished
+        num_reused: photographs in shards reused from an earlier run
         faults: path and error of every photograph that is not in the index
     """
 
@@ -67,14 +67,14 @@ def build(
     rule: MatchRule,
     shard_photos: int = SHARD_PHOTOS,
 ) -> Built:
-    """Write a Parquet file for every few photographs into out/parquet, and their index into out/index.
+    """Write Parquet files of predictions to out/parquet, and their index to out/index.
 
-    A finished file is never written again by a later run with the same photographs and models, unless it is damaged,
-    or storage did not answer for a photograph in it. Files of other photographs are deleted when the index is made.
+    A later run with the same photographs and models reuses a finished file, unless it is damaged, or the storage did
+    not respond for one of its photographs. Once the index is built, files of other photographs are deleted.
 
     Args:
         predict: the engine.
-        shard_photos: photographs of a Parquet file.
+        shard_photos: number of photographs per Parquet file.
 
     Raises:
         ArtifactError: the folder holds other files, another process is writing there, or the disk is full.
@@ -83,17 +83,17 @@ def build(
     with _writing(out):
         faults: dict[str, list[Fault]] = {}
         for shard in shards:
-            known = _finished(out / PARQUET / shard.name)
-            if known is not None:
-                faults[shard.name] = known
+            finished = _finished(out / PARQUET / shard.name)
+            if finished is not None:
+                faults[shard.name] = finished
         waiting = [shard for shard in shards if shard.name not in faults]
         for name, parquet in predict(waiting) if waiting else ():
             path = out / PARQUET / name
             _write(path, parquet)
             faults[name] = shard_faults(read_shard(path))
         num_waiting = sum(len(shard.photos) for shard in waiting)
-        wrong = tuple(fault for shard in shards for fault in faults[shard.name])
-        built = Built(len(photos), len(photos) - num_waiting, wrong)
+        all_faults = tuple(fault for shard in shards for fault in faults[shard.name])
+        built = Built(len(photos), len(photos) - num_waiting, all_faults)
         if built.num_indexed:
             tables = [out / PARQUET / shard.name for shard in shards]
             try:
@@ -108,19 +108,19 @@ def build(
 
 
 def plan_shards(photos: Sequence[Photo], predictor: Predictor, size: int = SHARD_PHOTOS) -> list[Shard]:
-    """Split photographs into shards, whose names say what is in them and what predicts them."""
-    who = [predictor.name, predictor.runtime.name, predictor.checkpoint, predictor.label_space.to_json()]
+    """Split photographs into shards, each named by a hash of its photographs and of what predicts them."""
+    predicted_by = [predictor.name, predictor.runtime.name, predictor.checkpoint, predictor.label_space.to_json()]
     shards = []
     for number, start in enumerate(range(0, len(photos), size)):
         part = tuple(photos[start : start + size])
-        what = [[photo.path, photo.item, photo.stamp, photo.fault] for photo in part]
-        digest = hashlib.sha256(json.dumps([who, what]).encode()).hexdigest()[:20]
+        contents = [[photo.path, photo.item, photo.stamp, photo.fault] for photo in part]
+        digest = hashlib.sha256(json.dumps([predicted_by, contents]).encode()).hexdigest()[:20]
         shards.append(Shard(f"{number:08d}-{digest}.parquet", part))
     return shards
 
 
 def _finished(path: Path) -> list[Fault] | None:
-    """Return the faults in a finished shard; None if it has to be made, or made again."""
+    """Return the faults in a finished shard, or None if it must be created or recreated."""
     if not path.is_file():
         return None
     try:
@@ -139,8 +139,8 @@ def _index_parts(
         parts.append(shard_predictions(read_shard(path)))
         num += len(parts[-1][0])
         if num and (num >= INDEX_PHOTOS or number == len(tables)):
-            found, items = _join([part for part, _ in parts]), [item for _, items in parts for item in items]
-            yield Index.build(system, found, items, synonyms, rule)
+            predictions, items = _join([part for part, _ in parts]), [item for _, items in parts for item in items]
+            yield Index.build(system, predictions, items, synonyms, rule)
             parts, num = [], 0
 
 
@@ -162,19 +162,19 @@ def _write(path: Path, content: bytes) -> None:
 def _full(path: Path, error: OSError) -> ArtifactError:
     return ArtifactError(
         f"{path}: cannot be written ({error.strerror or error}). Finished shards are kept: "
-        "make room and run the same command again"
+        "free some disk space and run the same command again"
     )
 
 
 @contextmanager
 def _writing(out: Path) -> Iterator[None]:
-    """Keep a second writer, and folders that hold something else, out. Raises: ArtifactError."""
+    """Lock the output folder; reject a second writer, and folders with other files. Raises: ArtifactError."""
     if out.exists() and not out.is_dir():
         raise ArtifactError(f"{out}: is a file. Choose a folder for the result")
     foreign = sorted(entry.name for entry in out.iterdir()) if out.is_dir() else []
     foreign = [name for name in foreign if name not in (PARQUET, INDEX, LOCK)]
     if foreign:
-        raise ArtifactError(f"{out}: holds other files ({', '.join(foreign[:3])}). Choose a new or an empty folder")
+        raise ArtifactError(f"{out}: contains other files ({', '.join(foreign[:3])}). Choose a new or empty folder")
     (out / PARQUET).mkdir(parents=True, exist_ok=True)
     lock = FileLock(out / LOCK, timeout=0)
     try:

@@ -1,4 +1,4 @@
-"""What predicts shards: this process, with its decoders; `ray_engine` does the same on many machines."""
+"""Predict shards in this process, with its decoders; `ray_engine` does the same on many machines."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class Shard:
     """Photographs of one Parquet file.
 
     Attributes:
-        name: of the file: its number, and a hash of the photographs and of what predicts them
+        name: file name: its number, and a hash of the photographs and of what predicts them
     """
 
     name: str
     photos: tuple[Photo, ...]
 
     def chunks(self) -> list[Sequence[Photo]]:
-        """Split into what is decoded and predicted at once: the same for all engines, because batches decide bits."""
+        """Split into chunks to decode and predict at once, the same for all engines, as the batch size affects bits."""
         return [self.photos[start : start + CHUNK] for start in range(0, len(self.photos), CHUNK)]
 
 
@@ -39,12 +39,12 @@ def predict_here(shards: Sequence[Shard], predictor: Predictor, access: Access) 
         name and bytes of a shard's Parquet file, in order
 
     Raises:
-        StorageError: a storage does not answer for a whole chunk.
-        DecoderError: processes that decode cannot be started, or die at one photograph after another.
+        StorageError: a storage does not respond for a whole chunk.
+        DecoderError: decoding processes cannot be started, or die on one photograph after another.
     """
     fix_threads(predictor, os.cpu_count() or 1)
     chunks = [chunk for shard in shards for chunk in shard.chunks()]
-    with decoder_for(predictor) as decoder:  # it starts only if it is used
+    with decoder_for(predictor) as decoder:  # starts its processes on first use
         if any(is_remote(photo.location) for chunk in chunks for photo in chunk):
             decoded = decode_in_turn(chunks, decoder, access)
         else:
@@ -54,7 +54,7 @@ def predict_here(shards: Sequence[Shard], predictor: Predictor, access: Access) 
 
 
 def predict_shard(predictor: Predictor, shard: Shard, decoded: Iterator[Decoded]) -> bytes:
-    """Return the Parquet file of a shard, whose chunks come next in what is decoded."""
+    """Return the Parquet file of a shard, whose decoded chunks are the next items of `decoded`."""
     parts, faults = [], []
     for _ in shard.chunks():
         photos, names, wrong = next(decoded)
@@ -80,22 +80,22 @@ def _decode_files(chunks: Sequence[Sequence[Photo]], predictor: Predictor) -> It
 
 
 def fix_threads(predictor: Predictor, num_threads: int) -> None:
-    """Let every batch be computed by one thread, so that bits do not depend on the number of cores.
+    """Compute every batch in a single thread, so that bits do not depend on the number of cores.
 
     Args:
-        num_threads: batches that are computed side by side. PyTorch computes one at a time.
+        num_threads: number of batches to compute in parallel. PyTorch computes one at a time.
     """
     runtime = predictor.runtime
     if isinstance(runtime, OpenvinoRuntime | MixedRuntime):
         for each in runtime.runtimes.values() if isinstance(runtime, MixedRuntime) else (runtime,):
             each.settings |= {"INFERENCE_NUM_THREADS": str(num_threads), "NUM_STREAMS": str(num_threads)}
             each.settings["ENABLE_CPU_PINNING"] = "NO"  # every process would pin its first thread to the first core
-            each.compiled.clear()  # compiled with these settings when it is next asked to predict
+            each.compiled.clear()  # recompiled with these settings at the next prediction
     elif isinstance(runtime, OnnxRuntime):
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = num_threads  # they split outputs, not sums
+        options.intra_op_num_threads = num_threads  # threads split outputs, not sums
         runtime.session = onnxruntime.InferenceSession(runtime.path, options, providers=["CPUExecutionProvider"])
     elif isinstance(runtime, TorchRuntime):
         import torch
@@ -105,12 +105,12 @@ def fix_threads(predictor: Predictor, num_threads: int) -> None:
 
 @dataclass(frozen=True)
 class Copy:
-    """How another process loads the predictor of this one.
+    """A recipe for loading a copy of a predictor in another process.
 
     Attributes:
         variant: name of the runtime
-        checkpoint: of the models that it must find
-        models, exports: absolute, the same on all machines
+        checkpoint: expected checkpoint of the models
+        models, exports: absolute paths, the same on all machines
     """
 
     system: str
@@ -124,12 +124,14 @@ class Copy:
         return cls(predictor.name, predictor.runtime.name, predictor.checkpoint, models.absolute(), exports.absolute())
 
     def load(self) -> Predictor:
-        """Raises: ArtifactError: this machine has no models, or others."""
+        """Raises: ArtifactError: this machine has no models, or different ones."""
         if self.variant.startswith("torch"):
             predictor = Predictor(self.system, TorchRuntime.load(self.system, self.models, self.variant.split()[1]))
         else:
             predictor = Predictor(self.system, open_variant(self.exports / self.system, self.variant, self.models))
         if predictor.checkpoint != self.checkpoint:
-            raise ArtifactError(f"{self.models}: a worker has other models there. Copy the project to all machines")
+            raise ArtifactError(
+                f"{self.models}: a worker has different models in this folder. Copy the project to all machines"
+            )
         fix_threads(predictor, 1)
         return predictor

@@ -1,4 +1,4 @@
-"""Parquet shards of what is predicted: the same bytes for the same input, checked against damage when read."""
+"""Parquet shards of predictions: reproducible bytes for the same input, verified by checksums when read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vitrine.predictions import Predictions
 from vitrine.scale.storage import Photo
 
 COMPRESSION_LEVEL = 3
-"""Of zstd: part of what decides the bytes."""
+"""Level of zstd; affects the bytes of a file."""
 
 
 def encode_shard(
@@ -28,13 +28,13 @@ def encode_shard(
     """Return the Parquet file of photographs, in their order: path, item, probs.TASK, embedding (length 1), error.
 
     Args:
-        parts: predictions of the photographs that could be decoded, in order, under their locations.
-        wrong: location and fault of the others.
+        parts: predictions for the photographs that could be decoded, in order, with locations as paths.
+        wrong: location and fault of the other photographs.
     """
     faults, space = dict(wrong), predictor.label_space
     errors = [faults.get(photo.location) for photo in photos]
-    found = [location for part in parts for location in part.image_paths]
-    if found != [photo.location for photo, error in zip(photos, errors, strict=True) if error is None]:
+    predicted = [location for part in parts for location in part.image_paths]
+    if predicted != [photo.location for photo, error in zip(photos, errors, strict=True) if error is None]:
         raise AssertionError("every photograph is either predicted or an error")
     valid = np.array([error is None for error in errors], dtype=bool)
     columns = {"path": pa.array([photo.path for photo in photos]), "item": pa.array([photo.item for photo in photos])}
@@ -44,7 +44,7 @@ def encode_shard(
     lengths = np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
     columns["embedding"] = _lists([(embeddings / lengths).astype(np.float16)], valid, embeddings.shape[1])
     columns["error"] = pa.array(errors, pa.string())
-    about = {
+    metadata = {
         "system": predictor.name,
         "runtime": predictor.runtime.name,
         "checkpoint": predictor.checkpoint,
@@ -52,7 +52,7 @@ def encode_shard(
     }
     file = io.BytesIO()
     pq.write_table(
-        pa.table(columns).replace_schema_metadata(about),
+        pa.table(columns).replace_schema_metadata(metadata),
         file,
         row_group_size=len(photos),
         compression="zstd",
@@ -65,14 +65,14 @@ def encode_shard(
 
 def _lists(parts: Sequence[np.ndarray], valid: np.ndarray, size: int) -> pa.Array:
     """Return a list of numbers for every row, null where it is not valid. Shape: parts (valid rows, size)."""
-    known = np.concatenate(parts)
-    values = np.zeros((len(valid), size), dtype=known.dtype)
-    values[valid] = known
+    valid_values = np.concatenate(parts)
+    values = np.zeros((len(valid), size), dtype=valid_values.dtype)
+    values[valid] = valid_values
     return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), size, mask=pa.array(~valid))
 
 
 def read_shard(path: Path) -> pa.Table:
-    """Read a shard whole, with its checksums.
+    """Read a whole shard and verify its checksums.
 
     Raises:
         ArtifactError: it is missing, truncated or damaged.
@@ -85,7 +85,7 @@ def read_shard(path: Path) -> pa.Table:
 
 
 def shard_predictions(table: pa.Table) -> tuple[Predictions, list[str]]:
-    """Return what a shard says of the photographs that could be read, and their items."""
+    """Return a shard's predictions for the photographs that could be read, and their items."""
     table = table.filter(table["error"].is_null())
     space = LabelSpace.from_json(json.loads(table.schema.metadata[b"label_space"]))
     probs = {task: _array(table, f"probs.{task}").astype(np.float32) for task in space}
@@ -94,7 +94,7 @@ def shard_predictions(table: pa.Table) -> tuple[Predictions, list[str]]:
 
 
 def shard_faults(table: pa.Table) -> list[Fault]:
-    """Return path and error of the photographs of a shard that could not be read."""
+    """Return path and error of the photographs in a shard that could not be read."""
     wrong = table.select(["path", "error"]).filter(table["error"].is_valid())
     return list(zip(wrong["path"].to_pylist(), wrong["error"].to_pylist(), strict=True))
 

@@ -1,4 +1,4 @@
-"""Predict shards with Ray Data: actors on one machine or many, each on one processor."""
+"""Predict shards with Ray Data: actors on one or more machines, each on one processor."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from vitrine.scale.storage import Access, StorageError
 
 # Read when Ray starts.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what stops a job is said by exceptions
+os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # exceptions report what stops a job
 
 OBJECT_STORE_BYTES = 512 << 20
-"""Of a cluster on this machine: shards in flight take a few megabytes."""
+"""Object store size of a cluster on this machine: shards in flight take a few megabytes."""
 
 
 CONNECT_SECONDS = 10
 
 MAX_RETRIES = 5
-"""Of a shard whose actor died: what ends each of them must not keep a cluster busy for good."""
+"""Retries of a shard whose actor died: a shard that kills every actor must not occupy a cluster forever."""
 
 
 class ClusterError(VitrineError):
-    """Ray cannot be reached, or has stopped a job."""
+    """Ray cannot be reached, or stopped a job."""
 
 
 class ShardPredictor:
-    """What an actor does: reads, decodes and predicts a shard, and returns its Parquet file."""
+    """The actor: reads, decodes and predicts a shard, and returns its Parquet file."""
 
     def __init__(self, copy: Copy, access: Access) -> None:
         self.predictor, self.access = copy.load(), access
@@ -54,29 +54,29 @@ class ShardPredictor:
 def predict_with_ray(
     shards: Sequence[Shard], copy: Copy, access: Access, *, workers: int | None, address: str | None, quiet: bool
 ) -> Iterator[tuple[str, bytes]]:
-    """Predict shards in actors; an actor that dies is replaced, and its shard is done again.
+    """Predict shards in actors; an actor that dies is replaced, and its shard is retried.
 
     Args:
-        workers: number of actors; as many as the cluster has processors, without it.
-        address: of a running cluster; without it one is started on this machine.
+        workers: number of actors; by default the number of processors in the cluster.
+        address: address of a running cluster; by default one is started on this machine.
 
     Yields:
         name and bytes of a shard's Parquet file, in any order
 
     Raises:
         ClusterError: the cluster cannot be reached, has too few processors, or an actor cannot start.
-        StorageError: a storage does not answer for a whole chunk.
-        DecoderError: processes that decode cannot be started, or die at one photograph after another.
+        StorageError: a storage does not respond for a whole chunk.
+        DecoderError: decoding processes cannot be started, or die on one photograph after another.
     """
     import ray.data
     from ray.exceptions import RayError
 
     with _cluster(address, workers):
         cpus = int(ray.cluster_resources().get("CPU", 0))
-        wanted = workers or cpus
-        if not 0 < wanted <= cpus:
-            raise ClusterError(f"the cluster has {cpus} processors, fewer than the {max(wanted, 1)} workers asked for")
-        arguments = shards, copy, access, min(wanted, len(shards)), quiet
+        actors = workers or cpus
+        if not 0 < actors <= cpus:
+            raise ClusterError(f"the cluster has {cpus} processors, fewer than the {max(actors, 1)} workers requested")
+        arguments = shards, copy, access, min(actors, len(shards)), quiet
         is_client = address is not None and address.startswith("ray://")
         try:
             for row in _rows_of_client(*arguments) if is_client else _rows(*arguments):
@@ -89,7 +89,7 @@ def predict_with_ray(
 
 
 def _rows(shards: Sequence[Shard], copy: Copy, access: Access, workers: int, quiet: bool) -> Iterator[dict[str, Any]]:
-    """Give what ShardPredictor returns."""
+    """Yield the rows that ShardPredictor returns."""
     import ray.data
 
     context = ray.data.DataContext.get_current()
@@ -98,7 +98,7 @@ def _rows(shards: Sequence[Shard], copy: Copy, access: Access, workers: int, qui
     rows = ray.data.from_items([{"shard": pickle.dumps(shard)} for shard in shards], override_num_blocks=len(shards))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Ray has no other way to bound retries, and is pinned
-        found = rows.map_batches(
+        results = rows.map_batches(
             ShardPredictor,
             batch_size=1,
             num_cpus=1,
@@ -106,11 +106,11 @@ def _rows(shards: Sequence[Shard], copy: Copy, access: Access, workers: int, qui
             compute=ray.data.ActorPoolStrategy(size=workers),
             max_task_retries=MAX_RETRIES,
         )
-    yield from found.iter_rows()
+    yield from results.iter_rows()
 
 
 class _Job:
-    """Runs Ray Data inside a cluster, because it does not run in a process that is connected as a client."""
+    """Runs Ray Data inside a cluster, because it does not work in a process connected as a client."""
 
     def __init__(self, *arguments: Any) -> None:
         self.rows = _rows(*arguments)
@@ -132,7 +132,7 @@ def _cluster(address: str | None, workers: int | None) -> Iterator[None]:
     """Connect to a cluster, or start one here."""
     import ray
 
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # its errors come as exceptions, too
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # its errors are also raised as exceptions
     settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
         settings |= {"address": "local", "num_cpus": workers, "include_dashboard": False}
@@ -156,7 +156,7 @@ def _cluster(address: str | None, workers: int | None) -> Iterator[None]:
 
 
 def _check_address(address: str) -> None:
-    """Find out in seconds whether something listens there: Ray itself tries for minutes, and then ends the process."""
+    """Check within seconds that the address accepts connections: Ray retries for minutes, then exits the process."""
     host, _, port = address.rpartition("/")[2].rpartition(":")
     if address == "auto" or not port.isdigit():
         return

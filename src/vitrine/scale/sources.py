@@ -1,4 +1,4 @@
-"""What to index: the photographs of a folder or a bucket, or those that a table names."""
+"""List what to index: the photographs in a folder or bucket, or those listed in a table."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ TABLES = (".csv", ".parquet")
 
 
 class SourceError(VitrineError):
-    """A source is not of a kind that can be indexed, or a table is not as it should be."""
+    """A source is of an unsupported kind, or a table is invalid."""
 
 
 def read_source(source: str, access: Access) -> tuple[list[Photo], int]:
-    """List photographs, each once: a folder's or a bucket's by name, a table's in its order.
+    """List photographs without duplicates: those of a folder or bucket by name, those of a table in its order.
 
-    Names in the index are relative to the current folder for files inside it, else absolute, and URIs stay as they are.
-    Files whose names begin with a dot are left out of folders. A table's relative paths are relative to its folder.
+    Names in the index are relative to the current folder for files inside it, otherwise absolute; URIs are unchanged.
+    Files whose names start with a dot are skipped in folders. A table's relative paths are relative to its folder.
 
     Args:
         source: a folder, a table (.csv or .parquet with the columns path and, optionally, item), or a URI of either.
 
     Returns:
-        photographs, and how many rows of a table repeat others
+        photographs, and the number of duplicate rows in a table
 
     Raises:
-        SourceError: the source is missing, of another kind, empty, or a table that is not as it should be.
+        SourceError: the source is missing, of an unsupported kind, empty, or an invalid table.
         StorageError: the storage cannot be read.
     """
     if source.startswith("file://"):
@@ -47,7 +47,7 @@ def read_source(source: str, access: Access) -> tuple[list[Photo], int]:
     except StorageError as error:
         raise StorageError(f"{source}: {error}") from None
     if not photos:
-        raise SourceError(f"{source}: holds no photographs")
+        raise SourceError(f"{source}: contains no photographs")
     return photos, 0
 
 
@@ -64,8 +64,8 @@ def _files(folder: str) -> Iterator[Photo]:
 
 def _file(path: str, item: str | None = None) -> Photo:
     location = os.path.abspath(path)
-    here, fault = os.getcwd(), None
-    stored = os.path.relpath(location, here) if location.startswith(here + os.sep) else location
+    current, fault = os.getcwd(), None
+    stored = os.path.relpath(location, current) if location.startswith(current + os.sep) else location
     try:
         stored.encode()
     except UnicodeEncodeError:
@@ -84,12 +84,12 @@ def _objects(uri: str, access: Access) -> Iterator[Photo]:
     storage, place = open_storage(uri, access)
     root, scheme = place.rstrip("/"), uri.split("://", 1)[0]
     try:
-        found = attempt(lambda: storage.get_file_info(FileSelector(root, recursive=True)), access)
+        infos = attempt(lambda: storage.get_file_info(FileSelector(root, recursive=True)), access)
     except FileNotFoundError:
         raise SourceError(f"{uri}: not found") from None
-    for info in sorted(found, key=lambda info: info.path):
-        inside = info.path.lstrip("/").removeprefix(root.lstrip("/"))
-        if info.type == FileType.File and not any(part.startswith(".") for part in inside.split("/")):
+    for info in sorted(infos, key=lambda info: info.path):
+        relative = info.path.lstrip("/").removeprefix(root.lstrip("/"))
+        if info.type == FileType.File and not any(part.startswith(".") for part in relative.split("/")):
             name = f"{scheme}://{info.path.lstrip('/')}"
             yield Photo(name, name, name, f"{info.size} {info.mtime_ns or ''}")
 
@@ -97,7 +97,7 @@ def _objects(uri: str, access: Access) -> Iterator[Photo]:
 def _table(source: str, access: Access) -> tuple[list[Photo], int]:
     table = _read_table(source, access)
     if "path" not in table:
-        raise SourceError(f"{source}: has no column path. Its columns are: {', '.join(map(str, table.columns))}")
+        raise SourceError(f"{source}: has no path column. Its columns are: {', '.join(map(str, table.columns))}")
     columns = ["path", "item"] if "item" in table else ["path"]
     table = table[columns].astype(object).where(table[columns].notna(), "").astype(str)
     empty = [row for row, path in enumerate(table["path"].tolist(), 1) if not path.strip()]
@@ -106,14 +106,16 @@ def _table(source: str, access: Access) -> tuple[list[Photo], int]:
     folder = source.rpartition("/")[0] if is_remote(source) else os.path.dirname(source)
     photos: dict[str, Photo] = {}
     items = table["item"].tolist() if "item" in table else [""] * len(table)
-    unlike = []
+    conflicts = []
     for path, item in zip(table["path"].tolist(), items, strict=True):
         photo = _row(path, item, folder)
-        unlike += [path] if photos.setdefault(photo.path, photo).item != photo.item else []
-    if unlike:
-        raise SourceError(f"{source}: paths that belong to more than one item: {', '.join(sorted(set(unlike))[:10])}")
+        conflicts += [path] if photos.setdefault(photo.path, photo).item != photo.item else []
+    if conflicts:
+        raise SourceError(
+            f"{source}: paths that belong to more than one item: {', '.join(sorted(set(conflicts))[:10])}"
+        )
     if not photos:
-        raise SourceError(f"{source}: names no photographs")
+        raise SourceError(f"{source}: lists no photographs")
     _check_storages(list(photos.values()), access)
     return list(photos.values()), len(table) - len(photos)
 
@@ -129,7 +131,7 @@ def _row(path: str, item: str, folder: str) -> Photo:
 
 
 def _check_storages(photos: list[Photo], access: Access) -> None:
-    """Ask every storage for its first photograph, so that one that cannot be reached ends the job before it starts."""
+    """Query every storage for its first photograph, so that a job fails early if a storage cannot be reached."""
     first = {photo.location.split("://")[0]: photo for photo in reversed(photos) if is_remote(photo.location)}
     for photo in first.values():
         storage, place = open_storage(photo.location, access)
@@ -155,5 +157,5 @@ def _read_table(source: str, access: Access) -> pd.DataFrame:
         return attempt(lambda: load(storage.open_input_file(place)), access)
     except FileNotFoundError:
         raise SourceError(f"{source}: not found") from None
-    except (ArrowException, ValueError) as error:  # pandas' errors of parsing and of encoding are ValueErrors
+    except (ArrowException, ValueError) as error:  # pandas raises ValueErrors for parsing and encoding errors
         raise SourceError(f"{source}: cannot be read as a table ({str(error).splitlines()[0]})") from None

@@ -1,4 +1,4 @@
-"""Photographs wherever they are: files here, or object storage through pyarrow and fsspec, with bounded retries."""
+"""Read photographs from local files, or from object storage through pyarrow and fsspec with bounded retries."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from vitrine.errors import VitrineError
 from vitrine.inference.decoder import Decoded, Decoder
 
 STORAGE_FAULT = "the storage cannot be read"
-"""How the error of a photograph begins that may be readable later. The next run tries it again."""
+"""Prefix of the error of a photograph that may be readable later. The next run retries it."""
 
 READERS = 16
-"""Objects that a process reads at once: reading waits for the network, not for the processor."""
+"""Objects that a process reads at once: reading is bound by the network, not by the processor."""
 
 PAUSE_SECONDS = 0.2
-"""Wait before the second attempt; doubled before every further one."""
+"""Delay before the second attempt; doubled before each further one."""
 
 
 class StorageError(VitrineError):
@@ -33,11 +33,11 @@ class StorageError(VitrineError):
 
 @dataclass(frozen=True)
 class Access:
-    """How long object storage may take.
+    """Limits on access to object storage.
 
     Attributes:
-        timeout_seconds: without a byte, after which an attempt has failed
-        attempts: after which a photograph becomes an error row
+        timeout_seconds: time without receiving data after which an attempt fails
+        attempts: failed attempts after which a photograph becomes an error row
     """
 
     timeout_seconds: float = 20.0
@@ -50,10 +50,10 @@ class Photo:
 
     Attributes:
         path: its name in the index
-        location: absolute path or URI from which it is read
+        location: absolute path or URI to read it from
         item: instance_id
-        stamp: size and time of change, where they are known without reading
-        fault: what is wrong with it, if that is known
+        stamp: size and modification time, if known without reading
+        fault: what is wrong with it, if known
     """
 
     path: str
@@ -85,7 +85,7 @@ def open_storage(uri: str, access: Access) -> tuple[Any, str]:
             scheme=endpoint.scheme or "https",
             connect_timeout=access.timeout_seconds,
             request_timeout=access.timeout_seconds,
-            retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=1),  # `attempt` counts, for all storages alike
+            retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=1),  # `attempt` retries, for all kinds of storage
         )
         return storage, place
     if scheme in ("gs", "gcs"):
@@ -100,11 +100,11 @@ def open_storage(uri: str, access: Access) -> tuple[Any, str]:
 
 
 def attempt(action: Any, access: Access, attempts: int | None = None) -> Any:
-    """Return what `action` returns; try again after errors of storage that may pass.
+    """Return the result of `action`; retry after transient storage errors.
 
     Raises:
         StorageError: all attempts failed.
-        FileNotFoundError: there is nothing there.
+        FileNotFoundError: the object does not exist.
     """
     pause, left = PAUSE_SECONDS, attempts or access.attempts
     while True:
@@ -121,11 +121,11 @@ def attempt(action: Any, access: Access, attempts: int | None = None) -> Any:
 
 
 def decode_photos(photos: Sequence[Photo], decoder: Decoder, access: Access) -> Decoded:
-    """Read and decode photographs, as `Decoder.decode` does files here.
+    """Read and decode photographs, as `Decoder.decode` does for local files.
 
     Raises:
-        StorageError: the storage answers for none of them.
-        DecoderError: processes cannot be started, or die at one photograph after another.
+        StorageError: the storage does not respond for any of them.
+        DecoderError: processes cannot be started, or die on one photograph after another.
     """
     with TemporaryDirectory(prefix="vitrine-") as folder, ThreadPoolExecutor(READERS) as pool:
         reader = _Reader(Path(folder), access)
@@ -136,10 +136,10 @@ def decode_photos(photos: Sequence[Photo], decoder: Decoder, access: Access) -> 
             raise StorageError(f"{location}: {fault}")
         names = {str(copy): photo.location for photo, (copy, _) in zip(photos, copies, strict=True)}
         files = [str(copy) for copy, fault in copies if fault is None]
-        decoded, found, wrong = decoder.decode(files)
-    faults.update((names[file], fault) for file, fault in wrong)
+        decoded, decoded_files, decoder_faults = decoder.decode(files)
+    faults.update((names[file], fault) for file, fault in decoder_faults)
     in_order = [(photo.location, faults[photo.location]) for photo in photos if photo.location in faults]
-    return decoded, [names[file] for file in found], in_order
+    return decoded, [names[file] for file in decoded_files], in_order
 
 
 class _Reader:
@@ -150,7 +150,7 @@ class _Reader:
         self.storages: dict[str, Any] = {}
 
     def copy(self, number: int, photo: Photo) -> tuple[str | Path, str | None]:
-        """Return a file that holds the photograph, and why there is none."""
+        """Return the path of a local file with the photograph, and the fault if there is none."""
         if photo.fault is not None or not is_remote(photo.location):
             return photo.location, photo.fault
         target = self.folder / str(number)
@@ -171,6 +171,6 @@ class _Reader:
 
 
 def _reason(error: OSError) -> str:
-    """Return the last part of a message, which says what happened; those of AWS are long."""
+    """Return the last part of a message, which gives the cause; messages of AWS are long."""
     text = " ".join((error.strerror or str(error) or type(error).__name__).split())
     return text.rsplit("; Details: ")[-1][-160:]

@@ -87,7 +87,7 @@ async function identify(blob) {
   } catch (error) {
     if (turn !== latest) return;
     console.error(error);
-    $("status").textContent = "Can't read this image. Take a JPEG, PNG or WebP file.";
+    $("status").textContent = "Can't read this image. Use a JPEG, PNG or WebP file.";
   }
 }
 
