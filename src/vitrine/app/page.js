@@ -402,7 +402,7 @@ class Batch extends HTMLElement {
   }
 }
 
-// Explanation, below the answer, of why a photograph is none of the classes.
+// Explanation, below the answer, of why a photograph belongs to none of the classes.
 const reasonOf = ({ novelty }) => (novelty?.refused ? [element("span", { className: "reason", textContent: novelty.reason })] : []);
 
 // Display names of labels; the server writes the list into the page.

@@ -202,7 +202,7 @@ def export_onnx(system: str, models: Path, folder: Path) -> None:
 
     The model takes `photos`, uint8 (batch, height, width, channels) of any batch size, decoded to squares of
     `decoding.photo_size_px`, and returns `probs_TASK` for every task, `embedding` and, if the models have a novelty
-    score, `novelty`: above the threshold in the metadata, a photograph is none of the classes.
+    score, `novelty`: above the threshold in the metadata, a photograph belongs to none of the classes.
 
     Raises:
         ArtifactError: there is no such system, or a file is missing or broken.

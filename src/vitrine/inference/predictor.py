@@ -92,7 +92,7 @@ class Predictor:
 
         Returns:
             for each {"image_path": its name, "model": the system, "backend": the runtime, "answer": what it is, in one
-            sentence, "novelty": whether it is none of the classes, "tasks": {task: {"certainty": "confident" if the
+            sentence, "novelty": whether it belongs to no class, "tasks": {task: {"certainty": "confident" if the
             first label reaches the task's threshold, "unsure" below it, "unreliable" if the task has none on this
             data, "labels": [{"label", "probability"}], most probable first}}}. "novelty" is None without a fitted
             score, else {"refused", "score", "threshold": the highest accepted score, "reason": a sentence if it is

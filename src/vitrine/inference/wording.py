@@ -23,7 +23,7 @@ NONE_OF_THESE = "None of these"
 
 
 def answer_sentence(tasks: Mapping[str, Mapping[str, Any]], novelty: Mapping[str, Any] | None) -> str:
-    """Describe a photograph in a few words: its `headline`, or that it is none of the classes."""
+    """Describe a photograph in a few words: its `headline`, or that it belongs to none of the classes."""
     return NONE_OF_THESE if novelty and novelty["refused"] else headline(tasks)
 
 
